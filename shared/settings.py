@@ -1,0 +1,48 @@
+"""Every setting, read from the environment (`STEPWAY_*`) once. Nothing else reads the environment."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AliasChoices, BaseModel, BeforeValidator, Field
+
+
+def _listed(value: object) -> object:
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+Listed = Annotated[list[str], BeforeValidator(_listed)]
+
+
+class Settings(BaseModel):
+    data_dir: Path = Path("~/.local/share/stepway")
+    host: str = "127.0.0.1"
+    port: int = 8400
+    database_url: str | None = Field(None, validation_alias=AliasChoices("database_url", "DATABASE_URL"))
+    objects_dir: Path | None = None
+    machine_dir: Path | None = None
+    key_file: Path | None = None
+
+    allowed_hosts: Listed = ["127.0.0.1", "localhost", "[::1]"]
+    cors_origins: Listed = []
+    model_roots: Listed = []  # folders from which models may be added by path
+    allow_private_addresses: bool = False  # for `url` models, the hub and webhooks
+    hf_endpoint: str = Field("https://huggingface.co", validation_alias=AliasChoices("hf_endpoint", "HF_ENDPOINT"))
+    max_model_bytes: int = 500 * 1024**3
+
+    model_config = {"populate_by_name": True}
+
+
+def load(environment: Mapping[str, str], **given: object) -> Settings:
+    """Settings from `STEPWAY_*` variables; what is `given` (and not None) wins."""
+    values: dict[str, object] = {}
+    for name, info in Settings.model_fields.items():
+        if f"STEPWAY_{name.upper()}" in environment:
+            values[name] = environment[f"STEPWAY_{name.upper()}"]
+            continue
+        alias = info.validation_alias
+        for choice in alias.choices if isinstance(alias, AliasChoices) else ():
+            if isinstance(choice, str) and choice.isupper() and choice in environment:
+                values[name] = environment[choice]
+    values.update({name: value for name, value in given.items() if value is not None})
+    return Settings.model_validate(values)
