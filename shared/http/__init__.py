@@ -1,0 +1,1 @@
+"""The ground that every HTTP route stands on: bodies, problems, pages, event streams, guards, rate limits."""

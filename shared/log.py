@@ -1,0 +1,125 @@
+"""Structured logs: JSON for machines, colours for a terminal. The request's and the job's ids are context variables.
+
+Every event passes `mask_secrets`: values under telling keys, bearer tokens and passwords in URLs are never written.
+"""
+
+import logging
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TextIO
+
+import structlog
+from structlog.contextvars import bound_contextvars, get_contextvars
+from structlog.types import EventDict, Processor
+
+MASK = "***"
+SECRET_WORDS = frozenset(
+    [
+        "token",
+        "key",
+        "apikey",
+        "secret",
+        "secrets",
+        "password",
+        "passwd",
+        "passphrase",
+        "authorization",
+        "kubeconfig",
+        "cookie",
+        "credentials",
+    ]
+)
+# `key_id`, `token_count` and the like tell about a secret, not the secret.
+HARMLESS_ENDINGS = frozenset(
+    ["id", "ids", "count", "name", "type", "path", "file", "index", "prefix", "expires", "hash", "kind"]
+)
+IN_TEXT = re.compile(r"(?i)(\bbearer\s+)[\w.~+/=\-]+|(\w://[^\s/:@]*:)[^\s/@]+(?=@)")
+WORDS = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|\d+")
+MAX_NESTING = 8
+
+
+def configure(*, json: bool | None = None, level: str = "INFO", stream: TextIO | None = None) -> None:
+    """Sets up structlog and the standard library's logging alike. `json=None`: JSON unless `stream` is a terminal."""
+    stream = stream or sys.stderr
+    as_json = not stream.isatty() if json is None else json
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.PositionalArgumentsFormatter(),
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.StackInfoRenderer(),
+    ]
+    render: list[Processor] = [
+        structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+        structlog.processors.format_exc_info,
+        mask_secrets,
+        structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer(colors=stream.isatty()),
+    ]
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=render))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level)
+    for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
+        logging.getLogger(name).handlers.clear()
+        logging.getLogger(name).propagate = True
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *shared,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=False,
+    )
+
+
+def get_logger(name: str) -> structlog.stdlib.BoundLogger:
+    logger: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger(name)
+    return logger
+
+
+@contextmanager
+def bound(**ids: object) -> Iterator[None]:
+    """Within the block every event carries `ids`, e.g. job_id."""
+    with bound_contextvars(**ids):
+        yield
+
+
+def request_id() -> str | None:
+    """The id of the request that is being answered."""
+    found = get_contextvars().get("request_id")
+    return found if isinstance(found, str) else None
+
+
+def mask_secrets(_logger: Any, _method: str, event: EventDict) -> EventDict:
+    """structlog processor: see the module."""
+    return {key: _masked(key, value, 0) for key, value in event.items()}
+
+
+def is_secret(key: str) -> bool:
+    """Whether the name of a field says that its value must not be shown."""
+    words = [word.lower() for word in WORDS.findall(key)]
+    return bool(words) and words[-1] not in HARMLESS_ENDINGS and not SECRET_WORDS.isdisjoint(words)
+
+
+def _masked(key: object, value: Any, depth: int) -> Any:
+    if isinstance(key, str) and is_secret(key) and value not in (None, "", True, False):
+        return MASK
+    if isinstance(value, str):
+        return IN_TEXT.sub(_hide, value)
+    if depth >= MAX_NESTING:
+        return MASK if isinstance(value, dict | list | tuple) else value
+    if isinstance(value, dict):
+        return {name: _masked(name, item, depth + 1) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_masked(None, item, depth + 1) for item in value]
+    return value
+
+
+def _hide(match: re.Match[str]) -> str:
+    return f"{match[1] or match[2]}{MASK}"
