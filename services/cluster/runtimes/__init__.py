@@ -1,0 +1,1 @@
+"""Where workers run: one small interface (`base`) and its implementations (`local`, `kubernetes`)."""

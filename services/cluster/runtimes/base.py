@@ -1,0 +1,194 @@
+"""The runtime interface: what a cluster is asked to run, and what it says of it.
+
+`engines` make the `Process` of a workload, `local` (and a Kubernetes runtime beside it) run it, the cluster's jobs and
+observers call it. All sizes are in bytes, all durations in seconds, all times in UTC. Intent carries a `generation`:
+a caller with an older one than the runtime has seen is refused.
+"""
+
+from collections.abc import AsyncIterator, Callable
+from datetime import datetime
+from typing import Annotated, Literal, Protocol
+
+from pydantic import BaseModel, Field, SecretStr
+
+from shared.jobs.outcomes import Permanent
+
+EndpointId = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
+
+WorkerState = Literal["starting", "ready", "unhealthy", "restarting", "crash_loop", "stopping", "exited"]
+
+Reason = Literal[
+    "exited",  # the process ended by itself; `exit_code` says how
+    "signal",  # the process was ended by a signal that was not ours; `exit_code` is its negative number
+    "out_of_memory",  # over its memory limit, or ended by the kernel for want of memory
+    "unhealthy",  # its health path stopped answering
+    "start_timeout",  # it did not become healthy in time
+    "cannot_start",  # the program could not be started at all
+    "stopped",  # stopped as asked
+    "lost",  # its supervisor is gone; the next reconcile starts it again
+]
+
+
+class StaleGeneration(Permanent):
+    """The caller acts on an older intent than the runtime has already seen."""
+
+    def __init__(self, endpoint_id: str, given: int, seen: int) -> None:
+        super().__init__("stale_generation", f"endpoint {endpoint_id} is at generation {seen}; {given} is older")
+
+
+class InsufficientCapacity(Permanent):
+    """The cluster has no room for what is asked. `lacking` maps a resource (memory, cpu) to how much is missing."""
+
+    def __init__(self, message: str, lacking: dict[str, float]) -> None:
+        super().__init__("insufficient_capacity", message)
+        self.lacking = lacking
+
+
+class UnknownEndpoint(Permanent):
+    def __init__(self, endpoint_id: str) -> None:
+        super().__init__("unknown_endpoint", f"the cluster runs no endpoint {endpoint_id}")
+
+
+class Gpu(BaseModel):
+    name: str
+    memory_bytes: int | None = None
+
+
+class Node(BaseModel):
+    name: str
+    cpus: float
+    memory_bytes: int
+    memory_available_bytes: int
+    disk_available_bytes: int | None = None
+    gpus: list[Gpu] = Field(default_factory=list)
+    os: str
+    arch: str
+    runtime_version: str
+
+
+class ClusterFacts(BaseModel):
+    nodes: list[Node]
+
+
+class Capacity(BaseModel):
+    """What may be promised to workers and what already is. `threads` counts CPUs times the overcommit."""
+
+    memory_bytes: int
+    memory_promised_bytes: int
+    memory_available_bytes: int  # that the machine has free at this moment
+    threads: int
+    threads_promised: int
+    workers: int
+
+
+class Health(BaseModel):
+    """When a worker counts as ready, and when as unhealthy."""
+
+    path: str = Field("/health", pattern=r"^/[!-~]*$")
+    interval: float = Field(2.0, gt=0)
+    timeout: float = Field(5.0, gt=0)
+    failures: int = Field(3, ge=1)  # in a row: unhealthy; twice as many: restarted
+    start_timeout: float = Field(600.0, gt=0)
+
+
+class Process(BaseModel):
+    """A server to run, as a local process.
+
+    In `argv` and the values of `environment`, `{port}` becomes the port to listen on at 127.0.0.1 (the server must set
+    SO_REUSEADDR, as servers do: the supervisor keeps the port bound), `{api_key_file}` the file with the API key, and
+    `{directory}` the worker's own folder, which is also its working directory and HOME.
+    """
+
+    argv: list[str] = Field(min_length=1)
+    environment: dict[str, str] = Field(default_factory=dict)
+    health: Health = Field(default_factory=Health)
+    stop_grace: float = Field(10.0, ge=0)  # between SIGTERM and SIGKILL
+
+
+class Workload(BaseModel):
+    """What should run for one endpoint: `replicas` workers of `process`, numbered from 0. Memory and threads are per worker."""
+
+    endpoint_id: EndpointId
+    generation: int = Field(ge=0)
+    replicas: int = Field(ge=0, le=256)
+    process: Process
+    memory_bytes: int = Field(gt=0)
+    threads: int = Field(1, ge=1)
+    api_key: SecretStr | None = None
+
+
+class WorkerStatus(BaseModel):
+    """One worker as it is now. `reason`, `exit_code` and `last_log` tell of its latest end, and stay while it restarts."""
+
+    id: str  # {endpoint_id}-{ordinal}
+    ordinal: int
+    generation: int
+    state: WorkerState
+    pid: int | None = None  # of the server
+    port: int | None = None
+    url: str | None = None
+    memory_bytes: int | None = None
+    started_at: datetime | None = None
+    ready_at: datetime | None = None
+    restarts: int = 0
+    reason: Reason | None = None
+    message: str | None = None  # the reason as a sentence
+    exit_code: int | None = None
+    last_log: list[str] = Field(default_factory=list)
+
+
+class Observation(BaseModel):
+    """An endpoint as it is now, and the intent (`generation`, `replicas`) that the runtime works towards."""
+
+    endpoint_id: str
+    generation: int
+    replicas: int
+    workers: list[WorkerStatus]
+    observed_at: datetime
+
+    @property
+    def ready(self) -> list[WorkerStatus]:
+        return [worker for worker in self.workers if worker.state == "ready"]
+
+
+class LogLine(BaseModel):
+    worker: str
+    time: datetime
+    text: str
+
+
+Progress = Callable[[float | None, str], None]
+"""Called with percent (0 to 100) and a sentence, when either changes."""
+
+
+class Runtime(Protocol):
+    """Every operation is idempotent and safe against other callers, in this process or another."""
+
+    async def inspect(self) -> ClusterFacts:
+        """What the cluster is made of."""
+
+    async def apply(self, workload: Workload) -> Observation:
+        """Make it so: start what is missing, stop what is too much, replace what has changed. Does not wait for ready.
+
+        Raises StaleGeneration, InsufficientCapacity.
+        """
+
+    async def scale(self, endpoint_id: str, replicas: int, generation: int) -> Observation:
+        """Change the number of workers and touch none of the others. Raises as `apply`, and UnknownEndpoint."""
+
+    async def observe(self) -> dict[str, Observation]:
+        """Every endpoint that is here. Cheap enough to be called every second."""
+
+    async def wait_ready(
+        self, endpoint_id: str, replicas: int, timeout: float, on_progress: Progress | None = None
+    ) -> Observation:
+        """Return when `replicas` workers are ready; raise Permanent with the worker's own reason when that fails."""
+
+    async def logs(self, endpoint_id: str, worker: int | None = None, tail: int = 200) -> list[LogLine]:
+        """The latest lines of one worker or of all, oldest first. Raises UnknownEndpoint."""
+
+    def follow(self, endpoint_id: str, worker: int | None = None, tail: int = 20) -> AsyncIterator[LogLine]:
+        """The latest lines, then each new one, until the endpoint is removed."""
+
+    async def remove(self, endpoint_id: str, generation: int | None = None) -> None:
+        """Stop everything of the endpoint, make sure that it is gone, and forget it. Raises StaleGeneration."""

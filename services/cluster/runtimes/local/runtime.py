@@ -1,0 +1,208 @@
+"""This machine as a runtime: each worker is a local process under a detached supervisor of ours.
+
+The manager's half. It keeps intents in `store`, starts and stops supervisors through `workers`, and holds no state in
+memory: any number of these objects, in any number of processes, may share one directory. Linux and macOS.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+
+from services.cluster.runtimes.base import (
+    Capacity,
+    ClusterFacts,
+    LogLine,
+    Observation,
+    Progress,
+    StaleGeneration,
+    Workload,
+)
+from services.cluster.runtimes.local import logs, machine, waiting, workers
+from services.cluster.runtimes.local.capacity import Limits
+from services.cluster.runtimes.local.spec import Supervision
+from services.cluster.runtimes.local.store import Intent, Store, WorkerFolder
+from shared.jobs.outcomes import Retry
+
+_ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8"}
+_USABLE_MEMORY = 0.85  # of the machine's, for workers; the rest is for the control plane and its database
+_KILL_TIME = 0.5  # seconds that are kept for killing when everything must stop
+
+
+class LocalRuntime:
+    """Implements `runtimes.base.Runtime`.
+
+    `directory` holds all state and is made private. `memory_limit` (bytes) and `cpus` bound what workers are promised;
+    by default 85 % of the memory and every CPU that this process may use. Memory is promised once, CPUs up to
+    `cpu_overcommit` times. Servers get `environment`, and nothing of ours.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        memory_limit: int | None = None,
+        cpus: float | None = None,
+        cpu_overcommit: float = 4.0,
+        environment: Mapping[str, str] | None = None,
+        supervision: Supervision | None = None,
+    ) -> None:
+        self._store = Store(directory)
+        self._memory_limit = memory_limit
+        self._cpus = cpus or machine.cpu_count()
+        self._limits = Limits(
+            memory_limit or int(machine.memory_total() * _USABLE_MEMORY), max(1, int(self._cpus * cpu_overcommit))
+        )
+        self._environment = {**_ENVIRONMENT, **(environment or {})}
+        self._supervision = supervision or Supervision()
+        self._closed = False
+
+    # --- intent
+
+    async def apply(self, workload: Workload) -> Observation:
+        intent = Intent.of(workload)
+        async with self._store.changing(workload.endpoint_id):
+            await asyncio.to_thread(self._promise, intent)
+            await asyncio.to_thread(self._store.write_key, workload.endpoint_id, workload.api_key)
+            await self._converge(intent)
+        return await self._observe(workload.endpoint_id)
+
+    async def scale(self, endpoint_id: str, replicas: int, generation: int) -> Observation:
+        async with self._store.changing(endpoint_id):
+            now = await asyncio.to_thread(self._store.existing, endpoint_id)
+            intent = now.model_copy(update={"replicas": replicas, "generation": generation})
+            await asyncio.to_thread(self._promise, intent)
+            await self._converge(intent)
+        return await self._observe(endpoint_id)
+
+    async def remove(self, endpoint_id: str, generation: int | None = None) -> None:
+        async with self._store.changing(endpoint_id):
+            seen = await asyncio.to_thread(self._store.seen_generation, endpoint_id)
+            if seen is None:
+                return
+            if generation is not None and generation < seen:
+                raise StaleGeneration(endpoint_id, generation, seen)
+            final = seen if generation is None else generation
+            intent = await asyncio.to_thread(self._store.intent, endpoint_id)
+            if intent is not None:
+                removed = intent.model_copy(update={"removed": True, "replicas": 0, "generation": final})
+                await asyncio.to_thread(self._store.write_intent, removed)
+            await self._finish_removal(endpoint_id, final)
+
+    async def reconcile(self) -> dict[str, Observation]:
+        """After a restart, and now and then: adopt what lives, start what is missing, finish what was interrupted."""
+        await asyncio.to_thread(self._store.prune)
+        for endpoint_id in await asyncio.to_thread(self._store.endpoint_ids):
+            await self._reconcile(endpoint_id)
+        return await self.observe()
+
+    async def stop_all(self, timeout: float = 5.0) -> None:
+        """Stop every worker within `timeout` seconds, and keep the intents: the next runtime's reconcile brings them back.
+
+        This object starts nothing afterwards.
+        """
+        self._closed = True
+        found = await asyncio.to_thread(self._all_workers)
+        await asyncio.gather(*(workers.stop(worker, max(0.0, timeout - _KILL_TIME)) for worker in found))
+
+    # --- observation
+
+    async def inspect(self) -> ClusterFacts:
+        return await asyncio.to_thread(machine.facts, self._store.directory, self._memory_limit, self._cpus)
+
+    async def capacity(self) -> Capacity:
+        return await asyncio.to_thread(lambda: self._limits.usage(self._store.intents()))
+
+    async def check_capacity(self, workload: Workload) -> None:
+        """Raises InsufficientCapacity if `apply` would do so now. Promises nothing."""
+        intent = Intent.of(workload)
+        await asyncio.to_thread(self._check, intent)
+
+    async def observe(self) -> dict[str, Observation]:
+        def look() -> dict[str, Observation]:
+            return {intent.endpoint_id: workers.observe(self._store, intent) for intent in self._store.intents()}
+
+        return await asyncio.to_thread(look)
+
+    async def wait_ready(
+        self, endpoint_id: str, replicas: int, timeout: float, on_progress: Progress | None = None
+    ) -> Observation:
+        async def look() -> Observation:
+            seen = await self._observe(endpoint_id)
+            if any(worker.reason == "lost" for worker in seen.workers):
+                await self._reconcile(endpoint_id)
+            return seen
+
+        return await waiting.until_ready(look, replicas, timeout, on_progress)
+
+    async def logs(self, endpoint_id: str, worker: int | None = None, tail: int = 200) -> list[LogLine]:
+        def read() -> list[LogLine]:
+            self._store.existing(endpoint_id)
+            return logs.latest(logs.selected(self._store, endpoint_id, worker), tail)
+
+        return await asyncio.to_thread(read)
+
+    def follow(self, endpoint_id: str, worker: int | None = None, tail: int = 20) -> AsyncIterator[LogLine]:
+        return logs.follow(self._store, endpoint_id, worker, tail)
+
+    # --- inside
+
+    def _promise(self, intent: Intent) -> None:
+        """Write the intent, if it is not stale and there is room for it."""
+        with self._store.promising():
+            seen = self._store.seen_generation(intent.endpoint_id)
+            if seen is not None and intent.generation < seen:
+                raise StaleGeneration(intent.endpoint_id, intent.generation, seen)
+            self._check(intent)
+            self._store.write_intent(intent)
+
+    def _check(self, intent: Intent) -> None:
+        intents = self._store.intents()
+        others = [other for other in intents if other.endpoint_id != intent.endpoint_id]
+        now = next((other for other in intents if other.endpoint_id == intent.endpoint_id), None)
+        self._limits.check(others, now, intent)
+
+    async def _reconcile(self, endpoint_id: str) -> None:
+        async with self._store.changing(endpoint_id):
+            intent = await asyncio.to_thread(self._store.intent, endpoint_id)
+            if intent is None or intent.removed:
+                await self._finish_removal(endpoint_id, intent.generation if intent else None)
+            else:
+                await self._converge(intent)
+
+    async def _converge(self, intent: Intent) -> None:
+        """Stop what is not wanted (any more, or as it is), then start what is missing. The caller holds the lock."""
+        found = await asyncio.to_thread(self._store.workers, intent.endpoint_id)
+        surplus = [worker for worker in found if worker.ordinal >= intent.replicas]
+        changed = [worker for worker in found if worker.ordinal < intent.replicas and _differs(worker, intent)]
+        await asyncio.gather(*(workers.stop(worker) for worker in surplus + changed))
+        for worker in surplus:
+            await asyncio.to_thread(worker.delete)
+        wanted = [self._store.worker(intent.endpoint_id, ordinal) for ordinal in range(intent.replicas)]
+        await asyncio.gather(*(self._ensure(worker, intent) for worker in wanted))
+
+    async def _ensure(self, worker: WorkerFolder, intent: Intent) -> None:
+        key = self._store.key_file(intent.endpoint_id)
+        await asyncio.to_thread(worker.write_spec, intent, key, self._supervision, self._environment)
+        if workers.running(worker):
+            return
+        if self._closed:
+            raise Retry("runtime_stopping", "the runtime is stopping")
+        await workers.stop(worker)  # a server may have outlived its supervisor
+        await asyncio.to_thread(workers.start, worker)
+
+    async def _finish_removal(self, endpoint_id: str, generation: int | None) -> None:
+        for worker in await asyncio.to_thread(self._store.workers, endpoint_id):
+            await workers.stop(worker)
+        await asyncio.to_thread(self._store.forget, endpoint_id, generation)
+
+    async def _observe(self, endpoint_id: str) -> Observation:
+        return await asyncio.to_thread(lambda: workers.observe(self._store, self._store.existing(endpoint_id)))
+
+    def _all_workers(self) -> list[WorkerFolder]:
+        return [worker for endpoint_id in self._store.endpoint_ids() for worker in self._store.workers(endpoint_id)]
+
+
+def _differs(worker: WorkerFolder, intent: Intent) -> bool:
+    """Whether a supervisor looks after something else than what is wanted now."""
+    state = worker.state()
+    return state is None or state.digest != intent.digest
