@@ -1,0 +1,202 @@
+"""Which process has which run: registration, leases, claims, take-over. All time is the database's.
+
+A process is alive while its row's lease lasts; a thread of its own renews it (`shared.jobs.heartbeat`). When it ends, the
+reaper bumps the fence of the runs that it had, so that what it may still report is refused.
+"""
+
+import os
+import platform
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from pydantic_core import to_json
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from shared.db.engine import Database
+from shared.jobs.ledger import Ledger
+
+
+@dataclass(slots=True)
+class StepMemory:
+    """What the ledger knows of a step when a run is claimed."""
+
+    state: str
+    attempt: int
+    tries: int
+    result: Any
+    error: dict[str, Any] | None
+
+    @property
+    def begun(self) -> bool:
+        return self.attempt > 0 and self.state not in ("undone", "skipped")
+
+
+@dataclass(slots=True)
+class Claim:
+    """A run that this process has, with all that is needed to drive it."""
+
+    job_id: UUID
+    kind: str
+    version: int
+    fence: int
+    attempt: int
+    state: str
+    phase: str
+    input: Any
+    error: dict[str, Any] | None
+    seconds_left: float | None  # until the job's deadline
+    steps: dict[str, StepMemory] = field(default_factory=dict)
+
+
+def process_identity(pid: int) -> str | None:
+    """Boot id and start time of a living process; None when there is none. Tells it from a later one with its pid."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        started = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
+    except (OSError, IndexError):
+        return None
+    return f"{boot}:{started}"
+
+
+_TAKE = text("""
+    WITH free AS (
+        SELECT picked.id
+          FROM unnest(CAST(:kinds AS text[]), CAST(:versions AS int[]), CAST(:slots AS int[])) AS k(kind, version, slots)
+         CROSS JOIN LATERAL (
+            SELECT id FROM jobs.job
+             WHERE kind = k.kind AND version <= k.version AND worker IS NULL AND run_at <= clock_timestamp()
+               AND state IN ('pending', 'running', 'waiting', 'cancelling')
+             ORDER BY run_at LIMIT k.slots FOR UPDATE SKIP LOCKED) picked)
+    UPDATE jobs.job job
+       SET worker = :process, fence = job.fence + 1, started_at = coalesce(job.started_at, clock_timestamp())
+      FROM free WHERE job.id = free.id
+    RETURNING job.id, job.kind, job.version, job.fence, job.attempt, job.state, job.phase, job.input, job.error,
+              extract(epoch FROM job.deadline - clock_timestamp()) AS seconds_left
+""")
+
+_REAP = text("""
+    WITH dead AS (DELETE FROM jobs.process WHERE lease_until < clock_timestamp() RETURNING id)
+    UPDATE jobs.job SET worker = NULL, fence = fence + 1, run_at = clock_timestamp()
+     WHERE worker IN (SELECT id FROM dead) RETURNING id
+""")
+
+_OVERDUE = text("""
+    UPDATE jobs.job SET run_at = clock_timestamp()
+     WHERE worker IS NULL AND state IN ('pending', 'waiting') AND deadline < clock_timestamp() AND run_at > clock_timestamp()
+""")
+
+_STEPS = text("SELECT job_id, key, state, attempt, tries, result, error FROM jobs.step WHERE job_id = ANY(:ids)")
+
+
+class Claims:
+    def __init__(self, database: Database, ledger: Ledger, process: UUID, lease_seconds: float) -> None:
+        self._database = database
+        self._ledger = ledger
+        self.process = process
+        self.lease_seconds = lease_seconds
+
+    async def register(self, kinds: dict[str, int]) -> None:
+        """Announce this process. Processes of this machine that are no more lose their leases at once."""
+        host = platform.node()
+        async with self._database.transaction() as session:
+            rows = await session.execute(
+                text("SELECT id, pid, started FROM jobs.process WHERE host = :host"), {"host": host}
+            )
+            gone = [row.id for row in rows if process_identity(row.pid) != row.started]
+            if gone:
+                await session.execute(
+                    text("UPDATE jobs.process SET lease_until = '-infinity' WHERE id = ANY(:ids)"), {"ids": gone}
+                )
+            await session.execute(
+                text("""INSERT INTO jobs.process (id, host, pid, started, kinds, lease_until)
+                        VALUES (:id, :host, :pid, :started, CAST(:kinds AS jsonb),
+                                clock_timestamp() + make_interval(secs => :lease))"""),
+                {"id": self.process, "host": host, "pid": os.getpid(), "started": process_identity(os.getpid()) or "",
+                 "kinds": to_json(kinds).decode(), "lease": self.lease_seconds},
+            )  # fmt: skip
+        await self.reap()
+
+    async def take(self, slots: dict[str, tuple[int, int]]) -> list[Claim]:
+        """Claim what may run now; `slots` is `{kind: (highest version, free slots)}`."""
+        wanted = [(kind, version, free) for kind, (version, free) in slots.items() if free > 0]
+        if not wanted:
+            return []
+        kinds, versions, free_slots = (list(column) for column in zip(*wanted, strict=True))
+        async with self._database.transaction() as session:
+            values = {"kinds": kinds, "versions": versions, "slots": free_slots, "process": self.process}
+            rows = (await session.execute(_TAKE, values)).all()
+            claims = {
+                row.id: Claim(
+                    row.id, row.kind, row.version, row.fence, row.attempt, row.state, row.phase, row.input, row.error,
+                    None if row.seconds_left is None else float(row.seconds_left),
+                )
+                for row in rows
+            }  # fmt: skip
+            for claim in claims.values():
+                if claim.state in ("pending", "waiting"):
+                    await self._ledger.transition(session, claim.job_id, "running", fence=claim.fence)
+                    claim.state = "running"
+            if claims:
+                for row in await session.execute(_STEPS, {"ids": list(claims)}):
+                    memory = StepMemory(row.state, row.attempt, row.tries, row.result, row.error)
+                    claims[row.job_id].steps[row.key] = memory
+        return list(claims.values())
+
+    async def next_due(self, kinds: list[str]) -> float | None:
+        """Seconds until something can be claimed that cannot yet."""
+        async with self._database.statement() as connection:
+            seconds = await connection.scalar(
+                text("""SELECT extract(epoch FROM min(run_at) - clock_timestamp()) FROM jobs.job
+                         WHERE kind = ANY(:kinds) AND worker IS NULL AND run_at > clock_timestamp()
+                           AND state IN ('pending', 'running', 'waiting', 'cancelling') AND isfinite(run_at)"""),
+                {"kinds": kinds},
+            )
+        return None if seconds is None else max(float(seconds), 0.0)
+
+    async def release(self, job_ids: list[UUID] | None = None) -> None:
+        """Give up runs (all of this process by default) so that another may go on with them at once."""
+        only = "" if job_ids is None else " AND id = ANY(:ids)"
+        async with self._database.statement() as connection:
+            await connection.execute(
+                text(f"""UPDATE jobs.job SET worker = NULL, fence = fence + 1, run_at = clock_timestamp()
+                          WHERE worker = :process{only}"""),
+                {"process": self.process, "ids": job_ids or []},
+            )
+
+    async def leave(self) -> None:
+        await self.release()
+        async with self._database.statement() as connection:
+            await connection.execute(text("DELETE FROM jobs.process WHERE id = :id"), {"id": self.process})
+
+    async def reap(self) -> int:
+        """Free the runs of processes whose lease has ended, and wake what is past its deadline. Returns how many were freed."""
+        async with self._database.statement() as connection:
+            freed = len((await connection.execute(_REAP)).all())
+            await connection.execute(_OVERDUE)
+        return freed
+
+    async def hold(self, name: str) -> int | None:
+        """Take or keep a named duty: its epoch, or None while another living process has it."""
+        statement = text("""
+            INSERT INTO jobs.lease AS lease (name, holder) VALUES (:name, :me)
+            ON CONFLICT (name) DO UPDATE
+               SET holder = :me, epoch = CASE WHEN lease.holder = :me THEN lease.epoch ELSE lease.epoch + 1 END
+             WHERE lease.holder = :me
+                OR NOT EXISTS (SELECT 1 FROM jobs.process p WHERE p.id = lease.holder AND p.lease_until > clock_timestamp())
+            RETURNING epoch""")
+        async with self._database.statement() as connection:
+            row = (await connection.execute(statement, {"name": name, "me": self.process})).one_or_none()
+        return None if row is None else int(row.epoch)
+
+
+async def common_version(session: AsyncSession, kind: str, ours: int) -> int:
+    """The highest version of a kind that every living process can run."""
+    lowest = await session.scalar(
+        text("""SELECT min((kinds ->> :kind)::int) FROM jobs.process
+                 WHERE kinds ? :kind AND lease_until > clock_timestamp()"""),
+        {"kind": kind},
+    )
+    return min(ours, lowest) if lowest is not None else ours

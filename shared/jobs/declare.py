@@ -1,0 +1,151 @@
+"""How a job is declared: steps, their retry policies and undos, and the registry that an engine runs from.
+
+A job is an async function over a `Run`; what it does happens in steps. See `shared.jobs.run` for both interfaces.
+"""
+
+import inspect
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, get_type_hints
+
+from pydantic import TypeAdapter
+
+MAX_DATA_BYTES = 64 * 1024
+
+Undo = Callable[..., Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """Seconds throughout. `timeout` bounds one attempt; `attempts` counts the first one too."""
+
+    attempts: int = 3
+    delay: float = 1.0
+    multiplier: float = 2.0
+    max_delay: float = 60.0
+    timeout: float | None = None
+
+    def backoff(self, tries: int) -> float:
+        """The pause after the given number of tries."""
+        return float(min(self.delay * self.multiplier ** max(tries - 1, 0), self.max_delay))
+
+
+ONCE = RetryPolicy(attempts=1)
+
+
+@dataclass(frozen=True, slots=True)
+class StepDef:
+    """A step: `async (Step, argument) -> result`. `weight` is its share of the job's percent."""
+
+    key: str
+    title: str
+    fn: Callable[..., Awaitable[Any]]
+    retry: RetryPolicy
+    undo: Undo | None
+    weight: float
+    result: TypeAdapter[Any]
+
+    def dump(self, value: Any) -> Any:
+        return self.result.dump_python(value, mode="json")
+
+
+def step(
+    title: str,
+    *,
+    retry: RetryPolicy = RetryPolicy(),
+    undo: Undo | None = None,
+    weight: float = 1.0,
+    key: str | None = None,
+) -> Callable[[Callable[..., Awaitable[Any]]], StepDef]:
+    """Declare a step. It must be idempotent: it may run again after a crash in its midst.
+
+    `undo(step, argument, result_or_None)` takes back what the step may have done, also when it ended half-way;
+    it is idempotent too.
+    """
+
+    def wrap(fn: Callable[..., Awaitable[Any]]) -> StepDef:
+        name = key or str(getattr(fn, "__name__", "step"))
+        returns = get_type_hints(fn).get("return", Any)
+        return StepDef(name, title, fn, retry, undo, weight, TypeAdapter(returns))
+
+    return wrap
+
+
+@dataclass(frozen=True, slots=True)
+class JobDef:
+    """A kind of job at one version. `slots` is how many of it one process runs at a time."""
+
+    kind: str
+    version: int
+    fn: Callable[..., Awaitable[Any]]
+    steps: tuple[StepDef, ...]
+    undo_on_failure: bool
+    slots: int
+    deadline: float | None
+    input: TypeAdapter[Any]
+    result: TypeAdapter[Any]
+
+
+def job(
+    kind: str,
+    *,
+    steps: Sequence[StepDef] = (),
+    version: int = 1,
+    undo_on_failure: bool = False,
+    slots: int = 4,
+    deadline: float | None = None,
+) -> Callable[[Callable[..., Awaitable[Any]]], JobDef]:
+    """Declare a job. The listed steps are announced when it is made; a job whose steps depend on its input plans them."""
+
+    def wrap(fn: Callable[..., Awaitable[Any]]) -> JobDef:
+        hints = get_type_hints(fn)
+        names = list(inspect.signature(fn).parameters)
+        argument = hints.get(names[1], Any) if len(names) > 1 else Any
+        keys = [one.key for one in steps]
+        if len(set(keys)) != len(keys):
+            raise ValueError(f"{kind}: two steps have one key")
+        returns = hints.get("return", Any)
+        return JobDef(
+            kind,
+            version,
+            fn,
+            tuple(steps),
+            undo_on_failure,
+            slots,
+            deadline,
+            TypeAdapter(argument),
+            TypeAdapter(returns),
+        )
+
+    return wrap
+
+
+@dataclass(slots=True)
+class Registry:
+    """The jobs that a process can run, each with the tools that its steps reach the world with."""
+
+    _jobs: dict[tuple[str, int], tuple[JobDef, Any]] = field(default_factory=dict)
+
+    def add(self, jobs: Iterable[JobDef], tools: Any) -> None:
+        for one in jobs:
+            if (one.kind, one.version) in self._jobs:
+                raise ValueError(f"{one.kind} v{one.version} is declared twice")
+            self._jobs[one.kind, one.version] = (one, tools)
+
+    def find(self, kind: str, version: int) -> tuple[JobDef, Any]:
+        return self._jobs[kind, version]
+
+    def latest(self, kind: str, limit: int | None = None) -> JobDef:
+        """The highest version of a kind, not above `limit`."""
+        known = [v for k, v in self._jobs if k == kind and (limit is None or v <= limit)]
+        return self._jobs[kind, max(known)][0]
+
+    def all(self) -> list[JobDef]:
+        return [one for one, _ in self._jobs.values()]
+
+    def announced(self) -> dict[str, int]:
+        """`{kind: highest version}`."""
+        kinds: dict[str, int] = {}
+        for kind, version in self._jobs:
+            kinds[kind] = max(version, kinds.get(kind, 0))
+        return kinds

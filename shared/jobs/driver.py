@@ -1,0 +1,374 @@
+"""Drives one run of a job on the embedded engine: replays what is remembered, runs what is not, undoes what must go.
+
+The job function is driven from its start each time. Remembered steps return at once, so it arrives where it was.
+In the undo phase it is driven the same way up to its first step without a result; what had begun is then undone in
+reverse order.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+from uuid import UUID
+
+import structlog
+from pydantic_core import to_json
+
+from shared.jobs.attempts import Attempts, Begun, CancelRequested, Remembered
+from shared.jobs.claims import Claim
+from shared.jobs.declare import MAX_DATA_BYTES, JobDef, RetryPolicy, StepDef
+from shared.jobs.hub import Hub, signal_name
+from shared.jobs.ledger import StaleFence
+from shared.jobs.outcomes import Permanent, Retry, StepError
+from shared.jobs.run import PlannedStep, StepFailed
+
+SHORT_WAIT = 1.0  # seconds that a run waits in its slot rather than giving it up
+CRASHES = 3  # how often a step may take its process down before it counts as failed
+PROGRESS_INTERVAL = 0.5
+_UNDO_RETRY = RetryPolicy(attempts=4, delay=0.5, timeout=300)
+
+log = structlog.get_logger(__name__)
+
+
+class Park(BaseException):
+    """The run waits: for `seconds` (None: for ever), or for one of the named events."""
+
+    def __init__(self, seconds: float | None, names: frozenset[str]) -> None:
+        super().__init__(seconds, names)
+        self.seconds = seconds
+        self.names = names
+
+
+def error_body(code: str, message: str, step: str | None) -> dict[str, Any]:
+    return {"code": code, "message": message, "step": step}
+
+
+def describe(error: BaseException) -> tuple[str, str]:
+    """Code and message of a step's failure; of an unexpected one only its type, for its text may hold anything."""
+    if isinstance(error, StepError):
+        return error.code, error.message
+    if isinstance(error, TimeoutError):
+        return "timed_out", "The step took longer than it may."
+    return "internal", f"An unexpected fault ({type(error).__name__})."
+
+
+@dataclass(slots=True)
+class StepContext:
+    """The `Step` that a step function gets: progress is kept here and written by a task of its own."""
+
+    job_id: UUID
+    key: str
+    attempt: int
+    tools: Any
+    write: Callable[["StepContext"], Awaitable[None]] | None = None
+    percent: float | None = None
+    message: str | None = None
+    _changed: bool = False
+    _closed: asyncio.Event = field(default_factory=asyncio.Event)
+    _writer: asyncio.Task[None] | None = None
+
+    def progress(self, percent: float | None = None, message: str | None = None) -> None:
+        if percent is not None:
+            percent = round(min(max(float(percent), 0.0), 100.0), 1)
+        if message is None:
+            message = self.message
+        if (percent, message) != (self.percent, self.message):
+            self.percent, self.message = percent, message
+            self._changed = True
+            if self.write is not None and (self._writer is None or self._writer.done()):
+                self._writer = asyncio.get_running_loop().create_task(self._keep_written(self.write))
+
+    def close(self) -> None:
+        """The attempt has ended: what was not written yet is not worth writing any more."""
+        self._closed.set()
+
+    async def _keep_written(self, write: Callable[["StepContext"], Awaitable[None]]) -> None:
+        while self._changed and not self._closed.is_set():
+            self._changed = False
+            try:
+                await write(self)
+            except StaleFence:
+                return  # the attempt has ended, or belongs to another process: its own report will be told so
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(PROGRESS_INTERVAL):
+                    await self._closed.wait()
+
+
+@dataclass(slots=True)
+class _Done:
+    definition: StepDef
+    key: str
+    argument: Any
+    result: Any = None
+
+
+class EmbeddedRun:
+    """The `Run` of the embedded engine (see `shared.jobs.run`)."""
+
+    def __init__(self, claim: Claim, definition: JobDef, tools: Any, attempts: Attempts, hub: Hub) -> None:
+        self.job_id = claim.job_id
+        self.attempt = claim.attempt
+        self._claim = claim
+        self._definition = definition
+        self._tools = tools
+        self._attempts = attempts
+        self._hub = hub
+        self._undoing = claim.phase == "undo"
+        self._begun: dict[str, _Done] = {}
+        self._keys: set[str] = set()
+        self._branches = 1
+        self._resting: list[asyncio.Future[None]] = []
+
+    # ---- what a job function awaits
+
+    async def step(self, definition: StepDef, argument: Any = None, *, key: str | None = None) -> Any:
+        name = self._claim_key(key or definition.key)
+        memory = self._claim.steps.get(name)
+        done = _Done(definition, name, argument)
+        if memory is not None and memory.begun:
+            self._begun[name] = done
+        if memory is not None and memory.state == "succeeded":
+            done.result = definition.result.validate_python(memory.result)
+            return done.result
+        self._refuse_when_undoing()
+        if memory is not None and memory.state == "failed" and memory.error is not None:
+            raise StepFailed(name, memory.error["code"], memory.error["message"])
+        if memory is not None and memory.state == "running" and memory.tries >= definition.retry.attempts + CRASHES:
+            return await self._give_up(definition, name)
+        done.result = await self._try(done)
+        return done.result
+
+    async def gather(self, *branches: Awaitable[Any]) -> list[Any]:
+        tasks = [asyncio.ensure_future(branch) for branch in branches]
+        self._branches += max(len(tasks) - 1, 0)
+        for task in tasks:
+            task.add_done_callback(partial(self._branch_ended, tasks))
+        try:
+            if tasks:
+                await asyncio.wait(tasks)
+        except asyncio.CancelledError:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            raise
+        return _results(tasks)
+
+    async def sleep(self, seconds: float, *, key: str) -> None:
+        await self._wait(key, "Wait", seconds, None)
+
+    async def wait_event(self, name: str, *, key: str, timeout: float | None = None) -> Any:
+        return await self._wait(key, f"Wait for {name}", timeout, name)
+
+    async def plan(self, steps: Sequence[PlannedStep]) -> None:
+        fresh = [step for step in steps if step.key not in self._claim.steps]
+        if fresh and not self._undoing:
+            keys, titles, weights = [s.key for s in fresh], [s.title for s in fresh], [s.weight for s in fresh]
+            await self._attempts.plan(self.job_id, keys, titles, weights)
+
+    # ---- going forward
+
+    async def _try(self, done: _Done) -> Any:
+        definition, claim = done.definition, self._claim
+        while True:
+            left = await self._backoff_left(done.key)
+            if left > 0:
+                await self._rest(left, frozenset(), asyncio.Event())
+            begun = await self._attempts.begin(claim.job_id, claim.fence, done.key, definition.title, definition.weight)
+            self._begun[done.key] = done
+            if isinstance(begun, Remembered):
+                return definition.result.validate_python(begun.result)
+            try:
+                result = await self._attempt(definition, done.key, done.argument, begun)
+            except (StaleFence, CancelRequested):
+                raise
+            except Exception as error:  # every other fault of a step ends in the ledger: tried again, or failed
+                await self._record_failure(definition, done.key, begun, error)
+                continue
+            return result
+
+    async def _attempt(self, definition: StepDef, key: str, argument: Any, begun: Begun) -> Any:
+        context = StepContext(self.job_id, key, begun.number, self._tools, partial(self._write_progress, begun))
+        try:
+            async with asyncio.timeout(definition.retry.timeout):
+                result = await definition.fn(context, argument)
+        finally:
+            context.close()
+        data = definition.dump(result)
+        if len(to_json(data)) > MAX_DATA_BYTES:
+            raise Permanent("result_too_large", f"The step's result is over {MAX_DATA_BYTES} bytes.")
+        await self._attempts.succeed(self.job_id, self._claim.fence, key, begun.token, data)
+        return result
+
+    async def _record_failure(self, definition: StepDef, key: str, begun: Begun, error: Exception) -> None:
+        """Write the failure down; return when the step is to be tried again, else raise `StepFailed`."""
+        code, message = describe(error)
+        if code == "internal":
+            log.error("step_fault", job=str(self.job_id), step=key, exc_info=error)
+        body = error_body(code, message, key)
+        again = not isinstance(error, Permanent) and begun.tries < definition.retry.attempts
+        after = definition.retry.backoff(begun.tries)
+        if isinstance(error, Retry) and error.after is not None:
+            after = max(error.after, 0.0)
+        await self._attempts.fail(
+            self.job_id, self._claim.fence, key, begun.token, body, state="pending" if again else "failed", after=after
+        )
+        if not again:
+            raise StepFailed(key, code, message) from error
+
+    async def _give_up(self, definition: StepDef, key: str) -> Any:
+        message = "The process was lost each time while this step ran."
+        begun = await self._attempts.begin(self.job_id, self._claim.fence, key, definition.title, definition.weight)
+        if isinstance(begun, Begun):
+            body = error_body("worker_lost", message, key)
+            await self._attempts.fail(self.job_id, self._claim.fence, key, begun.token, body)
+        raise StepFailed(key, "worker_lost", message)
+
+    async def _backoff_left(self, key: str) -> float:
+        memory = self._claim.steps.get(key)
+        known = key in self._begun or (memory is not None and memory.attempt > 0)
+        if not known:
+            return 0.0
+        return await self._attempts.backoff_left(self.job_id, key)
+
+    async def _write_progress(self, begun: Begun, context: StepContext) -> None:
+        await self._attempts.progress(
+            self.job_id, self._claim.fence, context.key, begun.token, context.percent, context.message
+        )
+
+    # ---- waiting
+
+    async def _wait(self, key: str, title: str, seconds: float | None, event: str | None) -> Any:
+        """A step that is only a wait: for time, for an event, or for an event with a time limit."""
+        name = self._claim_key(key)
+        memory = self._claim.steps.get(name)
+        if memory is not None and memory.state == "succeeded":
+            return memory.result
+        self._refuse_when_undoing()
+        if memory is not None and memory.state == "failed" and memory.error is not None:
+            raise StepFailed(name, memory.error["code"], memory.error["message"])
+        begun = await self._attempts.begin(self.job_id, self._claim.fence, name, title, 0.0)
+        if isinstance(begun, Remembered):
+            return begun.result
+        fence = self._claim.fence
+        while True:
+            sent = self._hub.watch(signal_name(self.job_id))
+            if event is not None:
+                taken, data = await self._attempts.take_signal(self.job_id, name, event)
+                if taken:
+                    await self._attempts.succeed(self.job_id, fence, name, begun.token, data)
+                    return data
+            left = await self._attempts.wait(self.job_id, fence, name, seconds)
+            if left is not None and left <= 0:
+                return await self._wait_over(name, begun, event)
+            await self._rest(left, frozenset([event] if event else []), sent)
+
+    async def _wait_over(self, key: str, begun: Begun, event: str | None) -> None:
+        if event is None:
+            await self._attempts.succeed(self.job_id, self._claim.fence, key, begun.token, None)
+            return
+        message = f"The event {event} did not come in time."
+        body = error_body("timed_out", message, key)
+        await self._attempts.fail(self.job_id, self._claim.fence, key, begun.token, body)
+        raise StepFailed(key, "timed_out", message)
+
+    async def _rest(self, seconds: float | None, names: frozenset[str], sent: asyncio.Event) -> None:
+        """Wait in the slot when it is short or other branches work; give the slot up (`Park`) when all branches wait."""
+        if seconds is not None and seconds <= SHORT_WAIT:
+            await asyncio.sleep(seconds)
+            return
+        everyone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._resting.append(everyone)
+        self._park_when_all_rest()
+        signal = asyncio.ensure_future(sent.wait())
+        waits: set[asyncio.Future[Any]] = {everyone, signal}
+        try:
+            await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            signal.cancel()
+            if everyone in self._resting:
+                self._resting.remove(everyone)
+        if everyone.done():
+            raise Park(seconds, names)
+
+    def _branch_ended(self, siblings: Sequence["asyncio.Future[Any]"], _task: object) -> None:
+        if not all(task.done() for task in siblings):  # with the last one, the branch that gathered goes on
+            self._branches -= 1
+            self._park_when_all_rest()
+
+    def _park_when_all_rest(self) -> None:
+        if self._resting and len(self._resting) >= self._branches:
+            for waiter in self._resting:
+                waiter.set_result(None)
+            self._resting = []
+
+    # ---- taking back
+
+    def undo_from_here(self) -> None:
+        self._undoing = True
+
+    async def undo(self) -> list[dict[str, Any]]:
+        """Undo what has begun, last first. Returns what could not be undone."""
+        left: list[dict[str, Any]] = []
+        for done in reversed(list(self._begun.values())):
+            if done.definition.undo is None:
+                continue
+            error = await self._undo_one(done)
+            if error is None:
+                await self._attempts.undone(self.job_id, self._claim.fence, done.key)
+            else:
+                code, message = describe(error)
+                body = {**error_body("undo_failed", f"{done.definition.title}: {message}", done.key), "cause": code}
+                await self._attempts.undo_failed(self.job_id, self._claim.fence, done.key, body)
+                left.append(body)
+                break  # what was done before it may still be in use by what is left
+        return left
+
+    async def _undo_one(self, done: _Done) -> Exception | None:
+        undo = done.definition.undo
+        context = StepContext(self.job_id, done.key, 0, self._tools)
+        failure: Exception | None = None
+        for tries in range(1, _UNDO_RETRY.attempts + 1):
+            try:
+                async with asyncio.timeout(_UNDO_RETRY.timeout):
+                    if undo is not None:
+                        await undo(context, done.argument, done.result)
+            except Exception as error:  # told to whoever looks after the job: what is left, and why
+                failure = error
+                log.warning("undo_failed", job=str(self.job_id), step=done.key, tries=tries, error=describe(error)[1])
+                if isinstance(error, Permanent):
+                    return error
+                if tries < _UNDO_RETRY.attempts:
+                    await asyncio.sleep(_UNDO_RETRY.backoff(tries))
+            else:
+                return None
+        return failure
+
+    # ----
+
+    def _claim_key(self, key: str) -> str:
+        if key in self._keys:
+            raise ValueError(f"two steps of one run have the key {key!r}")
+        self._keys.add(key)
+        return key
+
+    def _refuse_when_undoing(self) -> None:
+        if self._undoing:
+            raise CancelRequested(str(self.job_id))
+
+
+def _results(tasks: Sequence["asyncio.Future[Any]"]) -> list[Any]:
+    """The results in order; else, of what went wrong, the one that decides what happens to the run."""
+    errors = [error for task in tasks if (error := task.exception()) is not None]
+    for kind in (StaleFence, CancelRequested):
+        for error in errors:
+            if isinstance(error, kind):
+                raise error
+    parks = [error for error in errors if isinstance(error, Park)]
+    if parks:
+        seconds = [park.seconds for park in parks if park.seconds is not None]
+        raise Park(min(seconds, default=None), frozenset().union(*(park.names for park in parks)))
+    if errors:
+        raise errors[0]
+    return [task.result() for task in tasks]

@@ -1,0 +1,111 @@
+"""Wakes whoever waits for a job or a topic: in this process at once, in others by one coalesced NOTIFY per 20 ms.
+
+A NOTIFY inside every transaction serialises the commits of the whole server, so it is sent afterwards, by a task. A
+lost NOTIFY costs nothing but time: every waiter also looks again after a while.
+"""
+
+import asyncio
+import contextlib
+from uuid import UUID
+
+import psycopg
+import structlog
+from sqlalchemy import event
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from shared.db.engine import Database
+
+CHANNEL = "stepway_jobs"
+WORK = "work"  # the name that wakes engines: there is something to claim
+CANCEL = "cancel"  # the name that tells engines to look which of their runs are to be undone
+_PAYLOAD_IDS = 180  # a payload is at most 8,000 bytes
+
+log = structlog.get_logger(__name__)
+
+
+def signal_name(job_id: UUID) -> str:
+    """The name under which a waiting run hears that something was sent to its job."""
+    return f"signal:{job_id}"
+
+
+class Hub:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._events: dict[str, asyncio.Event] = {}
+        self._pending: set[str] = set()
+        self._flusher: asyncio.Task[None] | None = None
+        self._listener: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        self._listener = asyncio.create_task(self._listen(), name="hub-listener")
+
+    async def close(self) -> None:
+        for task in (self._listener, self._flusher):
+            if task is not None:
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError, Exception):
+                    await task
+
+    def publish(self, *names: UUID | str | None) -> None:
+        """Say that these have changed, after the commit. None is ignored."""
+        for name in names:
+            if name is not None:
+                self._wake(str(name))
+                self._pending.add(str(name))
+        if self._pending and (self._flusher is None or self._flusher.done()):
+            self._flusher = asyncio.get_running_loop().create_task(self._flush(), name="hub-flush")
+
+    def publish_after_commit(self, session: AsyncSession, *names: UUID | str | None) -> None:
+        """The same, once the session's transaction has been committed; nothing when it is rolled back."""
+
+        def done(_session: object) -> None:
+            self.publish(*names)
+
+        event.listen(session.sync_session, "after_commit", done, once=True)
+
+    async def wait(self, name: UUID | str, timeout: float) -> bool:
+        """Until it changes, or `timeout` seconds have passed. Look at the state before and after."""
+        waiter = self._events.setdefault(str(name), asyncio.Event())
+        try:
+            async with asyncio.timeout(timeout):
+                await waiter.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def watch(self, name: UUID | str) -> asyncio.Event:
+        """An event that is set at the next change: take it, look at the state, then wait for it."""
+        return self._events.setdefault(str(name), asyncio.Event())
+
+    def _wake(self, name: str) -> None:
+        waiter = self._events.pop(name, None)
+        if waiter is not None:
+            waiter.set()
+
+    async def _flush(self) -> None:
+        await asyncio.sleep(0.02)
+        names, self._pending = list(self._pending), set()
+        try:
+            async with self._database.statement() as connection:
+                for start in range(0, len(names), _PAYLOAD_IDS):
+                    payload = " ".join(names[start : start + _PAYLOAD_IDS])
+                    await connection.exec_driver_sql("SELECT pg_notify(%s, %s)", (CHANNEL, payload))
+        except Exception as error:  # the database is away: others find the change at their next look
+            log.warning("notify_failed", error=type(error).__name__)
+        if self._pending:
+            self._flusher = asyncio.get_running_loop().create_task(self._flush(), name="hub-flush")
+
+    async def _listen(self) -> None:
+        while True:
+            try:
+                connection = await psycopg.AsyncConnection.connect(self._database.url, autocommit=True)
+                async with connection:
+                    await connection.execute(f"LISTEN {CHANNEL}")
+                    for name in list(self._events):  # what was missed while not listening
+                        self._wake(name)
+                    async for notice in connection.notifies():
+                        for name in notice.payload.split():
+                            self._wake(name)
+            except psycopg.Error as error:
+                log.warning("listen_lost", error=type(error).__name__)
+            await asyncio.sleep(1.0)
