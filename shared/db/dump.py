@@ -19,7 +19,7 @@ CONTENTS = sql.SQL("""
 SELECT nspname FROM pg_namespace WHERE nspname NOT LIKE 'pg\\_%' AND nspname NOT IN ('public', 'information_schema')
 UNION ALL SELECT relname FROM pg_class WHERE relnamespace = to_regnamespace('public')
 UNION ALL SELECT proname FROM pg_proc WHERE pronamespace = to_regnamespace('public')
-UNION ALL SELECT typname FROM pg_type WHERE typnamespace = to_regnamespace('public')
+UNION ALL SELECT typname FROM pg_type WHERE typnamespace = to_regnamespace('public') AND typcategory <> 'A'
 UNION ALL SELECT extname FROM pg_extension WHERE extname <> 'plpgsql'
 LIMIT 1
 """)

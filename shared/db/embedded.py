@@ -26,7 +26,7 @@ __all__ = ["EmbeddedPostgres", "PostgresError"]
 USER = DATABASE = "stepway"
 PORT = 5432  # names the socket file; nothing listens on TCP
 START_SECONDS = 120.0  # recovery after a crash may take long
-LITTLE_SPACE = 1024**2  # bytes; below this a log on the same disk may not hold the reason of a failure
+LITTLE_SPACE = 64 * 1024  # bytes; below this a log on the same disk may not hold the reason of a failure
 
 SETTINGS = {
     "listen_addresses": "",
@@ -204,8 +204,10 @@ class EmbeddedPostgres:
         return [sys.executable, "-I", "-S", launcher.__file__, json.dumps(plan)]
 
     def _failure(self, what: str, output: str) -> PostgresError:
-        full = " The disk is full: make room and start again." if self._folder.free_bytes() < LITTLE_SPACE else ""
-        return PostgresError(f"{what} in {self._folder.path}: {programs.telling_line(output)}.{full}")
+        line = programs.telling_line(output)
+        full = "No space left" in line or self._folder.free_bytes() < LITTLE_SPACE
+        hint = " The disk is full: make room and start again." if full else ""
+        return PostgresError(f"{what} in {self._folder.path}: {line}.{hint}")
 
     def _url(self, database: str) -> str:
         # The port is named, or libpq would take it from the environment.

@@ -69,7 +69,7 @@ def environment() -> dict[str, str]:
     return {**kept, "LC_ALL": "C"}
 
 
-_PREFIX = re.compile(r"^\d{4}-\d\d-\d\d [\d:.]+ \w+ \[\d+\] ")
+_PREFIX = re.compile(r"^.*?\d{4}-\d\d-\d\d [\d:.]+ \w+ \[\d+\] ")
 
 
 def telling_line(output: str) -> str:
