@@ -1,7 +1,7 @@
 """The icons that the platform brings along: an index of them, and the file of one.
 
-The pictures are our own: monograms and plain pictograms, nobody's trademark. `designs` says how each looks, `draw` makes
-the files, which are committed beside this one. A path such as `icons/providers/openai.png` is what the API carries.
+The pictures are our own: monograms and plain pictograms, nobody's trademark. `designs` says how each looks, `draw`
+makes the files, which are committed beside this one. The API carries paths such as `icons/providers/openai.png`.
 """
 
 from dataclasses import dataclass

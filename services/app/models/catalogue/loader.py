@@ -49,7 +49,7 @@ class Tag(_Seed):
 
 
 class ProviderSeed(_Seed):
-    """A provider. `prefixes` are the first parts of its models' uris, as LiteLLM writes them; local sources have none."""
+    """A provider. `prefixes` are the first parts of its models' uris in LiteLLM's form; local sources have none."""
 
     id: UUID
     key: str = Field(pattern=r"^[a-z][a-z0-9_]{1,39}$")
@@ -69,7 +69,7 @@ class ProviderSeed(_Seed):
 
 
 class CloudModelSeed(_Seed):
-    """A cloud model. Lengths in tokens; prices in USD per million tokens. None is unknown, or not billed by the token."""
+    """A cloud model. Lengths in tokens, prices in USD per million of them; None is unknown, or not billed by tokens."""
 
     id: UUID
     provider_id: UUID
@@ -161,7 +161,7 @@ def _catalogue() -> _Catalogue:
 
 
 def build(text: str) -> _Catalogue:
-    """The catalogue in a YAML text. Raises ValidationError, and KeyError where a model names no known provider or tag."""
+    """The catalogue in a YAML text. Raises ValidationError, or KeyError for a model of an unknown provider or tag."""
     document = _Document.model_validate(yaml.safe_load(text))
     seeds = [_provider(entry) for entry in document.providers]
     by_key = {seed.key: seed for seed in seeds}
