@@ -268,14 +268,16 @@ def _parsed(content: bytes, signature: tuple[int, ...]) -> _Ring | None:
 
 
 def _write(path: Path, ring: _Ring) -> None:
-    """Replaces the file whole and durably: a crash leaves the old one or the new one."""
+    """Replaces the file whole and durably: a crash leaves the old one or the new one. Needs the lock."""
     entries = {
         key_id: {"key": base64.b64encode(key).decode(), "created_at": ring.created[key_id]}
         for key_id, key in ring.keys.items()
     }
     content = json.dumps({"version": 1, "active": ring.active, "keys": entries}, indent=2).encode() + b"\n"
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
+    # One name for every writer: a killed one's draft, which has keys in it, goes with the next write.
+    draft = path.with_name(f".{path.name}.draft")
     try:
+        draft.unlink(missing_ok=True)
         try:
             handle = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
             with os.fdopen(handle, "wb") as file:

@@ -1,8 +1,10 @@
 """Envelope encryption: what opens, what does not, what survives rotation, and what several processes see."""
 
 import base64
+import errno
 import json
 import multiprocessing
+import os
 import stat
 import traceback
 from collections.abc import Callable
@@ -177,6 +179,23 @@ class TestFile:
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
         assert sorted(file.name for file in path.parent.iterdir()) == ["encryption.key", "encryption.key.lock"]
+
+    def test_what_a_killed_writer_left_is_swept_up(self, ring: Keyring, path: Path) -> None:
+        (path.parent / ".encryption.key.draft").write_text(path.read_text())
+        ring.rotate()
+        assert sorted(file.name for file in path.parent.iterdir()) == ["encryption.key", "encryption.key.lock"]
+
+    def test_a_failed_write_changes_nothing(self, ring: Keyring, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def full(_handle: int) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        before, sealed = path.read_bytes(), ring.seal(SECRET, CONTEXT)
+        monkeypatch.setattr(os, "fsync", full)
+        with pytest.raises(SealError, match="No space left on device"):
+            ring.rotate()
+        assert path.read_bytes() == before
+        assert sorted(file.name for file in path.parent.iterdir()) == ["encryption.key", "encryption.key.lock"]
+        assert ring.open(sealed, CONTEXT) == SECRET
 
     def test_a_missing_file_is_not_replaced_by_load(self, path: Path) -> None:
         with pytest.raises(SealError, match="No such file"):
