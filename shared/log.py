@@ -1,18 +1,20 @@
 """Structured logs: JSON for machines, colours for a terminal. The request's and the job's ids are context variables.
 
-Every event passes `mask_secrets`: values under telling keys, bearer tokens and passwords in URLs are never written.
+Every event passes `mask_secrets`: values under telling keys, bearer tokens and passwords in URLs are never written. The
+text of an exception is cut where it would quote what a user sent: validation faults and the values in an SQL error.
 """
 
 import logging
 import re
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO
 
 import structlog
 from structlog.contextvars import bound_contextvars, get_contextvars
-from structlog.types import EventDict, Processor
+from structlog.types import EventDict, ExcInfo, Processor
 
 MASK = "***"
 SECRET_WORDS = frozenset(
@@ -38,6 +40,7 @@ HARMLESS_ENDINGS = frozenset(
 IN_TEXT = re.compile(r"(?i)(\bbearer\s+)[\w.~+/=\-]+|(\w://[^\s/:@]*:)[^\s/@]+(?=@)")
 WORDS = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|\d+")
 MAX_NESTING = 8
+MAX_EXCEPTION_TEXT = 2000  # characters
 
 
 def configure(*, json: bool | None = None, level: str = "INFO", stream: TextIO | None = None) -> None:
@@ -54,15 +57,17 @@ def configure(*, json: bool | None = None, level: str = "INFO", stream: TextIO |
     ]
     render: list[Processor] = [
         structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-        structlog.processors.format_exc_info,
+        structlog.processors.ExceptionRenderer(_exception_text),
         mask_secrets,
-        structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer(colors=stream.isatty()),
+        structlog.processors.JSONRenderer() if as_json else _console(stream.isatty()),
     ]
     handler = logging.StreamHandler(stream)
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=render))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
+    # It warns of every malformed form that a client sends.
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
         logging.getLogger(name).handlers.clear()
         logging.getLogger(name).propagate = True
@@ -105,6 +110,47 @@ def is_secret(key: str) -> bool:
     """Whether the name of a field says that its value must not be shown."""
     words = [word.lower() for word in WORDS.findall(key)]
     return bool(words) and words[-1] not in HARMLESS_ENDINGS and not SECRET_WORDS.isdisjoint(words)
+
+
+def _console(colors: bool) -> Processor:
+    return structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=structlog.dev.plain_traceback)
+
+
+def _exception_text(exc_info: ExcInfo) -> str:
+    return "\n".join(_exception_lines(exc_info[1]))
+
+
+def _exception_lines(error: BaseException | None) -> Iterator[str]:
+    """The chain of causes, outermost first, then the members of a group."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if seen:
+            yield "caused by:"
+        seen.add(id(error))
+        yield from (line.rstrip("\n") for line in traceback.format_tb(error.__traceback__))
+        yield f"{type(error).__qualname__}: {_said(error)}"
+        if isinstance(error, BaseExceptionGroup):
+            for member in error.exceptions:
+                yield "member:"
+                yield from _exception_lines(member)
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+
+
+def _said(error: BaseException) -> str:
+    # By their shape, so that this module needs no database driver and no web framework.
+    faults = getattr(error, "errors", None)
+    if callable(faults):
+        return ", ".join(f"{detail.get('type')} at {_path(detail)}" for detail in faults() if isinstance(detail, dict))
+    diagnostics = getattr(getattr(error, "orig", error), "diag", None)
+    if diagnostics is not None:
+        # Class 22 (data exceptions) quotes the data even in its first line.
+        state = diagnostics.sqlstate or ""
+        return f"{state} {'' if state.startswith('22') else diagnostics.message_primary or ''}".strip()
+    return str(error)[:MAX_EXCEPTION_TEXT]
+
+
+def _path(detail: dict[str, Any]) -> str:
+    return ".".join(str(part) for part in detail.get("loc", ()))
 
 
 def _masked(key: object, value: Any, depth: int) -> Any:

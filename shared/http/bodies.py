@@ -20,6 +20,7 @@ from typing import Annotated, Any
 from fastapi import params
 from fastapi.routing import APIRoute
 from pydantic import BeforeValidator
+from pydantic_core import PydanticKnownError
 from starlette.datastructures import FormData
 from starlette.requests import Request
 from starlette.responses import Response
@@ -33,6 +34,7 @@ __all__ = ["Form", "FormBool", "FormLimits", "StrictRoute", "UploadedFile", "fin
 MAX_JSON = 1024 * 1024  # bytes
 JSON_TYPE = b"application/json"
 FORM_TYPE = b"multipart/form-data"
+BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 
 
 @dataclass(slots=True)
@@ -90,9 +92,11 @@ async def read_form(request: Request, *, limits: FormLimits = FormLimits(), acce
 
 
 def _boolean(value: object) -> object:
-    if isinstance(value, str):
-        return {"true": True, "1": True, "false": False, "0": False}.get(value.strip().lower(), value)
-    return value
+    if not isinstance(value, str):
+        return value
+    if (found := BOOLEANS.get(value.lower())) is None:
+        raise PydanticKnownError("bool_parsing")
+    return found
 
 
 FormBool = Annotated[bool, BeforeValidator(_boolean)]

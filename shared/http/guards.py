@@ -21,7 +21,7 @@ from shared.errors import Problem
 from shared.http.problems import ProblemResponse, internal
 
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._\-]{8,64}")
-HOST = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[a-z0-9._\-]+)(:\d{1,5})?")
+HOST = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[a-z0-9_][a-z0-9._\-]*)(:\d{1,5})?")
 SAFE_METHODS = frozenset(("GET", "HEAD", "OPTIONS", "TRACE"))
 SECURITY_HEADERS = [
     (b"x-content-type-options", b"nosniff"),
@@ -109,9 +109,9 @@ class Edge:
             return
         except Exception as error:
             response = internal(error, scope)
-            if started:
-                raise  # the server cuts the connection, so that nobody takes half an answer for a whole one
-            await response(scope, receive, answer)
+            # An answer that has begun is left unfinished: the server then cuts the connection, and says so.
+            if not started:
+                await response(scope, receive, answer)
         finally:
             reset_contextvars(**tokens)
 

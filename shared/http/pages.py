@@ -118,7 +118,9 @@ class Page(Generic[T]):
         return {**body, "next_cursor": self.next_cursor}
 
 
-async def paginate(session: AsyncSession, statement: Select[Any], listing: Listing, query: PageQuery) -> Page[Any]:
+async def paginate(
+    session: AsyncSession, statement: Select[*tuple[Any, ...]], listing: Listing, query: PageQuery
+) -> Page[Any]:
     """The page of `statement` (its filters set, no order, no limit) that `query` asks for.
 
     Problems: `invalid_cursor` (400) for a cursor of another list, filter or order; 422 for an unknown `order_by`.

@@ -27,6 +27,7 @@ class RateLimiter:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._quota = quota
+        self._window = window
         self._rate = quota / window
         self._name = name
         self._max_keys = max_keys
@@ -49,16 +50,20 @@ class RateLimiter:
         headers = self._headers(tokens)
         if granted:
             return headers
-        wait = math.ceil((cost - tokens) / self._rate)
+        wait = self._seconds(cost - tokens)
         raise Problem(
             "rate_limited",
-            f"At most {self._policy.split(';')[1].removeprefix('q=')} requests in the window; wait {wait} s.",
+            f"At most {self._quota} requests in {self._window:g} s; wait {wait} s.",
             headers={**headers, "Retry-After": str(max(1, wait))},
         )
 
     def _headers(self, tokens: float) -> dict[str, str]:
-        full_in = math.ceil((self._quota - tokens) / self._rate)
+        full_in = self._seconds(self._quota - tokens)
         return {
             "RateLimit-Policy": self._policy,
             "RateLimit": f'"{self._name}";r={math.floor(tokens)};t={full_in}',
         }
+
+    def _seconds(self, tokens: float) -> int:
+        """Until so many tokens have come, in whole seconds; the rounding keeps 4.0000000001 from becoming 5."""
+        return math.ceil(round(tokens / self._rate, 6))

@@ -4,10 +4,10 @@ Many readers of one event share one encoding: `encode` once, then give the bytes
 """
 
 import asyncio
+import re
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -22,15 +22,12 @@ Batch = bytes | Iterable[Event]
 HEARTBEAT = b":\n\n"
 HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 MAX_ID_DIGITS = 18
+LINE_BREAK = re.compile(r"\r\n|\r|\n")
 
 
 def encode(event_id: int | str, name: str, data: str) -> bytes:
     """One event as bytes. `data` is one JSON text; the id and the name hold no line breaks."""
-    lines = (
-        data.replace("\r\n", "\n").replace("\r", "\n").replace("\n", "\ndata: ")
-        if "\n" in data or "\r" in data
-        else data
-    )
+    lines = LINE_BREAK.sub("\ndata: ", data)
     return f"id: {event_id}\nevent: {name}\ndata: {lines}\n\n".encode()
 
 
@@ -66,58 +63,58 @@ class EventStream(Response):
         self._heartbeat = heartbeat
         self._allowed = allowed
         self._recheck = recheck
+        self._sent_at = 0.0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         # The first bytes at once: proxies and EventSource then know that the stream is open.
         await send({"type": "http.response.body", "body": HEARTBEAT, "more_body": True})
         writer = asyncio.create_task(self._write(send))
-        watcher = asyncio.create_task(_gone(receive))
+        others = [asyncio.create_task(_gone(receive)), asyncio.create_task(self._beat(send))]
+        if self._allowed is not None:
+            others.append(asyncio.create_task(_until_refused(self._allowed, self._recheck)))
         try:
-            await asyncio.wait({writer, watcher}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({writer, *others}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for task in (watcher, writer):
+            gone = others[0].done()
+            for task in (writer, *others):
                 task.cancel()
-            results = await asyncio.gather(writer, watcher, return_exceptions=True)
-        failure = results[0]
-        if isinstance(failure, Exception) and not isinstance(failure, OSError):
-            raise failure
-        if not isinstance(failure, BaseException):
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
+            results = await asyncio.gather(writer, *others, return_exceptions=True)
+        if gone:
+            return
+        for failure in results:
+            # An OSError is how some servers tell that the client has gone.
+            if isinstance(failure, Exception) and not isinstance(failure, OSError):
+                raise failure
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _write(self, send: Send) -> None:
-        clock = asyncio.get_running_loop().time
-        check_at = clock() + self._recheck
-        async for chunk in _with_heartbeat(self._batches, self._heartbeat):
-            if self._allowed is not None and clock() >= check_at:
-                if not await self._allowed():
-                    return
-                check_at = clock() + self._recheck
-            if chunk:
-                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        try:
+            async for batch in self._batches:
+                chunk = batch if isinstance(batch, bytes) else b"".join(encode(*event) for event in batch)
+                if chunk:
+                    self._sent_at = asyncio.get_running_loop().time()
+                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        finally:
+            close = getattr(self._batches, "aclose", None)
+            if close is not None:
+                await close()
 
-
-async def _with_heartbeat(batches: AsyncIterator[Batch], interval: float) -> AsyncIterator[bytes]:
-    upcoming: asyncio.Future[Any] | None = None
-    try:
+    async def _beat(self, send: Send) -> None:
+        loop = asyncio.get_running_loop()
+        self._sent_at = loop.time()
         while True:
-            if upcoming is None:
-                upcoming = asyncio.ensure_future(anext(batches, None))
-            done, _ = await asyncio.wait({upcoming}, timeout=interval)
-            if not done:
-                yield HEARTBEAT
-                continue
-            batch, upcoming = upcoming.result(), None
-            if batch is None:
-                return
-            yield batch if isinstance(batch, bytes) else b"".join(encode(*event) for event in batch)
-    finally:
-        if upcoming is not None:
-            upcoming.cancel()
-            await asyncio.gather(upcoming, return_exceptions=True)
-        close = getattr(batches, "aclose", None)
-        if close is not None:
-            await close()
+            await asyncio.sleep(max(0.0, self._sent_at + self._heartbeat - loop.time()))
+            if loop.time() >= self._sent_at + self._heartbeat:
+                self._sent_at = loop.time()
+                await send({"type": "http.response.body", "body": HEARTBEAT, "more_body": True})
+
+
+async def _until_refused(allowed: Callable[[], Awaitable[bool]], interval: float) -> None:
+    while True:
+        await asyncio.sleep(interval)
+        if not await allowed():
+            return
 
 
 async def _gone(receive: Receive) -> None:
