@@ -1,0 +1,92 @@
+"""The routing table: which workers serve which endpoint. The app publishes it; `balance` and `routes` read it.
+
+All methods run on the event loop's thread and never await, so a reader always sees a whole route.
+"""
+
+from collections.abc import Callable
+from typing import Annotated
+from urllib.parse import urlsplit
+from uuid import UUID
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
+
+
+def _base_url(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("a worker's URL starts with http:// or https:// and names a host")
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        raise ValueError("a worker's URL holds no credentials, query or fragment")
+    _ = parts.port  # raises ValueError when out of range
+    return value.rstrip("/")
+
+
+class Worker(BaseModel):
+    """One OpenAI-compatible server that is ready. `url` is what stands before `/v1`."""
+
+    model_config = ConfigDict(frozen=True, protected_namespaces=())
+
+    id: str
+    url: Annotated[str, AfterValidator(_base_url)]
+    api_key: SecretStr | None = None
+    capacity: int = Field(1, ge=1)  # requests that it answers at once
+
+
+class Route(BaseModel):
+    """Where an endpoint's requests go.
+
+    `model_name` is what the workers know the model by and what they are sent; `served_name` is what `/v1/models`
+    shows. Clients may send either, one of the `aliases` (the endpoint's name, for one), or the endpoint's id.
+    `state` is the endpoint's, and `reason` a sentence for people on why it has no workers.
+    """
+
+    model_config = ConfigDict(frozen=True, protected_namespaces=())
+
+    endpoint_id: UUID
+    project_id: UUID
+    model_name: str
+    served_name: str
+    aliases: tuple[str, ...] = ()
+    state: str
+    reason: str | None = None
+    workers: tuple[Worker, ...] = ()
+    generation: int = 0
+    created: int = 0  # Unix time, as `/v1/models` shows it
+
+    def knows(self, name: str) -> bool:
+        return name in (self.served_name, self.model_name, str(self.endpoint_id)) or name in self.aliases
+
+
+Listener = Callable[[UUID, Route | None], None]
+
+
+class RouteTable:
+    def __init__(self) -> None:
+        self._routes: dict[UUID, Route] = {}
+        self._listeners: list[Listener] = []
+
+    def get(self, endpoint_id: UUID) -> Route | None:
+        return self._routes.get(endpoint_id)
+
+    def replace(self, endpoint_id: UUID, route: Route) -> bool:
+        """Publishes a route. False, and no change, when a later generation of it is already there."""
+        if route.endpoint_id != endpoint_id:
+            raise ValueError("the route belongs to another endpoint")
+        present = self._routes.get(endpoint_id)
+        if present is not None and present.generation > route.generation:
+            return False
+        self._routes[endpoint_id] = route
+        self._tell(endpoint_id, route)
+        return True
+
+    def remove(self, endpoint_id: UUID) -> None:
+        if self._routes.pop(endpoint_id, None) is not None:
+            self._tell(endpoint_id, None)
+
+    def subscribe(self, listener: Listener) -> None:
+        """Calls `listener` with every change, in order, within the call that makes it."""
+        self._listeners.append(listener)
+
+    def _tell(self, endpoint_id: UUID, route: Route | None) -> None:
+        for listener in self._listeners:
+            listener(endpoint_id, route)
