@@ -68,7 +68,7 @@ class EmbeddedPostgres:
     """
 
     def __init__(self, data_dir: Path, *, durable: bool = True) -> None:
-        self._folder = Folder(data_dir.expanduser().absolute())
+        self._folder = Folder(data_dir.expanduser().resolve())
         self._durable = durable
         self._keeper: Keeper | None = None
 
@@ -91,6 +91,9 @@ class EmbeddedPostgres:
                 self._initialise()
             self._launch()
             self._make_database()
+        except OSError as error:
+            self.stop()
+            raise self._failure("PostgreSQL could not be started", error.strerror or str(error)) from error
         except BaseException:
             self.stop()
             raise
@@ -101,7 +104,7 @@ class EmbeddedPostgres:
         keeper, self._keeper = self._keeper, None
         if keeper is not None:
             # SIGINT ends connections and writes a checkpoint; SIGQUIT leaves that to the next start's recovery.
-            for number, share in ((signal.SIGINT, 0.75), (signal.SIGQUIT, 0.25), (signal.SIGKILL, 0.25)):
+            for number, share in ((signal.SIGINT, 0.7), (signal.SIGQUIT, 0.2), (signal.SIGKILL, 0.1)):
                 if keeper.end(number, timeout * share):
                     break
         self._folder.release()
@@ -128,7 +131,6 @@ class EmbeddedPostgres:
             "--data-checksums",
             "--auth=reject",  # the launcher writes the rule at each start
             "--no-instructions",
-            "--sync-method=syncfs" if self._durable and sys.platform == "linux" else "--sync-method=fsync",
             *([] if self._durable else ["--no-sync"]),
         ]
         result = subprocess.run(

