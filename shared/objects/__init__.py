@@ -1,0 +1,29 @@
+"""Where the bytes are kept: content-addressed blobs and small documents behind one interface.
+
+`store` is the interface and the rules for keys, `directory` keeps objects in a folder, `durable` has the file
+operations that survive a power cut, `blocking` runs them beside the event loop.
+"""
+
+from shared.objects.directory import DirectoryStore
+from shared.objects.store import (
+    FileIdentity,
+    InvalidKey,
+    ObjectInfo,
+    ObjectNotFound,
+    ObjectStore,
+    SourceChanged,
+    blob_key,
+    manifest_key,
+)
+
+__all__ = [
+    "DirectoryStore",
+    "FileIdentity",
+    "InvalidKey",
+    "ObjectInfo",
+    "ObjectNotFound",
+    "ObjectStore",
+    "SourceChanged",
+    "blob_key",
+    "manifest_key",
+]

@@ -1,0 +1,93 @@
+"""The scratch folder of one fetch: partial files, and a journal of the files that are done.
+
+It survives a crash, and the next attempt goes on in it. It is held by a lock, so that an attempt that was thought dead
+and wakes up never shares it: a second one at the same time gets a folder of its own.
+"""
+
+import fcntl
+import json
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from hashlib import sha256
+from pathlib import Path
+
+from pydantic import BaseModel, ValidationError
+
+from shared.contracts.models import ModelFile
+from shared.jobs.outcomes import Retry
+from shared.objects import ObjectStore, blob_key
+from shared.objects.blocking import settled
+from shared.objects.durable import write_whole
+
+_RIVALS = 8  # fetches of the same thing at the same time
+
+
+class _Journal(BaseModel):
+    files: dict[str, ModelFile] = {}
+
+
+class Workspace:
+    """A held scratch folder. Names that callers choose are hashed: a hostile path never becomes a file name."""
+
+    def __init__(self, objects: ObjectStore, folder: Path) -> None:
+        self._objects = objects
+        self._folder = folder
+        self._journal = _Journal()
+        try:
+            self._journal = _Journal.model_validate_json((folder / "journal.json").read_bytes())
+        except (FileNotFoundError, ValidationError):
+            pass
+
+    def file(self, name: str) -> Path:
+        """Where the partial file of this name lies; the same at every attempt."""
+        return self._folder / sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:40]
+
+    async def done(self, name: str) -> ModelFile | None:
+        """What was recorded under this name, if its blob is still stored."""
+        known = self._journal.files.get(name)
+        return known if known and await self._objects.exists(blob_key(known.sha256)) else None
+
+    async def record(self, name: str, file: ModelFile) -> None:
+        """Remember a file that is stored."""
+        self._journal.files[name] = file
+        data = self._journal.model_dump_json().encode()
+        await settled(write_whole, self._folder / "journal.json", data, self._folder / "journal.new")
+
+
+@asynccontextmanager
+async def workspace(objects: ObjectStore, *identity: str | None) -> AsyncIterator[Workspace]:
+    """Hold the scratch folder of a fetch that `identity` describes. It is removed when the block ends without error.
+
+    Raises `Retry` when too many others fetch the same.
+    """
+    name = sha256(json.dumps(identity).encode()).hexdigest()[:32]
+    for rival in range(_RIVALS):
+        folder_name = f"{name}-{rival}"
+        folder = objects.scratch(folder_name)
+        lock = _try_lock(folder)
+        if lock is None:
+            continue
+        try:
+            yield Workspace(objects, folder)
+            await objects.drop_scratch(folder_name)
+        finally:
+            os.close(lock)
+        return
+    raise Retry("busy", "The same model is already being fetched several times.", after=30)
+
+
+def _try_lock(folder: Path) -> int | None:
+    try:
+        lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except FileNotFoundError:
+        return None  # swept between its making and now
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(lock).st_ino == (folder / ".lock").stat().st_ino:
+            os.utime(folder)
+            return lock
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    os.close(lock)
+    return None
