@@ -10,12 +10,14 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, TextIO
 
 import structlog
-from structlog.contextvars import bound_contextvars, get_contextvars
+from structlog.contextvars import bound_contextvars
 from structlog.types import EventDict, ExcInfo, Processor
 
+REQUEST_ID: ContextVar[str | None] = ContextVar("request_id", default=None)  # set for each request, so it is not slow
 MASK = "***"
 SECRET_WORDS = frozenset(
     [
@@ -49,6 +51,7 @@ def configure(*, json: bool | None = None, level: str = "INFO", stream: TextIO |
     as_json = not stream.isatty() if json is None else json
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
+        _add_request_id,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.stdlib.PositionalArgumentsFormatter(),
@@ -97,8 +100,13 @@ def bound(**ids: object) -> Iterator[None]:
 
 def request_id() -> str | None:
     """The id of the request that is being answered."""
-    found = get_contextvars().get("request_id")
-    return found if isinstance(found, str) else None
+    return REQUEST_ID.get()
+
+
+def _add_request_id(_logger: Any, _method: str, event: EventDict) -> EventDict:
+    if (known := REQUEST_ID.get()) is not None:
+        event.setdefault("request_id", known)
+    return event
 
 
 def mask_secrets(_logger: Any, _method: str, event: EventDict) -> EventDict:

@@ -15,12 +15,13 @@ import hashlib
 import json
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 from fastapi import params
 from fastapi.routing import APIRoute
 from pydantic import BeforeValidator
 from pydantic_core import PydanticKnownError
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData
 from starlette.requests import Request
 from starlette.responses import Response
@@ -29,11 +30,24 @@ from shared.errors import Problem
 from shared.http import strict_json
 from shared.http.multipart import FormLimits, FormReader, UploadedFile, unreadable
 
-__all__ = ["Form", "FormBool", "FormLimits", "StrictRoute", "UploadedFile", "fingerprint", "read_form", "read_json"]
+__all__ = [
+    "Form",
+    "FormBool",
+    "FormLimits",
+    "StrictRoute",
+    "UploadedFile",
+    "fingerprint",
+    "fingerprint_of",
+    "read_form",
+    "read_json",
+]
 
 MAX_JSON = 1024 * 1024  # bytes
 JSON_TYPE = b"application/json"
 FORM_TYPE = b"multipart/form-data"
+CONTENT_HEADERS = frozenset((b"content-type", b"content-encoding", b"content-length", b"transfer-encoding"))
+CHARSETS = (b"utf-8", b"utf8", b"us-ascii")
+READ_JSON, READ_FORM = "stepway.json", "stepway.form"  # keys of the scope
 BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 
 
@@ -55,39 +69,41 @@ def fingerprint(fields: Mapping[str, Any], files: Mapping[str, str] | None = Non
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def fingerprint_of(request: Request) -> str:
+    """The fingerprint of the body that has been read from `request`, by `StrictRoute` or by hand; of nothing if none."""
+    if (form := request.scope.get(READ_FORM)) is not None:
+        return cast(Form, form).fingerprint()
+    value = request.scope.get(READ_JSON)
+    return fingerprint(value if isinstance(value, dict) else {"": value} if READ_JSON in request.scope else {})
+
+
 async def read_json(request: Request, *, limit: int = MAX_JSON) -> dict[str, Any]:
-    """The body as a JSON object, else `unsupported_media_type`, `body_too_large`, `invalid_json` or 422."""
-    value = await _read_json_value(request, limit)
+    """The body as a JSON object, else `unsupported_media_type`, `body_too_large`, `invalid_json` or 422.
+
+    A second call gives the same object.
+    """
+    value = await _json_value(request, _content(request), limit)
     if not isinstance(value, dict):
         raise Problem("validation_failed", "The body must be a JSON object.")
     return value
 
 
 async def read_form(request: Request, *, limits: FormLimits = FormLimits(), accept_json: bool = True) -> Form:
-    """The body as a form; a JSON object too unless refused, where no file is sent. Problems as in `read_json`."""
-    kind, header = _media_type(request)
-    if accept_json and _is_json(kind):
-        return Form(await read_json(request, limit=limits.total_bytes))
-    if kind != FORM_TYPE:
+    """The body as a form; a JSON object too unless refused, where no file is sent. Problems as in `read_json`.
+
+    A second call gives the same form.
+    """
+    if (known := request.scope.get(READ_FORM)) is not None:
+        return cast(Form, known)
+    content = _content(request)
+    if accept_json and content.is_json:
+        form = Form(await read_json(request, limit=limits.total_bytes))
+    elif content.kind == FORM_TYPE:
+        form = await _multipart(request, content, limits)
+    else:
         accepted = "multipart/form-data or application/json" if accept_json else "multipart/form-data"
         raise Problem("unsupported_media_type", f"Send {accepted}.")
-    reader = FormReader(header.decode("latin-1"), limits)
-    size = 0
-    _check_length(request, limits.total_bytes)
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > limits.total_bytes:
-            raise _too_large(limits.total_bytes)
-        if chunk:
-            reader.write(chunk)
-    if not size:
-        raise unreadable("The body is empty; send a form.")
-    form = Form()
-    for name, value in reader.finish().items():
-        if isinstance(value, UploadedFile):
-            form.files[name] = value
-        else:
-            form.fields[name] = value
+    request.scope[READ_FORM] = form
     return form
 
 
@@ -106,7 +122,8 @@ FormBool = Annotated[bool, BeforeValidator(_boolean)]
 class StrictRoute(APIRoute):
     """FastAPI's route, with the declared body read strictly before anything else sees it.
 
-    A subclass may set other limits; `max_body_size=` on a route bounds the whole body of that route.
+    A subclass may set other limits; `max_body_size=` on a route bounds the whole body of that route. In a typed form an
+    empty text is absent, and the field takes its default; routes that tell null from absent use `read_form`.
     """
 
     json_limit: int = MAX_JSON
@@ -117,54 +134,83 @@ class StrictRoute(APIRoute):
         body = self.body_field
         if body is None:
             return handler
-        is_form = isinstance(body.field_info, params.Form)
-        required = body.field_info.is_required()
-        limit = self.max_body_size or self.json_limit
         limits = self.limits_of_form
+        limit = self.max_body_size or self.json_limit
+        required = body.field_info.is_required()
 
-        async def strict(request: Request) -> Response:
-            read = _ReadRequest(request.scope, request.receive, request._send)
-            if is_form:
-                await read.load_form(limits)
-            else:
-                await read.load_json(limit, required)
-            return await handler(read)
+        async def strict_form(request: Request) -> Response:
+            form = await read_form(request, limits=limits, accept_json=False)
+            # FormData is declared for Starlette's own UploadFile, but carries any value to the field's validation.
+            items: list[tuple[str, Any]] = [*form.fields.items(), *form.files.items()]
+            request._form = FormData(items)
+            return await handler(request)
 
-        return strict
+        async def strict_body(request: Request) -> Response:
+            content = _content(request)
+            if required or not content.bodiless:
+                # Where FastAPI's own `request.json()` looks first.
+                request._json = await _json_value(request, content, limit)
+            return await handler(request)
 
-
-class _ReadRequest(Request):
-    """A request whose body has been read and parsed; FastAPI asks for `body`, then for `json` or `form`."""
-
-    async def load_json(self, limit: int, required: bool) -> None:
-        if not required and _bodiless(self):
-            return
-        self._json = await _read_json_value(self, limit)
-
-    async def load_form(self, limits: FormLimits) -> None:
-        form = await read_form(self, limits=limits, accept_json=False)
-        # FormData is declared for Starlette's own UploadFile, but carries any value to the validation of the field.
-        items: list[tuple[str, Any]] = [*form.fields.items(), *form.files.items()]
-        self._form = FormData(items)
+        return strict_form if isinstance(body.field_info, params.Form) else strict_body
 
 
-async def _read_json_value(request: Request, limit: int) -> Any:
-    kind, _ = _media_type(request)
-    if kind and not _is_json(kind):
+@dataclass(slots=True)
+class _Content:
+    """What the headers say of the body. `kind` is the media type in lower case, empty when it is missing."""
+
+    kind: bytes
+    header: bytes
+    length: bytes | None
+    chunked: bool
+
+    @property
+    def is_json(self) -> bool:
+        return self.kind == JSON_TYPE or (self.kind.startswith(b"application/") and self.kind.endswith(b"+json"))
+
+    @property
+    def bodiless(self) -> bool:
+        return not self.chunked and self.length in (None, b"0")
+
+    def check_length(self, limit: int) -> None:
+        if self.length is not None and (not self.length.isdigit() or len(self.length) > 18 or int(self.length) > limit):
+            raise _too_large(limit)
+
+
+def _content(request: Request) -> _Content:
+    """The headers about the body, each at most once, without a content encoding or a charset other than UTF-8."""
+    found: dict[bytes, bytes] = {}
+    for name, value in request.scope["headers"]:
+        if name in CONTENT_HEADERS:
+            if name in found:
+                raise unreadable(f"The header {name.decode()} comes twice.")
+            found[name] = value
+    if found.get(b"content-encoding", b"identity").strip().lower() not in (b"", b"identity"):
+        raise Problem("unsupported_media_type", "Send the body without a content encoding.")
+    header = found.get(b"content-type", b"")
+    kind = header
+    if header != JSON_TYPE:
+        kind, options = parse_options_header(header.decode("latin-1"))
+        if options.get(b"charset", b"utf-8").lower() not in CHARSETS:
+            raise Problem("unsupported_media_type", "Send the body in UTF-8.")
+    return _Content(kind, header, found.get(b"content-length"), b"transfer-encoding" in found)
+
+
+async def _json_value(request: Request, content: _Content, limit: int) -> Any:
+    if READ_JSON in request.scope:
+        return request.scope[READ_JSON]
+    if content.kind and not content.is_json:
         raise _not_json()
+    content.check_length(limit)
     raw = await _read(request, limit)
-    if raw and not kind:
+    if raw and not content.kind:
         raise _not_json()
-    return strict_json.loads(raw)
-
-
-def _not_json() -> Problem:
-    return Problem("unsupported_media_type", "Send application/json in UTF-8.")
+    value = request.scope[READ_JSON] = strict_json.loads(raw)
+    return value
 
 
 async def _read(request: Request, limit: int) -> bytes:
     """The whole body, kept for those who ask the request for it later."""
-    _check_length(request, limit)
     chunks: list[bytes] = []
     size = 0
     async for chunk in request.stream():
@@ -176,42 +222,30 @@ async def _read(request: Request, limit: int) -> bytes:
     return request._body
 
 
+async def _multipart(request: Request, content: _Content, limits: FormLimits) -> Form:
+    reader = FormReader(content.header.decode("latin-1"), limits)
+    content.check_length(limits.total_bytes)
+    size = 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > limits.total_bytes:
+            raise _too_large(limits.total_bytes)
+        if chunk:
+            reader.write(chunk)
+    if not size:
+        raise unreadable("The body is empty; send a form.")
+    form = Form()
+    for name, value in reader.finish().items():
+        if isinstance(value, UploadedFile):
+            form.files[name] = value
+        else:
+            form.fields[name] = value
+    return form
+
+
+def _not_json() -> Problem:
+    return Problem("unsupported_media_type", "Send application/json in UTF-8.")
+
+
 def _too_large(limit: int) -> Problem:
     return Problem("body_too_large", f"The body may have at most {limit} bytes.")
-
-
-def _header(request: Request, name: bytes) -> bytes | None:
-    found = [value for key, value in request.scope["headers"] if key == name]
-    if len(found) > 1:
-        raise unreadable(f"The header {name.decode()} comes twice.")
-    return found[0] if found else None
-
-
-def _check_length(request: Request, limit: int) -> None:
-    length = _header(request, b"content-length")
-    if length is not None and length.isdigit() and (len(length) > 18 or int(length) > limit):
-        raise _too_large(limit)
-
-
-def _bodiless(request: Request) -> bool:
-    if _header(request, b"transfer-encoding") is not None:
-        return False
-    return _header(request, b"content-length") in (None, b"0")
-
-
-def _media_type(request: Request) -> tuple[bytes, bytes]:
-    """The media type in lower case, without parameters, and the whole header. Refuses encodings and charsets."""
-    encoding = _header(request, b"content-encoding")
-    if encoding is not None and encoding.strip().lower() not in (b"", b"identity"):
-        raise Problem("unsupported_media_type", "Send the body without a content encoding.")
-    header = _header(request, b"content-type") or b""
-    kind, _, parameters = header.partition(b";")
-    if b"charset" in parameters.lower():
-        charset = parameters.lower().partition(b"charset")[2].lstrip(b" =").split(b";")[0].strip(b' "')
-        if charset not in (b"utf-8", b"utf8", b"us-ascii"):
-            raise Problem("unsupported_media_type", "Send the body in UTF-8.")
-    return kind.strip().lower(), header
-
-
-def _is_json(kind: bytes) -> bool:
-    return kind == JSON_TYPE or (kind.startswith(b"application/") and kind.endswith(b"+json"))

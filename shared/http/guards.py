@@ -4,10 +4,10 @@
 nobody handled), the Host header, cross-origin requests, the size of the body.
 """
 
+import itertools
 import re
 import secrets
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 from urllib.parse import urlsplit
 
 from fastapi import FastAPI
@@ -15,20 +15,23 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from structlog.contextvars import bind_contextvars, reset_contextvars
 
+from shared import log
 from shared.errors import Problem
 from shared.http.problems import ProblemResponse, internal
 
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._\-]{8,64}")
 HOST = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[a-z0-9_][a-z0-9._\-]*)(:\d{1,5})?")
 SAFE_METHODS = frozenset(("GET", "HEAD", "OPTIONS", "TRACE"))
+CONTENT_POLICY = b"content-security-policy"
 SECURITY_HEADERS = [
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
     (b"referrer-policy", b"no-referrer"),
+    (CONTENT_POLICY, b"default-src 'none'; frame-ancestors 'none'"),
 ]
-CONTENT_POLICY = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")
+SECURITY_NAMES = frozenset(name for name, _ in SECURITY_HEADERS)
+PROCESS = secrets.token_hex(8).encode()  # the start of the request ids that this process gives
 MAX_BODY = 2 * 1024 * 1024  # bytes
 EXTRA_HEADERS = "stepway.headers"
 CORS_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
@@ -78,14 +81,15 @@ class Edge:
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
+        self._count = itertools.count()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         given = _header(scope, b"x-request-id")
-        request_id = given if given and REQUEST_ID.fullmatch(given) else secrets.token_hex(16).encode()
-        extra: list[tuple[bytes, bytes]] = []
+        known = given if given is not None and REQUEST_ID.fullmatch(given) else b"%s%08x" % (PROCESS, next(self._count))
+        extra: list[tuple[bytes, bytes]] = [(b"x-request-id", known)]
         scope[EXTRA_HEADERS] = extra
         started = False
 
@@ -93,16 +97,10 @@ class Edge:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                headers = message["headers"] = list(message["headers"])
-                names = {name for name, _ in headers}
-                headers.append((b"x-request-id", request_id))
-                headers.extend(pair for pair in SECURITY_HEADERS if pair[0] not in names)
-                if CONTENT_POLICY[0] not in names and not _is_html(headers):
-                    headers.append(CONTENT_POLICY)
-                headers.extend(extra)
+                message["headers"] = [*message["headers"], *_missing(message["headers"]), *extra]
             await send(message)
 
-        tokens = bind_contextvars(request_id=request_id.decode())
+        token = log.REQUEST_ID.set(known.decode())
         try:
             await self.app(scope, receive, answer)
         except ClientDisconnect:
@@ -113,7 +111,18 @@ class Edge:
             if not started:
                 await response(scope, receive, answer)
         finally:
-            reset_contextvars(**tokens)
+            log.REQUEST_ID.reset(token)
+
+
+def _missing(headers: Iterable[tuple[bytes, bytes]]) -> Sequence[tuple[bytes, bytes]]:
+    """The security headers that the answer does not bring itself; a page brings its own policy for content."""
+    names = {name for name, _ in headers}
+    wanted: Sequence[tuple[bytes, bytes]] = SECURITY_HEADERS
+    if not names.isdisjoint(SECURITY_NAMES):
+        wanted = [pair for pair in SECURITY_HEADERS if pair[0] not in names]
+    if _is_html(headers):
+        wanted = [pair for pair in wanted if pair[0] != CONTENT_POLICY]
+    return wanted
 
 
 class HostGuard:
@@ -251,5 +260,5 @@ def _header(scope: Scope, name: bytes) -> bytes | None:
     return None
 
 
-def _is_html(headers: list[Any]) -> bool:
+def _is_html(headers: Iterable[tuple[bytes, bytes]]) -> bool:
     return any(name == b"content-type" and value.startswith(b"text/html") for name, value in headers)
