@@ -100,7 +100,7 @@ class EmbeddedPostgres:
         return self._url(DATABASE)
 
     def stop(self, timeout: float = 4.0) -> None:
-        """Stop the server, within `timeout` seconds: politely, then at once, then by force.."""
+        """Stop the server, within `timeout` seconds: politely, then at once, then by force. Does nothing if stopped."""
         keeper, self._keeper = self._keeper, None
         if keeper is not None:
             # SIGINT ends connections and writes a checkpoint; SIGQUIT leaves that to the next start's recovery.
