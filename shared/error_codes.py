@@ -98,6 +98,7 @@ CODES: dict[str, Code] = {
     "cluster_tls_failed": Code(422, "No TLS connection to the cluster", "Check that the URL leads to the API server's https port."),
     "cluster_unauthorized": Code(422, "The cluster does not accept the credentials", "Make new ones; the token may have been revoked."),
     "cluster_forbidden": Code(422, "The cluster forbids what is needed", "Apply deploy/cluster-access.yaml and use its service account."),
+    "cluster_request_refused": Code(422, "The cluster refuses a request", "Check the cluster's version and its admission policies."),
     "cluster_not_kubernetes": Code(422, "The server is not a Kubernetes API server", "Check the server's URL."),
     "cluster_redirects": Code(422, "The server redirects elsewhere", "Use the API server's own URL."),
     "cluster_answer_too_large": Code(422, "The cluster's answer is too large", "Check the server's URL."),

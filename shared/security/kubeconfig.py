@@ -21,7 +21,7 @@ from shared.contracts.clusters import AuthKind, KubeconfigSummary
 from shared.errors import Problem
 from shared.security import kubeconfig_credentials as credentials
 from shared.security import plain_yaml
-from shared.security.kubeconfig_server import AddressPolicy, check_server, is_server_name
+from shared.security.kubeconfig_server import ServerPolicy, check_server, is_server_name
 from shared.security.plain_yaml import Bounds, Plain
 
 _MAX_NAME = 253
@@ -39,7 +39,7 @@ class KubeconfigPolicy:
     """What an installation accepts. `allow_insecure` is a person's explicit yes to a server that cannot be verified."""
 
     allow_insecure: bool = False
-    addresses: AddressPolicy = field(default_factory=AddressPolicy)
+    addresses: ServerPolicy = field(default_factory=ServerPolicy)
     bounds: Bounds = field(default_factory=Bounds)
 
 

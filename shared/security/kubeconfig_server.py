@@ -33,7 +33,7 @@ _PATH = re.compile(r"(?:/[A-Za-z0-9._~:@!$&'()*+,;=-]+)*/?")
 
 
 @dataclass(frozen=True, slots=True)
-class AddressPolicy:
+class ServerPolicy:
     """Which addresses a server may have. Metadata services, multicast and reserved ranges are never allowed."""
 
     allow_private: bool = True  # a company's own network is where most clusters are
@@ -50,7 +50,7 @@ _REFUSALS = {
 }
 
 
-def address_fault(address: Address, policy: AddressPolicy) -> str | None:
+def address_fault(address: Address, policy: ServerPolicy) -> str | None:
     """Why the policy refuses an address, as the ending of an error code, or None."""
     inner = _embedded(address)
     if inner is not None:
@@ -97,7 +97,7 @@ def refusal(fault: str) -> str:
     return _REFUSALS[fault]
 
 
-def check_server(url: str, policy: AddressPolicy) -> SplitResult:
+def check_server(url: str, policy: ServerPolicy) -> SplitResult:
     """The server's URL, in a canonical form. Raises `Problem`; the sentences never repeat the URL."""
     if len(url) > 2048 or not url.isascii() or any(ord(char) <= 32 or char == "\\" for char in url):
         _invalid("it is longer than 2,048 characters, or holds spaces or characters outside ASCII")
@@ -121,13 +121,13 @@ def check_server(url: str, policy: AddressPolicy) -> SplitResult:
     return SplitResult("https", f"{name}:{port}" if port else name, parts.path.rstrip("/"), "", "")
 
 
-def _check_host(host: str, policy: AddressPolicy) -> None:
+def _check_host(host: str, policy: ServerPolicy) -> None:
     fault = _name_fault(host, policy)
     if fault is not None:
         raise Problem(f"kubeconfig_{fault}", refusal(fault))
 
 
-def _name_fault(host: str, policy: AddressPolicy) -> str | None:
+def _name_fault(host: str, policy: ServerPolicy) -> str | None:
     address = parse_address(host)
     if address is not None:
         return address_fault(address, policy)

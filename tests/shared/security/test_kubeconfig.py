@@ -20,11 +20,11 @@ from hypothesis import strategies as st
 from shared.error_codes import CODES
 from shared.errors import Problem
 from shared.security.kubeconfig import Kubeconfig, KubeconfigPolicy, parse
-from shared.security.kubeconfig_server import AddressPolicy
+from shared.security.kubeconfig_server import ServerPolicy
 from tests.testbed.certificates import DAY, Authority, as_yaml, authority, encoded, kubeconfig
 
 MARKER = "sekret"
-STRICT = AddressPolicy(allow_private=False)
+STRICT = ServerPolicy(allow_private=False)
 GOOD = as_yaml(kubeconfig())
 
 
@@ -226,7 +226,7 @@ def test_private_addresses_are_the_policys_choice(host: str) -> None:
 
 
 def test_loopback_and_link_local_where_the_policy_allows_them() -> None:
-    policy = KubeconfigPolicy(addresses=AddressPolicy(allow_loopback=True, allow_link_local=True))
+    policy = KubeconfigPolicy(addresses=ServerPolicy(allow_loopback=True, allow_link_local=True))
     for server in ("https://127.0.0.1:6443", "https://localhost", "https://169.254.1.1"):
         assert parse(as_yaml(kubeconfig(cluster={"server": server})), policy).server == server
     with pytest.raises(Problem) as caught:
