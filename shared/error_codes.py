@@ -31,6 +31,8 @@ CODES: dict[str, Code] = {
     "revision_mismatch": Code(412, "The object has changed since you read it", "Read it again and repeat the change."),
     "in_use": Code(409, "Something still uses this", "Delete what uses it first; the detail names it."),
     "quota_exceeded": Code(409, "The project's quota is used up", "Delete something, or ask an admin to raise the quota."),
+    "idempotency_mismatch": Code(422, "The Idempotency-Key belongs to another request", "Use a new key for each request; repeat a key only with the same body."),
+    "idempotency_in_flight": Code(409, "The first request with this Idempotency-Key is still being answered", "Wait as Retry-After says, then send it again.", retryable=True),
     # jobs
     "job_finished": Code(409, "The job has already ended", "Read the job; start a new one if you need to."),
     "not_retryable": Code(409, "Only what has failed can be retried", "Wait for its end, or start it anew."),

@@ -4,7 +4,7 @@ from datetime import datetime
 from uuid import UUID
 
 from sqlalchemy import CheckConstraint, ForeignKey, Index, text
-from sqlalchemy.dialects.postgresql import ARRAY, TEXT
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, TEXT
 from sqlalchemy.orm import Mapped, mapped_column
 
 from shared.db.base import Base, Created, one_of
@@ -61,7 +61,10 @@ class LoginRow(Base):
 
 
 class IdempotencyRow(Base):
-    """The first answer to a request with an Idempotency-Key; `status` is null while it is in flight."""
+    """The first answer to a request with an Idempotency-Key; `status` is null while it is in flight.
+
+    `created_at` is moved on while the request is in flight: it says when its process was last alive.
+    """
 
     __tablename__ = "idempotency"
 
@@ -74,6 +77,7 @@ class IdempotencyRow(Base):
     status: Mapped[int | None]
     body: Mapped[bytes | None]
     media_type: Mapped[str | None]
+    headers: Mapped[dict[str, str] | None] = mapped_column(JSONB)
     created_at: Mapped[Created]
 
     __table_args__ = (
