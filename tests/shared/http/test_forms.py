@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from shared.http import problems
-from shared.http.bodies import FormLimits, fingerprint, read_form
+from shared.http.bodies import FormLimits, fingerprint, fingerprint_of, read_form, read_json
 from tests.shared.http.conftest import client_of
 
 LIMITS = FormLimits(parts=4, text_bytes=50, file_bytes=100, total_bytes=2000)
@@ -173,6 +173,28 @@ async def test_no_content_type_makes_a_500(kind: str) -> None:
     async with client_of(app) as client:
         answer = await client.post("/form", content=b"--b--\r\n", headers={"Content-Type": kind})
     assert answer.status_code in (200, 400, 415)
+
+
+async def test_the_fingerprint_of_a_request_is_that_of_what_was_read() -> None:
+    other = FastAPI()
+
+    @other.post("/")
+    async def _read_twice(request: Request, kind: str = "form") -> str:
+        if kind == "form":
+            form = await read_form(request)
+            assert await read_form(request) is form
+            assert fingerprint_of(request) == form.fingerprint()
+        elif kind == "json":
+            body = await read_json(request)
+            assert await read_json(request) is body
+        return fingerprint_of(request)
+
+    async with client_of(other) as client:
+        form = (await client.post("/", files={"a": (None, "1"), "b": (None, "")})).json()
+        assert form == (await client.post("/", json={"a": "1", "b": None})).json()
+        assert form == (await client.post("/?kind=json", json={"b": None, "a": "1"})).json()
+        assert form != (await client.post("/", files={"a": (None, "1"), "b": ("b", "")})).json()
+        assert (await client.post("/?kind=none")).json() == fingerprint({})
 
 
 def test_the_fingerprint_is_of_the_content() -> None:
