@@ -1,13 +1,14 @@
 """What every model source offers: look first (`check`), then bring the bytes (`fetch`). `registry` lists the sources."""
 
+import asyncio
 import errno
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from pydantic import BaseModel, Field
 
@@ -19,6 +20,9 @@ from shared.security.addresses import AddressPolicy
 MAX_FILES = 10_000
 MAX_INLINE_FILES = 100  # a plan stays below 64 KiB; a longer list of files becomes an object
 SPARE_BYTES = 256 * 1024 * 1024  # left free on the disk for everything else
+
+T = TypeVar("T")
+U = TypeVar("U")
 
 Progress = Callable[[int, int | None], None]
 """Called with the bytes done and the bytes in all (None while unknown), often: whoever reports it thins it out."""
@@ -131,6 +135,38 @@ async def store_manifest(files: list[ModelFile], context: SourceContext) -> Mani
     manifest = Manifest(digest=digest, files=files)
     await context.objects.put(manifest_key(digest), manifest.model_dump_json().encode())
     return manifest
+
+
+class Tally:
+    """Progress of several files at a time as progress of the whole."""
+
+    def __init__(self, on_progress: Progress, total: int | None) -> None:
+        self._on_progress = on_progress
+        self._total = total
+        self._sizes: dict[str, int] = {}
+        self._done = 0
+
+    def at(self, path: str, size: int) -> None:
+        """The file has `size` bytes now."""
+        self._done += size - self._sizes.get(path, 0)
+        self._sizes[path] = size
+        self._on_progress(self._done, self._total)
+
+
+async def at_a_time(count: int, work: Callable[[T], Awaitable[U]], items: Sequence[T]) -> list[U]:
+    """The results in order, with `count` items at work at a time. The first fault stops the others and is raised."""
+    gate = asyncio.Semaphore(count)
+
+    async def one(item: T) -> U:
+        async with gate:
+            return await work(item)
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(one(item)) for item in items]
+    except BaseExceptionGroup as faults:
+        raise faults.exceptions[0] from None
+    return [task.result() for task in tasks]
 
 
 def onwards(on_progress: Progress, before: int, total: int | None) -> Callable[[int], None]:

@@ -61,7 +61,7 @@ class Disk:
                     brought = await work.done(name)
                     if brought is None:
                         brought = await _bring(file, context, onwards(on_progress, done, plan.total_bytes))
-                        await work.record(name, brought)
+                        work.record(name, brought)
                     stored.append(brought)
                     done += brought.size
                     on_progress(done, plan.total_bytes)

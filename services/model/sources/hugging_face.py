@@ -1,6 +1,5 @@
 """Models from a Hugging Face hub: the repository is pinned to a commit at the check, its files verified one by one."""
 
-from collections.abc import Callable
 from functools import partial
 from urllib.parse import quote
 
@@ -12,12 +11,13 @@ from services.model.sources.base import (
     Progress,
     SourceContext,
     SourcePlan,
+    Tally,
+    at_a_time,
     check_space,
     check_token,
     check_total,
     disk_faults,
     files_of,
-    onwards,
     store_manifest,
     with_files,
 )
@@ -32,6 +32,8 @@ from shared.contracts.models import ImportSpec, Manifest, ModelFile, Source
 from shared.jobs.outcomes import Permanent
 from shared.objects import InvalidKey, ObjectNotFound, blob_key
 from shared.security.addresses import AddressPolicy, AddressRefused, guarded_client
+
+_AT_A_TIME = 4  # files; small ones wait for the network and the disk most of their time
 
 
 class HuggingFace:
@@ -75,8 +77,6 @@ class HuggingFace:
 
     async def fetch(self, plan: SourcePlan, context: SourceContext, on_progress: Progress) -> Manifest:
         files = await files_of(plan, context)
-        stored: list[ModelFile] = []
-        done = 0
         with disk_faults():
             async with (
                 workspace(context.objects, self.kind, context.hf_endpoint, plan.uri, plan.commit) as work,
@@ -84,13 +84,14 @@ class HuggingFace:
             ):
                 known = {file.path: await _known(file, work, context) for file in files}
                 await check_space(sum(file.size or 0 for file in files if known[file.path] is None), context)
-                for file in files:
-                    on_bytes = onwards(on_progress, done, plan.total_bytes)
-                    brought = known[file.path] or await _bring(file, plan, context, work, client, on_bytes)
-                    stored.append(brought)
-                    done += brought.size
-                    on_progress(done, plan.total_bytes)
-                return await store_manifest(stored, context)
+                tally = Tally(on_progress, plan.total_bytes)
+                for brought in filter(None, known.values()):
+                    tally.at(brought.path, brought.size)
+
+                async def bring(file: PlannedFile) -> ModelFile:
+                    return known[file.path] or await _bring(file, plan, context, work, client, tally)
+
+                return await store_manifest(await at_a_time(_AT_A_TIME, bring, files), context)
 
 
 async def _bring(
@@ -99,7 +100,7 @@ async def _bring(
     context: SourceContext,
     work: Workspace,
     client: httpx.AsyncClient,
-    on_bytes: Callable[[int], None],
+    tally: Tally,
 ) -> ModelFile:
     remote = Remote(
         url=_url(plan, file.path, context),
@@ -111,10 +112,10 @@ async def _bring(
         outcome=_outcome(context),
     )
     target = work.file(file.path)
-    got = await download(client, remote, target, on_bytes)
+    got = await download(client, remote, target, partial(tally.at, file.path))
     await context.objects.adopt(target, got.sha256)
     brought = ModelFile(path=file.path, size=got.size, sha256=got.sha256)
-    await work.record(file.path, brought)
+    work.record(file.path, brought)
     return brought
 
 

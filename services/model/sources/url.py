@@ -79,7 +79,7 @@ async def _bring(
     size, sha256 = await _download(name, plan, context, work, on_progress)
     await context.objects.adopt(target, sha256)
     file = ModelFile(path=name, size=size, sha256=sha256)
-    await work.record(name, file)
+    work.record(name, file)
     return file
 
 

@@ -85,7 +85,8 @@ class PartialFile:
         self._reset_hashes()
         os.ftruncate(self._descriptor, 0)
         os.lseek(self._descriptor, 0, os.SEEK_SET)
-        await settled(self._save_note)
+        # the next sync writes it; until then nothing is trusted
+        self._note_path.unlink(missing_ok=True)
 
     async def flush(self) -> int:
         """Everything is written and hashed; the size."""
@@ -160,9 +161,6 @@ class PartialFile:
     def _sync(self, size: int) -> None:
         os.fdatasync(self._descriptor)
         self.note.synced = size
-        self._save_note()
-
-    def _save_note(self) -> None:
         write_whole(self._note_path, self.note.model_dump_json().encode(), self._note_path.with_suffix(".new"))
 
     async def _drain(self) -> None:

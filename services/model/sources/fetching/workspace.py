@@ -17,14 +17,13 @@ from pydantic import BaseModel, ValidationError
 from shared.contracts.models import ModelFile
 from shared.jobs.outcomes import Retry
 from shared.objects import ObjectStore, blob_key
-from shared.objects.blocking import settled
-from shared.objects.durable import write_whole
 
 _RIVALS = 8  # fetches of the same thing at the same time
 
 
-class _Journal(BaseModel):
-    files: dict[str, ModelFile] = {}
+class _Line(BaseModel):
+    name: str
+    file: ModelFile
 
 
 class Workspace:
@@ -33,11 +32,8 @@ class Workspace:
     def __init__(self, objects: ObjectStore, folder: Path) -> None:
         self._objects = objects
         self._folder = folder
-        self._journal = _Journal()
-        try:
-            self._journal = _Journal.model_validate_json((folder / "journal.json").read_bytes())
-        except (FileNotFoundError, ValidationError):
-            pass
+        self._journal = folder / "journal"
+        self._done = _read_journal(self._journal)
 
     def file(self, name: str) -> Path:
         """Where the partial file of this name lies; the same at every attempt."""
@@ -45,14 +41,14 @@ class Workspace:
 
     async def done(self, name: str) -> ModelFile | None:
         """What was recorded under this name, if its blob is still stored."""
-        known = self._journal.files.get(name)
+        known = self._done.get(name)
         return known if known and await self._objects.exists(blob_key(known.sha256)) else None
 
-    async def record(self, name: str, file: ModelFile) -> None:
-        """Remember a file that is stored."""
-        self._journal.files[name] = file
-        data = self._journal.model_dump_json().encode()
-        await settled(write_whole, self._folder / "journal.json", data, self._folder / "journal.new")
+    def record(self, name: str, file: ModelFile) -> None:
+        """Remember a file that is stored. Not durable: what a power cut takes is fetched once more."""
+        self._done[name] = file
+        with self._journal.open("a", encoding="utf-8") as journal:
+            journal.write(_Line(name=name, file=file).model_dump_json() + "\n")
 
 
 @asynccontextmanager
@@ -91,3 +87,18 @@ def _try_lock(folder: Path) -> int | None:
         pass
     os.close(lock)
     return None
+
+
+def _read_journal(path: Path) -> dict[str, ModelFile]:
+    found = {}
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return {}
+    for entry in text.splitlines():
+        try:
+            line = _Line.model_validate_json(entry)
+        except ValidationError:
+            continue  # cut short by a crash
+        found[line.name] = line.file
+    return found
