@@ -18,12 +18,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shared import log
 from shared.errors import Problem
-from shared.http.problems import ProblemResponse, internal
+from shared.http.problems import ProblemResponse, internal, response_for
 
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._\-]{8,64}")
 HOST = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[a-z0-9_][a-z0-9._\-]*)(:\d{1,5})?")
 SAFE_METHODS = frozenset(("GET", "HEAD", "OPTIONS", "TRACE"))
-CONTENT_POLICY = b"content-security-policy"
+CONTENT_POLICY, TYPE = b"content-security-policy", b"content-type"
 SECURITY_HEADERS = [
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
@@ -106,23 +106,21 @@ class Edge:
         except ClientDisconnect:
             return
         except Exception as error:
-            response = internal(error, scope)
-            # An answer that has begun is left unfinished: the server then cuts the connection, and says so.
-            if not started:
-                await response(scope, receive, answer)
+            if started:
+                # The answer is left unfinished: the server then cuts the connection, and says so.
+                internal(error, scope)
+            else:
+                await response_for(error, scope)(scope, receive, answer)
         finally:
             log.REQUEST_ID.reset(token)
 
 
 def _missing(headers: Iterable[tuple[bytes, bytes]]) -> Sequence[tuple[bytes, bytes]]:
     """The security headers that the answer does not bring itself; a page brings its own policy for content."""
-    names = {name for name, _ in headers}
-    wanted: Sequence[tuple[bytes, bytes]] = SECURITY_HEADERS
-    if not names.isdisjoint(SECURITY_NAMES):
-        wanted = [pair for pair in SECURITY_HEADERS if pair[0] not in names]
-    if _is_html(headers):
-        wanted = [pair for pair in wanted if pair[0] != CONTENT_POLICY]
-    return wanted
+    own = [name for name, value in headers if name in SECURITY_NAMES or value.startswith(b"text/html")]
+    if not own:
+        return SECURITY_HEADERS
+    return [pair for pair in SECURITY_HEADERS if pair[0] not in own and not (pair[0] == CONTENT_POLICY and TYPE in own)]
 
 
 class HostGuard:
@@ -258,7 +256,3 @@ def _header(scope: Scope, name: bytes) -> bytes | None:
             found: bytes = value
             return found
     return None
-
-
-def _is_html(headers: Iterable[tuple[bytes, bytes]]) -> bool:
-    return any(name == b"content-type" and value.startswith(b"text/html") for name, value in headers)

@@ -128,6 +128,13 @@ def internal(error: Exception, scope: Mapping[str, Any]) -> ProblemResponse:
     return ProblemResponse(Problem("internal", "Something went wrong here; it has been logged.", members=members))
 
 
+def response_for(error: Exception, scope: Mapping[str, Any]) -> Response:
+    """The answer for what a route's handlers did not see, such as a refusal by a middleware."""
+    if isinstance(error, Problem):
+        return ProblemResponse(error)
+    return _of_http(error, scope) if isinstance(error, HTTPException) else internal(error, scope)
+
+
 def faults_of(error: ValidationError, prefix: str = "", step: int | None = None) -> list[Fault]:
     """The faults of a model, each with its dotted path below `prefix`, in plain words and without the input."""
     parts = [prefix] if prefix else []
@@ -162,8 +169,12 @@ async def _on_validation(_request: Request, error: Exception) -> Response:
 
 async def _on_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    return _of_http(error, request.scope)
+
+
+def _of_http(error: HTTPException, scope: Mapping[str, Any]) -> Response:
     if error.status_code >= 500 and error.status_code != 503:
-        return internal(error, request.scope)
+        return internal(error, scope)
     if error.status_code < 400:
         return Response(status_code=error.status_code, headers=error.headers)
     code = OF_STATUS.get(error.status_code, "invalid_request")

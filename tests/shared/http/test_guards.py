@@ -5,10 +5,12 @@ from typing import Any
 
 import httpx
 import pytest
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, HTTPException, Request
 from starlette.responses import HTMLResponse, Response, StreamingResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from shared import log
+from shared.errors import Problem
 from shared.http import guards, problems
 from shared.http.guards import add_header, check_origin
 from tests.shared.http.conftest import Serve, client_of
@@ -123,6 +125,27 @@ async def test_a_fault_bears_the_request_id(client: httpx.AsyncClient, caplog: p
     answer = await client.get("/crash")
     assert answer.status_code == 500
     assert answer.json()["request_id"] == answer.headers["x-request-id"]
+    assert "hunter2" not in answer.text
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(Problem("conflict", "Not now."), 409), (HTTPException(413), 413), (KeyError("hunter2"), 500)]
+)
+async def test_a_refusal_by_a_middleware(error: Exception, status: int) -> None:
+    class Refuses:
+        def __init__(self, app: ASGIApp) -> None:
+            self.app = app
+
+        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+            raise error
+
+    app = FastAPI()
+    app.add_middleware(Refuses)
+    guards.install(app, allowed_hosts=HOSTS)
+    async with client_of(app) as client:
+        answer = await client.get("/")
+    assert (answer.status_code, answer.json()["status"]) == (status, status)
+    assert answer.headers["x-request-id"]
     assert "hunter2" not in answer.text
 
 
