@@ -132,7 +132,7 @@ class ClusterTotals(BaseModel):
 
 
 class ClusterInspection(BaseModel):
-    """What was found in a cluster. About 700 bytes of JSON per node."""
+    """What was found in a cluster. About 1 KB of JSON per node."""
 
     version: ServerVersion
     uid: str  # of the namespace kube-system: the cluster's identity

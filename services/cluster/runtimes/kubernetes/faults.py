@@ -36,7 +36,8 @@ def of_status(status: int, server: str, *, is_kubernetes: bool, retry_after: str
     """The fault behind an HTTP status of 300 or more. `is_kubernetes`: the body was a Kubernetes Status."""
     if status == 401:
         return Permanent("cluster_unauthorized", f"{server} does not accept the credentials; they may be revoked.")
-    if status in (429, 500, 502, 503, 504) and (is_kubernetes or status != 500):
+    # 410: the list changed too much while its pages were read
+    if status in (429, 502, 503, 504) or (status in (410, 500) and is_kubernetes):
         return Retry("cluster_unavailable", f"{server} answered with status {status}.", after=_seconds(retry_after))
     if not is_kubernetes:
         return not_kubernetes(server)
