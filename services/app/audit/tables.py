@@ -27,6 +27,7 @@ class AuditRow(Base):
 
     __table_args__ = (
         Index("ix_audit_actor", "actor_id", "id"),
+        Index("ix_audit_project", "project_id", "id"),
         Index("ix_audit_resource", "resource_type", "resource_id", "id"),
         {"schema": "platform"},
     )

@@ -23,7 +23,11 @@ class UserRow(Base):
     created_at: Mapped[Created]
     revision: Mapped[int] = mapped_column(server_default="1")
 
-    __table_args__ = (CheckConstraint(one_of("role", ROLES), name="role"), {"schema": "platform"})
+    __table_args__ = (
+        CheckConstraint(one_of("role", ROLES), name="role"),
+        Index("ix_user_created", "created_at", "id"),
+        {"schema": "platform"},
+    )
 
 
 class ApiKeyRow(Base):
@@ -43,7 +47,7 @@ class ApiKeyRow(Base):
     last_used_at: Mapped[datetime | None]
     created_at: Mapped[Created]
 
-    __table_args__ = ({"schema": "platform"},)
+    __table_args__ = (Index("ix_api_key_created", "created_at", "id"), {"schema": "platform"})
 
 
 class LoginRow(Base):

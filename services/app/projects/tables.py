@@ -3,7 +3,7 @@
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import CheckConstraint, ForeignKey, text
+from sqlalchemy import CheckConstraint, ForeignKey, Index, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -28,7 +28,7 @@ class ProjectRow(Base):
     updated_at: Mapped[Created]
     revision: Mapped[int] = mapped_column(server_default="1")
 
-    __table_args__ = ({"schema": "platform"},)
+    __table_args__ = (Index("ix_project_created", "created_at", "id"), {"schema": "platform"})
 
 
 class MemberRow(Base):

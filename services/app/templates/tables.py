@@ -3,6 +3,7 @@
 from typing import Any
 from uuid import UUID
 
+from sqlalchemy import Index
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -24,4 +25,4 @@ class TemplateRow(Base):
     updated_at: Mapped[Created]
     revision: Mapped[int] = mapped_column(server_default="1")
 
-    __table_args__ = ({"schema": "platform"},)
+    __table_args__ = (Index("ix_template_created", "created_at", "id"), {"schema": "platform"})
