@@ -1,0 +1,1 @@
+"""One module per kind of file; `registry` lists them, `protocol` says what each has."""

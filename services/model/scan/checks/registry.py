@@ -1,0 +1,48 @@
+"""All checks, in the order in which they run."""
+
+from services.model.scan.checks import (
+    compressed,
+    data,
+    executable,
+    gguf,
+    hdf5,
+    json_config,
+    mismatch,
+    numpy_array,
+    onnx,
+    packed,
+    pickle_code,
+    safetensors,
+    saved_model,
+    script,
+    tar_archive,
+    template,
+    unknown,
+    xml_entities,
+    yaml_tags,
+    zip_archive,
+)
+from services.model.scan.checks.protocol import Check
+
+CHECKS: tuple[Check, ...] = (
+    mismatch,
+    pickle_code,
+    zip_archive,
+    tar_archive,
+    compressed,
+    packed,
+    numpy_array,
+    safetensors,
+    gguf,
+    onnx,
+    hdf5,
+    saved_model,
+    executable,
+    script,
+    json_config,
+    yaml_tags,
+    xml_entities,
+    template,
+    data,
+    unknown,
+)
