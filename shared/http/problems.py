@@ -41,6 +41,39 @@ OF_STATUS = {
 PHRASES = frozenset(status.phrase for status in HTTPStatus) | {"Content Too Large"}
 PARAM = re.compile(r"[\w.\-\[\]]{1,200}")
 
+# It stands for every status of an error, in place of FastAPI's own 422.
+DESCRIPTION: dict[str, Any] = {
+    "description": "A problem (RFC 9457); `code` is stable, `errors` lists every fault.",
+    "content": {
+        "application/problem+json": {
+            "schema": {
+                "type": "object",
+                "required": ["object", "type", "title", "status", "code", "detail", "message", "retryable", "errors"],
+                "properties": {
+                    "object": {"const": "error"},
+                    **{name: {"type": "string"} for name in ("type", "title", "code", "detail", "message")},
+                    "status": {"type": "integer"},
+                    "param": {"type": ["string", "null"]},
+                    "retryable": {"type": "boolean"},
+                    "errors": {
+                        "type": "array",
+                        "items": {
+                            "type": "object",
+                            "required": ["param", "code", "message", "step"],
+                            "properties": {
+                                "param": {"type": ["string", "null"]},
+                                "code": {"type": "string"},
+                                "message": {"type": "string"},
+                                "step": {"type": ["integer", "null"]},
+                            },
+                        },
+                    },
+                },
+            }
+        }
+    },
+}
+
 # What pydantic calls a fault: our code and our words. The words use the rule's own bounds only, never the input.
 MESSAGES: dict[str, tuple[str, str]] = {
     "missing": ("required", "is required"),
@@ -112,7 +145,11 @@ class ProblemResponse(Response):
 
 
 def install(app: FastAPI) -> None:
-    """Registers the handlers of every exception that a route may leave."""
+    """Registers the handlers of every exception that a route may leave, and describes their answer in /openapi.json.
+
+    Call it before the routes are added: they take the description over when they are.
+    """
+    app.router.responses = {"default": DESCRIPTION, **app.router.responses}
     app.add_exception_handler(Problem, _on_problem)
     app.add_exception_handler(RequestValidationError, _on_validation)
     app.add_exception_handler(HTTPException, _on_http)

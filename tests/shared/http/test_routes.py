@@ -169,6 +169,10 @@ async def test_the_description_is_true() -> None:
     paths = app.openapi()["paths"]
     assert list(paths["/api/things"]["post"]["requestBody"]["content"]) == ["application/json"]
     assert list(paths["/api/uploads"]["post"]["requestBody"]["content"]) == ["multipart/form-data"]
+    for path, methods in paths.items():
+        for operation in methods.values():
+            assert set(operation["responses"]) == {"200", "default"}, path
+            assert list(operation["responses"]["default"]["content"]) == ["application/problem+json"]
 
 
 async def test_faults_are_listed_without_the_values(client: httpx.AsyncClient) -> None:
