@@ -197,6 +197,8 @@ class Balancer:
                 pool.waiters.remove(waiter)
 
     def failed(self, seat: _Seat, *, hard: bool) -> None:
+        if seat.out_until > self._clock():
+            return  # the many requests that one crash ends count as one failure
         seat.failures += 1
         if hard or seat.failures > 1:
             doublings = min(max(0, seat.failures - (1 if hard else 2)), 16)
