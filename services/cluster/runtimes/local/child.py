@@ -35,10 +35,12 @@ class Child:
 
         Until this has returned a code, the pid and the process group are ours.
         """
-        if os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
-            return None
-        self.signal(signal.SIGKILL)
-        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        if hasattr(os, "waitid"):  # not on macOS before Python 3.13: there, helpers are left to end by themselves
+            if os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+                return None
+            self.signal(signal.SIGKILL)
+        pid, status = os.waitpid(self.pid, os.WNOHANG)
+        return os.waitstatus_to_exitcode(status) if pid else None
 
     def signal(self, number: signal.Signals) -> None:
         """Signal the child and its helpers. Only before `reap` has returned a code."""

@@ -5,7 +5,7 @@ memory: any number of these objects, in any number of processes, may share one d
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
 
 from services.cluster.runtimes.base import (
@@ -25,6 +25,7 @@ from shared.jobs.outcomes import Retry
 
 _ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8"}
 _USABLE_MEMORY = 0.85  # of the machine's, for workers; the rest is for the control plane and its database
+_AT_ONCE = 8  # endpoints that are reconciled at the same time
 _KILL_TIME = 0.5  # seconds that are kept for killing when everything must stop
 
 
@@ -60,18 +61,18 @@ class LocalRuntime:
 
     async def apply(self, workload: Workload) -> Observation:
         intent = Intent.of(workload)
-        async with self._store.changing(workload.endpoint_id):
+        async with self._store.changing(workload.endpoint_id) as lock:
             await asyncio.to_thread(self._promise, intent)
             await asyncio.to_thread(self._store.write_key, workload.endpoint_id, workload.api_key)
-            await self._converge(intent)
+            await self._converge(intent, lock, retry=True)
         return await self._observe(workload.endpoint_id)
 
     async def scale(self, endpoint_id: str, replicas: int, generation: int) -> Observation:
-        async with self._store.changing(endpoint_id):
+        async with self._store.changing(endpoint_id) as lock:
             now = await asyncio.to_thread(self._store.existing, endpoint_id)
             intent = now.model_copy(update={"replicas": replicas, "generation": generation})
             await asyncio.to_thread(self._promise, intent)
-            await self._converge(intent)
+            await self._converge(intent, lock)
         return await self._observe(endpoint_id)
 
     async def remove(self, endpoint_id: str, generation: int | None = None) -> None:
@@ -89,10 +90,19 @@ class LocalRuntime:
             await self._finish_removal(endpoint_id, final)
 
     async def reconcile(self) -> dict[str, Observation]:
-        """After a restart, and now and then: adopt what lives, start what is missing, finish what was interrupted."""
+        """After a restart, and now and then: adopt what lives, start what is missing, finish what was interrupted.
+
+        Raises Retry when that failed for an endpoint; the others have been looked after all the same.
+        """
         await asyncio.to_thread(self._store.prune)
-        for endpoint_id in await asyncio.to_thread(self._store.endpoint_ids):
-            await self._reconcile(endpoint_id)
+        places = asyncio.Semaphore(_AT_ONCE)
+
+        async def look_after(endpoint_id: str) -> None:
+            async with places:
+                await self._reconcile(endpoint_id)
+
+        endpoint_ids = await asyncio.to_thread(self._store.endpoint_ids)
+        await _all(map(look_after, endpoint_ids))
         return await self.observe()
 
     async def stop_all(self, timeout: float = 5.0) -> None:
@@ -102,7 +112,7 @@ class LocalRuntime:
         """
         self._closed = True
         found = await asyncio.to_thread(self._all_workers)
-        await asyncio.gather(*(workers.stop(worker, max(0.0, timeout - _KILL_TIME)) for worker in found))
+        await _all(workers.stop(worker, max(0.0, timeout - _KILL_TIME)) for worker in found)
 
     # --- observation
 
@@ -162,25 +172,28 @@ class LocalRuntime:
         self._limits.check(others, now, intent)
 
     async def _reconcile(self, endpoint_id: str) -> None:
-        async with self._store.changing(endpoint_id):
+        async with self._store.changing(endpoint_id) as lock:
             intent = await asyncio.to_thread(self._store.intent, endpoint_id)
             if intent is None or intent.removed:
                 await self._finish_removal(endpoint_id, intent.generation if intent else None)
             else:
-                await self._converge(intent)
+                await self._converge(intent, lock)
 
-    async def _converge(self, intent: Intent) -> None:
-        """Stop what is not wanted (any more, or as it is), then start what is missing. The caller holds the lock."""
+    async def _converge(self, intent: Intent, lock: int, *, retry: bool = False) -> None:
+        """Stop what is not wanted (any more, or as it is), then start what is missing. The caller holds the lock.
+
+        `retry`: workers in a crash loop get a fresh start.
+        """
         found = await asyncio.to_thread(self._store.workers, intent.endpoint_id)
         surplus = [worker for worker in found if worker.ordinal >= intent.replicas]
-        changed = [worker for worker in found if worker.ordinal < intent.replicas and _differs(worker, intent)]
-        await asyncio.gather(*(workers.stop(worker) for worker in surplus + changed))
+        changed = [worker for worker in found if worker.ordinal < intent.replicas and _differs(worker, intent, retry)]
+        await _all(workers.stop(worker) for worker in surplus + changed)
         for worker in surplus:
             await asyncio.to_thread(worker.delete)
         wanted = [self._store.worker(intent.endpoint_id, ordinal) for ordinal in range(intent.replicas)]
-        await asyncio.gather(*(self._ensure(worker, intent) for worker in wanted))
+        await _all(self._ensure(worker, intent, lock) for worker in wanted)
 
-    async def _ensure(self, worker: WorkerFolder, intent: Intent) -> None:
+    async def _ensure(self, worker: WorkerFolder, intent: Intent, lock: int) -> None:
         key = self._store.key_file(intent.endpoint_id)
         await asyncio.to_thread(worker.write_spec, intent, key, self._supervision, self._environment)
         if workers.running(worker):
@@ -188,7 +201,7 @@ class LocalRuntime:
         if self._closed:
             raise Retry("runtime_stopping", "the runtime is stopping")
         await workers.stop(worker)  # a server may have outlived its supervisor
-        await asyncio.to_thread(workers.start, worker)
+        await _to_its_end(workers.start, worker, lock)
 
     async def _finish_removal(self, endpoint_id: str, generation: int | None) -> None:
         for worker in await asyncio.to_thread(self._store.workers, endpoint_id):
@@ -202,7 +215,24 @@ class LocalRuntime:
         return [worker for endpoint_id in self._store.endpoint_ids() for worker in self._store.workers(endpoint_id)]
 
 
-def _differs(worker: WorkerFolder, intent: Intent) -> bool:
-    """Whether a supervisor looks after something else than what is wanted now."""
+async def _all(calls: Iterable[Awaitable[None]]) -> None:
+    """Await all of them, whatever becomes of some; then raise what the first failure raised."""
+    for result in await asyncio.gather(*calls, return_exceptions=True):
+        if isinstance(result, BaseException):
+            raise result
+
+
+async def _to_its_end(function: Callable[[WorkerFolder, int], None], worker: WorkerFolder, lock: int) -> None:
+    """Run in a thread; when cancelled, wait for the thread first, as it uses a lock that is the caller's to close."""
+    task = asyncio.create_task(asyncio.to_thread(function, worker, lock))
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
+
+
+def _differs(worker: WorkerFolder, intent: Intent, retry: bool) -> bool:
+    """Whether a supervisor looks after something else than what is wanted now, or has given up hope."""
     state = worker.state()
-    return state is None or state.digest != intent.digest
+    return state is None or state.digest != intent.digest or (retry and state.state == "crash_loop")

@@ -1,6 +1,7 @@
-"""The program of one detached supervisor: `python -I -S shim.py FOLDER`. Standard library only, about 10 MB.
+"""The program of one detached supervisor: `python -I -S shim.py FOLDER DESCRIPTOR`. Standard library only, about 10 MB.
 
-Exit status, given as soon as the supervisor runs by itself: 0, or 75 when another one already looks after the folder.
+Exit status, given as soon as the supervisor runs by itself: 0, or 75 when another one already looks after the folder. DESCRIPTOR
+is a lock that is kept open until then, and no longer.
 """
 
 import fcntl
@@ -14,7 +15,7 @@ ALREADY_RUNNING = 75
 _PATIENCE = 1.0  # seconds for a supervisor that is on its way out
 
 
-def main(folder: Path) -> int:
+def main(folder: Path, starting: int) -> int:
     from services.cluster.runtimes.local.processes import identify
     from services.cluster.runtimes.local.spec import LOCK, Spec
     from services.cluster.runtimes.local.supervisor import Supervisor
@@ -32,7 +33,8 @@ def main(folder: Path) -> int:
         os.close(writing)
         return 0 if os.read(reading, 1) else 1
     os.close(reading)
-    supervisor = Supervisor(folder, spec)
+    os.close(starting)
+    supervisor = Supervisor(folder, spec, lambda: os.fstat(lock).st_nlink == 0)
     supervisor.announce()
     os.ftruncate(lock, 0)
     os.pwrite(lock, json.dumps({"supervisor": identify(os.getpid())}).encode(), 0)
@@ -56,4 +58,4 @@ def _acquire(lock: int) -> bool:
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[4]))
-    os._exit(main(Path(sys.argv[1])))
+    os._exit(main(Path(sys.argv[1]), int(sys.argv[2])))

@@ -98,7 +98,8 @@ class WorkerFolder:
             supervision=supervision,
         )
         if spec != self.spec():
-            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.path.parent.mkdir(mode=0o700, exist_ok=True)
+            self.path.mkdir(mode=0o700, exist_ok=True)
             write_json(self.path / SPEC, spec.as_json(), durable=True)
 
     def delete(self) -> None:
@@ -115,8 +116,11 @@ class Store:
     # --- locks
 
     @asynccontextmanager
-    async def changing(self, endpoint_id: str, timeout: float = 120.0) -> AsyncIterator[None]:
-        """Only one caller at a time, of all processes, changes an endpoint. Raises Retry when it takes too long."""
+    async def changing(self, endpoint_id: str, timeout: float = 120.0) -> AsyncIterator[int]:
+        """Only one caller at a time, of all processes, changes an endpoint. Raises Retry when it takes too long.
+
+        The value is the lock's descriptor: a process that inherits it keeps the lock.
+        """
         number = hashlib.sha256(endpoint_id.encode()).digest()[0] % _LOCKS
         descriptor = os.open(self.directory / "locks" / f"{number:02d}", os.O_RDWR | os.O_CREAT, 0o600)
         try:
@@ -125,7 +129,7 @@ class Store:
                 if time.monotonic() > deadline:
                     raise Retry("runtime_busy", f"endpoint {endpoint_id} is being changed by someone else")
                 await asyncio.sleep(0.02)
-            yield
+            yield descriptor
         finally:
             os.close(descriptor)
 

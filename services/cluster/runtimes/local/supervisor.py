@@ -8,6 +8,7 @@ import os
 import selectors
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from services.cluster.runtimes.local import outcome
@@ -20,12 +21,16 @@ from services.cluster.runtimes.local.spec import STATE, Spec, State
 
 _STARTING_INTERVAL = 0.05  # between health checks until the first good one
 _REPORT_MEMORY_CHANGE = 1024 * 1024
+_LOOK_INTERVAL = 2.0  # between looks at whether the folder is still there
 _READS = 64  # pieces of output at a time
 
 
 class Supervisor:
-    def __init__(self, folder: Path, spec: Spec) -> None:
+    """`abandoned` says whether the folder has been deleted: then the worker ends, as there is nobody to stop it."""
+
+    def __init__(self, folder: Path, spec: Spec, abandoned: Callable[[], bool]) -> None:
         self._folder = folder
+        self._abandoned = abandoned
         self._spec = spec
         self._policy = spec.supervision
         secret = Path(spec.api_key_file).read_text() if spec.api_key_file else ""
@@ -40,7 +45,7 @@ class Supervisor:
         self._why: tuple[str, str] | None = None  # we ended the server ourselves, for this reason
         self._kill_at: float | None = None
         self._start_at: float | None = 0.0  # when to start the server next
-        self._check_at = self._memory_at = 0.0
+        self._check_at = self._memory_at = self._look_at = 0.0
         self._oom_kills = 0  # of the whole system, at the server's start
         self._stopping = False
 
@@ -57,8 +62,7 @@ class Supervisor:
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.signal(signal.SIGTERM, lambda *_: self._ask_to_stop())
         self._selector.register(reading, selectors.EVENT_READ, "wake")
-        while not (self._stopping and self._child is None):
-            self._tick()
+        while self._tick():
             for key, _ in self._selector.select(self._until_next()):
                 if key.data == "wake":
                     os.read(reading, 512)
@@ -69,25 +73,27 @@ class Supervisor:
         self._change("exited", reason="stopped", message="Stopped as asked.")
         self._log.note("stopped")
 
-    def _tick(self) -> None:
+    def _tick(self) -> bool:
+        """Do what is due; False when there is nothing left to look after."""
         now = time.monotonic()
+        if now >= self._look_at:
+            self._look_at = now + _LOOK_INTERVAL
+            self._stopping = self._stopping or self._abandoned()
+        if self._child is not None and (code := self._child.reap()) is not None:
+            self._ended(self._child, code)
         if self._child is None:
             if not self._stopping and self._start_at is not None and now >= self._start_at:
                 self._start()
-            return
-        code = self._child.reap()
-        if code is not None:
-            self._ended(self._child, code)
-            return
+            return not self._stopping
         if self._kill_at is not None and now >= self._kill_at:
             self._kill_at = None
             self._child.signal(signal.SIGKILL)
-        if self._stopping:
-            if self._state.state != "stopping":
-                self._stop(self._child)
-            return
-        if self._why is None:
-            self._watch(self._child, now)
+        if not self._stopping:
+            if self._why is None:
+                self._watch(self._child, now)
+        elif self._state.state != "stopping":
+            self._stop(self._child)
+        return True
 
     def _watch(self, child: Child, now: float) -> None:
         if now >= self._memory_at:
@@ -260,10 +266,10 @@ class Supervisor:
 
     def _until_next(self) -> float:
         """Seconds until something is due."""
-        due = [self._start_at, self._kill_at]
+        due = [self._start_at, self._kill_at, self._look_at]
         if self._child is not None and self._why is None and not self._stopping:
             due += [self._memory_at, self._probe.deadline if self._probe else self._check_at]
-        return max(0.0, min((moment for moment in due if moment is not None), default=60.0) - time.monotonic())
+        return max(0.0, min(moment for moment in due if moment is not None) - time.monotonic())
 
     def _change(self, name: str, *, reason: str | None = None, message: str | None = None) -> None:
         self._state.state = name

@@ -10,7 +10,9 @@ import sys
 import time
 from datetime import UTC, datetime
 
-from services.cluster.runtimes.base import Observation, Reason, WorkerState, WorkerStatus
+from pydantic import ValidationError
+
+from services.cluster.runtimes.base import Observation, WorkerStatus
 from services.cluster.runtimes.local import processes, shim
 from services.cluster.runtimes.local.spec import State
 from services.cluster.runtimes.local.store import Intent, Store, WorkerFolder
@@ -18,6 +20,7 @@ from shared.jobs.outcomes import Retry
 
 _POLL = 0.02
 _AFTER_KILL = 5.0  # seconds until a killed process must be gone
+_ERRORS_KEPT = 64 * 1024  # bytes of what failed supervisors said
 _LAST_WORD = 1.0  # seconds that a supervisor gets beyond its server's grace
 
 
@@ -26,23 +29,20 @@ def running(worker: WorkerFolder) -> bool:
     return supervisor is not None and processes.alive(supervisor)
 
 
-def start(worker: WorkerFolder) -> None:
+def start(worker: WorkerFolder, lock: int) -> None:
     """Start a detached supervisor, and return when it has written its first state; fine if there is one already.
 
+    The endpoint's lock goes along until then: if we are killed meanwhile, nobody looks at a half-started worker.
     Raises Retry when the system refuses another process.
     """
-    with (worker.path / "supervisor.err").open("ab") as errors:
-        command = [sys.executable, "-I", "-S", "-B", shim.__file__, str(worker.path)]
+    errors_file = worker.path / "supervisor.err"
+    errors_file.touch(mode=0o600)
+    with errors_file.open("ab" if errors_file.stat().st_size < _ERRORS_KEPT else "wb") as errors:
+        command = [sys.executable, "-I", "-S", "-B", shim.__file__, str(worker.path), str(lock)]
         code = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=errors,
-            stderr=errors,
-            cwd="/",
-            env={},
-            start_new_session=True,
-            check=False,
-        ).returncode
+            command, stdin=subprocess.DEVNULL, stdout=errors, stderr=errors, cwd="/", env={}, pass_fds=(lock,),
+            start_new_session=True, check=False,
+        ).returncode  # fmt: skip
     if code not in (0, shim.ALREADY_RUNNING):
         raise Retry("supervisor_failed", f"the supervisor of worker {worker.id} did not start (exit code {code})")
 
@@ -86,34 +86,39 @@ def observe(store: Store, intent: Intent) -> Observation:
 
 
 def status(worker: WorkerFolder) -> WorkerStatus:
+    try:
+        return _status(worker, worker.state() or State())
+    except ValidationError:  # a damaged file, or one of a newer version
+        return _status(worker, State())
+
+
+def _status(worker: WorkerFolder, state: State) -> WorkerStatus:
     spec = worker.spec()
-    state = worker.state() or State()
-    now: WorkerState = state.state  # type: ignore[assignment]  # pydantic checks it below
-    reason: Reason | None = state.reason  # type: ignore[assignment]  # likewise
-    message = state.message
     server = processes.Identity.read(state.server)
     alive = running(worker)
+    now, reason, message = state.state, state.reason, state.message
     if not alive:
         server = None
         if now != "exited":
             now, reason, message = "exited", "lost", "Its supervisor is gone."
-    return WorkerStatus(
-        id=worker.id,
-        ordinal=worker.ordinal,
-        generation=spec.generation if spec else 0,
-        state=now,
-        pid=server.pid if server else None,
-        port=state.port if alive else None,
-        url=f"http://127.0.0.1:{state.port}" if alive and state.port else None,
-        memory_bytes=state.memory_bytes if alive else None,
-        started_at=_moment(state.started_at),
-        ready_at=_moment(state.ready_at),
-        restarts=state.restarts,
-        reason=reason,
-        message=message,
-        exit_code=state.exit_code,
-        last_log=state.last_log,
-    )
+    values = {
+        "id": worker.id,
+        "ordinal": worker.ordinal,
+        "generation": spec.generation if spec else 0,
+        "state": now,
+        "pid": server.pid if server else None,
+        "port": state.port if alive else None,
+        "url": f"http://127.0.0.1:{state.port}" if alive and state.port else None,
+        "memory_bytes": state.memory_bytes if alive else None,
+        "started_at": _moment(state.started_at),
+        "ready_at": _moment(state.ready_at),
+        "restarts": state.restarts,
+        "reason": reason,
+        "message": message,
+        "exit_code": state.exit_code,
+        "last_log": state.last_log,
+    }
+    return WorkerStatus.model_validate(values)
 
 
 def _moment(seconds: float | None) -> datetime | None:
