@@ -5,7 +5,9 @@ memory: any number of these objects, in any number of processes, may share one d
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
 from services.cluster.runtimes.base import (
@@ -111,8 +113,9 @@ class LocalRuntime:
         This object starts nothing afterwards.
         """
         self._closed = True
-        found = await asyncio.to_thread(self._all_workers)
-        await _all(workers.stop(worker, max(0.0, timeout - _KILL_TIME)) for worker in found)
+        deadline = time.monotonic() + timeout - _KILL_TIME
+        endpoint_ids = await asyncio.to_thread(self._store.endpoint_ids)
+        await _all(self._stop_endpoint(endpoint_id, deadline) for endpoint_id in endpoint_ids)
 
     # --- observation
 
@@ -174,10 +177,10 @@ class LocalRuntime:
     async def _reconcile(self, endpoint_id: str) -> None:
         async with self._store.changing(endpoint_id) as lock:
             intent = await asyncio.to_thread(self._store.intent, endpoint_id)
-            if intent is None or intent.removed:
-                await self._finish_removal(endpoint_id, intent.generation if intent else None)
-            else:
+            if intent is not None and not intent.removed:
                 await self._converge(intent, lock)
+            elif intent is not None or self._store.is_orphan(endpoint_id):
+                await self._finish_removal(endpoint_id, intent.generation if intent else None)
 
     async def _converge(self, intent: Intent, lock: int, *, retry: bool = False) -> None:
         """Stop what is not wanted (any more, or as it is), then start what is missing. The caller holds the lock.
@@ -203,6 +206,13 @@ class LocalRuntime:
         await workers.stop(worker)  # a server may have outlived its supervisor
         await _to_its_end(workers.start, worker, lock)
 
+    async def _stop_endpoint(self, endpoint_id: str, deadline: float) -> None:
+        async with AsyncExitStack() as stack:
+            with suppress(Retry):  # a start takes a moment and is waited for; a slow stop is not
+                await stack.enter_async_context(self._store.changing(endpoint_id, timeout=1.0))
+            found = await asyncio.to_thread(self._store.workers, endpoint_id)
+            await _all(workers.stop(worker, max(0.0, deadline - time.monotonic())) for worker in found)
+
     async def _finish_removal(self, endpoint_id: str, generation: int | None) -> None:
         for worker in await asyncio.to_thread(self._store.workers, endpoint_id):
             await workers.stop(worker)
@@ -210,9 +220,6 @@ class LocalRuntime:
 
     async def _observe(self, endpoint_id: str) -> Observation:
         return await asyncio.to_thread(lambda: workers.observe(self._store, self._store.existing(endpoint_id)))
-
-    def _all_workers(self) -> list[WorkerFolder]:
-        return [worker for endpoint_id in self._store.endpoint_ids() for worker in self._store.workers(endpoint_id)]
 
 
 async def _all(calls: Iterable[Awaitable[None]]) -> None:

@@ -146,7 +146,9 @@ class Store:
     # --- intents
 
     def endpoint_ids(self) -> list[str]:
-        return sorted(path.name for path in (self.directory / "endpoints").iterdir())
+        """Every endpoint that has a folder, with an intent or not."""
+        found = (self.directory / "endpoints").iterdir()
+        return sorted(path.name for path in found if path.is_dir() and not path.name.startswith("."))
 
     def intent(self, endpoint_id: str) -> Intent | None:
         value = read_json(self._endpoint(endpoint_id) / "intent.json")
@@ -156,6 +158,10 @@ class Store:
             return Intent.model_validate(value)
         except ValidationError:
             return None
+
+    def is_orphan(self, endpoint_id: str) -> bool:
+        """Whether a folder has no intent at all; one that cannot be read may be a newer version's."""
+        return not (self._endpoint(endpoint_id) / "intent.json").exists()
 
     def intents(self) -> list[Intent]:
         return [intent for name in self.endpoint_ids() if (intent := self.intent(name)) is not None]

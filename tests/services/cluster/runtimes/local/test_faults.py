@@ -438,6 +438,16 @@ async def test_workers_without_an_intent_are_stopped(runtime: LocalRuntime, dire
     assert processes_of(directory) == []
 
 
+async def test_an_intent_that_cannot_be_read_costs_no_worker(runtime: LocalRuntime, directory: Path) -> None:
+    await runtime.apply(workload())
+    before = await ready(runtime)
+    (directory / "endpoints/e1/intent.json").write_text('{"version": 99}')
+    assert await runtime.reconcile() == {}
+    assert before.pid in processes_of(directory)
+    await runtime.apply(workload(generation=2))
+    assert (await ready(runtime)).pid == before.pid
+
+
 async def test_workers_end_when_their_folder_is_deleted(runtime: LocalRuntime, directory: Path) -> None:
     await runtime.apply(workload())
     await ready(runtime)
@@ -447,6 +457,16 @@ async def test_workers_end_when_their_folder_is_deleted(runtime: LocalRuntime, d
 
 
 # --- the end of the day
+
+
+async def test_stopping_while_workers_are_being_started_leaves_none(new_runtime: NewRuntime, directory: Path) -> None:
+    for generation, delay in enumerate((0.0, 0.01, 0.03, 0.06), start=1):
+        runtime = new_runtime()
+        applying = asyncio.create_task(runtime.apply(workload(replicas=3, generation=generation)))
+        await asyncio.sleep(delay)  # the moment of the stop
+        await runtime.stop_all()
+        await asyncio.wait([applying])
+        assert processes_of(directory) == []
 
 
 async def test_everything_stops_in_time_and_comes_back(new_runtime: NewRuntime, directory: Path) -> None:
