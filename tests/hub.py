@@ -6,6 +6,7 @@ weights do are stored as LFS: their `resolve` route redirects to another path wi
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
 from urllib.parse import unquote, urlsplit
@@ -25,7 +26,7 @@ class Repository:
     granted: set[str] = field(default_factory=set)  # tokens that may read it
     info: dict[str, object] = field(default_factory=dict)
     branches: dict[str, str] = field(default_factory=dict)
-    commits: dict[str, dict[str, Body]] = field(default_factory=dict)
+    commits: dict[str, Mapping[str, Body]] = field(default_factory=dict)
 
 
 class Hub(Server):
@@ -42,7 +43,7 @@ class Hub(Server):
     def add(
         self,
         name: str,
-        files: dict[str, Body],
+        files: Mapping[str, Body],
         *,
         revision: str = "main",
         gated: bool = False,

@@ -25,6 +25,9 @@ _SHARED = ipaddress.ip_network("100.64.0.0/10")  # carrier-grade NAT; Alibaba's 
 _METADATA = frozenset(
     map(ipaddress.ip_address, ("169.254.169.254", "169.254.170.2", "100.100.100.200", "fd00:ec2::254"))
 )
+_GLOBAL6 = ipaddress.ip_network("2000::/3")
+# what some versions of `ipaddress` take for global
+_RESERVED = tuple(map(ipaddress.ip_network, ("192.0.0.0/24", "192.88.99.0/24", "2001::/23", "3fff::/20")))
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _NAT64_LOCAL = ipaddress.ip_network("64:ff9b:1::/48")
 
@@ -68,7 +71,7 @@ def check_url(url: str | httpx.URL, policy: AddressPolicy) -> httpx.URL:
     host = _host(parsed)
     if not host:
         raise AddressRefused("the URL names no host")
-    port = parsed.port or _PORTS[parsed.scheme]
+    port = _PORTS[parsed.scheme] if parsed.port is None else parsed.port
     if policy.trusts(host, port):
         return parsed
     if port not in _PORTS.values() and not 1024 <= port <= 65535:
@@ -246,7 +249,9 @@ def _kind(address: Address) -> str | None:
         return "private"
     if address.version == 6 and (address.ipv4_mapped or address.sixtofour or address in _NAT64):
         return None  # as good as the IPv4 address in it, which is judged as well
-    return "reserved" if address.is_reserved or not address.is_global else None
+    special = address.is_reserved or not address.is_global or any(address in block for block in _RESERVED)
+    outside = address.version == 6 and address not in _GLOBAL6
+    return "reserved" if special or outside else None
 
 
 _PRIVATE4 = tuple(map(ipaddress.ip_network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")))

@@ -61,7 +61,7 @@ def kv_heads(config: dict[str, Any]) -> int | None:
 def kv_bytes_per_token(config: dict[str, Any]) -> int | None:
     """K and V of every layer that keeps a cache; the compressed vector where attention is multi-head latent."""
     count, size, heads = _caching_layers(config), hidden_size(config), attention_heads(config)
-    if count is None or config.get("model_type") in _ENCODERS or config.get("is_encoder_decoder") is True:
+    if count is None or str(config.get("model_type")) in _ENCODERS or config.get("is_encoder_decoder") is True:
         return None
     latent = integer(config.get("kv_lora_rank"))
     if latent is not None:

@@ -83,7 +83,7 @@ class ModelSource(Protocol):
     def kind(self) -> Source: ...
 
     def check_uri(self, uri: str) -> None:
-        """Syntax only, offline. Raises `services.model.sources.uris.InvalidUri`."""
+        """Syntax only, offline. Raises `shared.security.uris.InvalidUri`."""
         ...
 
     async def check(self, spec: ImportSpec, context: SourceContext) -> SourcePlan:

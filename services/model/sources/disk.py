@@ -20,13 +20,13 @@ from services.model.sources.base import (
     store_manifest,
     with_files,
 )
-from services.model.sources.fetching.paths import MAX_DEPTH, PathSet, UnsafePath
+from services.model.sources.fetching.paths import MAX_DEPTH, PathSet, UnsafePath, safe_path
 from services.model.sources.fetching.workspace import workspace
-from services.model.sources.uris import InvalidUri, check_uri
 from shared.contracts.models import ImportSpec, Manifest, ModelFile, Source
 from shared.jobs.outcomes import Permanent
 from shared.objects import FileIdentity, SourceChanged
 from shared.objects.blocking import settled
+from shared.security.uris import InvalidUri, check_uri
 
 
 class Disk:
@@ -132,6 +132,7 @@ def _walk(
 def _planned(path: str, place: Path, status: os.stat_result) -> PlannedFile:
     if not stat.S_ISREG(status.st_mode):
         raise Permanent("not_a_regular_file", f"{path} is not a regular file.")
+    safe_path(path)  # a name that is no text could not even be planned
     seen = FileIdentity.of(status)
     identity = (seen.device, seen.inode, seen.size, seen.modified_ns)
     return PlannedFile(path=path, size=status.st_size, origin=str(place), identity=identity)

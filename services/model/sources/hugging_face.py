@@ -5,6 +5,7 @@ from urllib.parse import quote
 
 import httpx
 from huggingface_hub.hf_api import ModelInfo, RepoSibling
+from pydantic import ValidationError
 
 from services.model.sources.base import (
     PlannedFile,
@@ -27,11 +28,11 @@ from services.model.sources.fetching.statuses import outcome_of_failure
 from services.model.sources.fetching.workspace import Workspace, workspace
 from services.model.sources.hub.api import model_info, outcome_of_hub
 from services.model.sources.hub.choice import choose
-from services.model.sources.uris import InvalidUri, check_revision, check_uri, parse_hub_uri
 from shared.contracts.models import ImportSpec, Manifest, ModelFile, Source
 from shared.jobs.outcomes import Permanent
 from shared.objects import InvalidKey, ObjectNotFound, blob_key
 from shared.security.addresses import AddressPolicy, AddressRefused, guarded_client
+from shared.security.uris import InvalidUri, check_revision, check_uri, parse_hub_uri
 
 _AT_A_TIME = 4  # files; small ones wait for the network and the disk most of their time
 
@@ -57,8 +58,7 @@ class HuggingFace:
             raise Permanent("model_not_found", "The hub does not tell the commit of this model.")
         siblings = {item.rfilename: item for item in info.siblings or []}
         paths = choose(list(siblings), wanted, context.engine)
-        files = [_planned(siblings[path]) for path in paths]
-        _check_paths(files)
+        files = _plan_files([siblings[path] for path in paths])
         total = sum(file.size or 0 for file in files)
         check_total(total, context)
         await check_space(total, context)
@@ -150,15 +150,21 @@ def _planned(item: RepoSibling) -> PlannedFile:
     return PlannedFile(path=item.rfilename, size=item.size, git_oid=item.blob_id)
 
 
-def _check_paths(files: list[PlannedFile]) -> None:
+def _plan_files(items: list[RepoSibling]) -> list[PlannedFile]:
     paths = PathSet()
+    files = []
     try:
-        for file in files:
+        for item in items:
+            paths.add(item.rfilename)
+            file = _planned(item)
             if file.sha256 is not None:
                 blob_key(file.sha256)
-            paths.add(file.path)
+            files.append(file)
     except (UnsafePath, InvalidKey) as unsafe:
         raise Permanent("unsafe_path", f"The repository's list of files is not safe: {unsafe}.") from None
+    except ValidationError:
+        raise Permanent("source_refused", "The hub describes a file in a way that makes no sense.") from None
+    return files
 
 
 def _license(info: ModelInfo) -> str | None:

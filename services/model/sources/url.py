@@ -1,6 +1,7 @@
 """Models from a URL: one file, or an archive that is unpacked. The server and the archive are both hostile."""
 
 from pathlib import PurePosixPath
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -19,14 +20,14 @@ from services.model.sources.base import (
     with_files,
 )
 from services.model.sources.fetching.archives import archive_kind, unpack
-from services.model.sources.fetching.download import Remote, download
+from services.model.sources.fetching.download import Remote, download, whole_number
 from services.model.sources.fetching.paths import name_from_url
 from services.model.sources.fetching.statuses import outcome_of_failure, outcome_of_status
 from services.model.sources.fetching.workspace import Workspace, workspace
-from services.model.sources.uris import InvalidUri, check_uri
 from shared.contracts.models import ImportSpec, Manifest, ModelFile, Source
 from shared.jobs.outcomes import Permanent
 from shared.security.addresses import AddressRefused, guarded_client
+from shared.security.uris import InvalidUri, check_uri
 
 
 class Url:
@@ -44,18 +45,17 @@ class Url:
             raise Permanent(invalid.code, invalid.message) from None
         check_token(context)
         headers = await _headers_of(spec.uri, context)
-        length = headers.get("content-length", "")
-        size = int(length) if length.isascii() and length.isdigit() else None
+        size = whole_number(headers.get("content-length", ""))
         if size is not None:
             check_total(size, context)
             await check_space(size, context)
-        name = name_from_url(httpx.URL(spec.uri).path)
+        name = name_from_url(urlsplit(spec.uri).path)
         plan = SourcePlan(
             source=self.kind,
             uri=spec.uri,
             total_bytes=size,
             file_count=1,
-            etag=headers.get("etag", "")[:512] or None,
+            etag=_etag(headers),
             archive=archive_kind(name),
         )
         # an announced size is only a hint: what arrives is counted
@@ -115,6 +115,11 @@ async def _headers_of(uri: str, context: SourceContext) -> httpx.Headers:
                 return response.headers
         except (httpx.HTTPError, httpx.InvalidURL, AddressRefused) as error:
             raise outcome_of_failure(error) from None
+
+
+def _etag(headers: httpx.Headers) -> str | None:
+    etag = headers.get("etag", "")
+    return etag if 0 < len(etag) <= 512 else None
 
 
 def _credential(uri: str, context: SourceContext) -> dict[str, str]:

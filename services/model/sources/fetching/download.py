@@ -186,15 +186,18 @@ def _content_range(response: httpx.Response) -> tuple[str, str]:
 
 
 def _first_byte(response: httpx.Response) -> int | None:
-    first = _content_range(response)[0].partition("-")[0]
-    return int(first) if first.isascii() and first.isdigit() else None
+    return whole_number(_content_range(response)[0].partition("-")[0])
 
 
 def _total(response: httpx.Response) -> int | None:
-    total = _content_range(response)[1]
-    return int(total) if total.isascii() and total.isdigit() else None
+    return whole_number(_content_range(response)[1])
 
 
 def _announced(response: httpx.Response, start: int) -> int | None:
-    length = response.headers.get("content-length", "")
-    return start + int(length) if length.isascii() and length.isdigit() else None
+    length = whole_number(response.headers.get("content-length", ""))
+    return None if length is None else start + length
+
+
+def whole_number(text: str) -> int | None:
+    """The number in a header, None if it is none or absurd."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= 18 else None

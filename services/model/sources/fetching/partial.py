@@ -67,6 +67,10 @@ class PartialFile:
             await self._drain()
             if kind is not None:
                 await settled(self._sync, self.size)
+        except OSError:
+            # what ended the block says more than that the rest could not be saved
+            if kind is None:
+                raise
         finally:
             os.close(self._descriptor)
 

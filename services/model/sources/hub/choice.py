@@ -8,8 +8,8 @@ import re
 from collections import defaultdict
 from pathlib import PurePosixPath
 
-from services.model.sources.uris import HubUri
 from shared.jobs.outcomes import Permanent
+from shared.security.uris import HubUri
 
 PREFERRED = ("Q4_K_M", "Q4_0", "Q4_K_S", "Q4_1", "Q5_K_M", "Q5_K_S", "Q8_0", "Q6_K", "Q3_K_M", "F16", "BF16", "F32")
 _QUANTIZATION = re.compile(

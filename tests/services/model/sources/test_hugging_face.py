@@ -229,8 +229,11 @@ async def test_a_hub_cannot_send_us_to_a_private_address(context: MakeContext) -
         assert not inside.seen
 
 
-async def test_paths_from_the_hub_cannot_leave_the_model(hub: Hub, context: MakeContext) -> None:
-    hub.add("org/model", {"../../evil.safetensors": b"x"})
+@pytest.mark.parametrize(
+    "path", ["../../evil.safetensors", "/evil.safetensors", "a\\b.safetensors", "x/" * 600 + "a.bin"]
+)
+async def test_paths_from_the_hub_cannot_leave_the_model(hub: Hub, context: MakeContext, path: str) -> None:
+    hub.add("org/model", {path: b"x"})
     with pytest.raises(Permanent) as refused:
         await _check(context(hf_endpoint=hub.url))
     assert refused.value.code == "unsafe_path"
