@@ -472,7 +472,7 @@ async def test_stopping_while_workers_are_being_started_leaves_none(new_runtime:
 async def test_everything_stops_in_time_and_comes_back(new_runtime: NewRuntime, directory: Path) -> None:
     runtime = new_runtime()
     await runtime.apply(workload(replicas=2))
-    await runtime.apply(workload("--stubborn", endpoint="e2", process={"stop_grace": 3.0}))
+    await runtime.apply(workload("--stubborn", endpoint="e2", process={"stop_grace": 1.5}))
     await runtime.wait_ready("e1", 2, 20)
     await runtime.wait_ready("e2", 1, 20)
     start = time.monotonic()
