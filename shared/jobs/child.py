@@ -1,9 +1,9 @@
 """Runs a blocking function in a child process that can be killed: a thread cannot be.
 
 `run_child` is the parent's half; `python -m shared.jobs.child package.module:function` is the child's. The argument
-goes over stdin as JSON; progress and the result come back as JSON lines over a pipe of their own, so that a library which
-prints disturbs nothing. Steps (shared/jobs) use it for hashing, scanning and unpacking. Only the standard library is
-imported at the top: the child's start is paid for every call.
+goes over stdin as JSON; progress and the result come back as JSON lines over a pipe of their own, so that a library
+that prints disturbs nothing. Steps (shared/jobs) use it for hashing, scanning and unpacking. Only the standard
+library is imported at the top: the child's start is paid for every call.
 """
 
 import asyncio

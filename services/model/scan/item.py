@@ -54,6 +54,7 @@ class Item:
     opener: Callable[[], BinaryIO] = field(repr=False)
     depth: int = 0
     tensor_data: bool = False
+    kinds: frozenset[str] | None = None  # set by kinds.identify
 
     @classmethod
     def of_file(cls, path: str, location: Path, size: int) -> "Item":
@@ -69,7 +70,7 @@ class Item:
             f"{self.name}:{member}",
             member,
             size,
-            lambda: cast(BinaryIO, io.BufferedReader(Slice(self.file, start, size), 65536)),
+            lambda: cast(BinaryIO, io.BufferedReader(Slice(self.file, start, size), limits.HEAD_OF_NUMBERS)),
             self.depth + 1,
             tensor_data,
         )
@@ -109,7 +110,7 @@ class Item:
 
     @cached_property
     def head(self) -> bytes:
-        return self.at(0, limits.HEAD)
+        return self.at(0, limits.HEAD_OF_NUMBERS if self.tensor_data else limits.HEAD)
 
     @cached_property
     def tail(self) -> bytes:

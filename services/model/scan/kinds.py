@@ -124,7 +124,13 @@ CLAIMS: dict[str, frozenset[Kind]] = {
 
 
 def identify(item: Item) -> frozenset[Kind]:
-    """All that the item is. UNKNOWN stands alone: bytes that nothing recognises."""
+    """All that the item is. UNKNOWN stands alone: bytes that nothing recognises. Remembered by the item."""
+    if item.kinds is None:
+        item.kinds = _identify(item)
+    return frozenset(map(Kind, item.kinds))
+
+
+def _identify(item: Item) -> frozenset[Kind]:
     if item.size == 0:
         return frozenset((Kind.EMPTY,))
     head = item.head

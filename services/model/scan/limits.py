@@ -1,6 +1,7 @@
 """Bounds on what a scan spends on one file. Sizes in bytes. Beyond one, the file is an error, never safe."""
 
 HEAD = 64 * 1024  # read of every file to say what it is
+HEAD_OF_NUMBERS = 8 * 1024  # the same, of a storage in a torch file
 MAX_DEPTH = 6  # archives in archives
 MAX_MEMBERS = 20_000  # of all archives in one file
 MAX_EXPANDED = 32 * 1024**3  # unpacked from all archives in one file
@@ -14,6 +15,7 @@ MAX_ISSUES_PER_FILE = 200
 MAX_PICKLE_OPCODES = 50_000_000
 MAX_PICKLE_STREAMS = 10_000
 MAX_PICKLE_TO_OTHERS = 32 * 1024**2  # that the other scanners get, without large byte strings
+MAX_OPCODES_MODELAUDIT = 150_000  # its time grows with their square: 0.5 s here, 24 s for 660,000
 MAX_OPCODES_PICKLESCAN = 1_000_000  # it keeps them all in memory
 LARGE_BYTES = 4 * 1024  # a byte string in a pickle from which on it is skipped, not read
 

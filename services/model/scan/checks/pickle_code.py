@@ -38,7 +38,13 @@ def look(item: Item, findings: Findings) -> None:
     pickles = _without_raw_bytes(item, trace, broken)
     reviewed = {str(name) for name in trace.globals}
     strangers = any(judge(name.module, name.name) != "harmless" for name in trace.globals) or bool(trace.oddities)
-    _ask_modelaudit(item, findings, b"".join(pickles), reviewed, deep=strangers, complete=broken is None)
+    if trace.opcodes <= limits.MAX_OPCODES_MODELAUDIT:
+        _ask_modelaudit(item, findings, b"".join(pickles), reviewed, deep=strangers, complete=broken is None)
+    else:
+        findings.issue(
+            item, NAME, "low", "The pickle is too long for every scanner",
+            f"It has {trace.opcodes} opcodes; modelaudit-picklescan was not asked.",
+        )  # fmt: skip
     if trace.opcodes <= limits.MAX_OPCODES_PICKLESCAN:
         for data in pickles:  # one by one: it takes the memo of one pickle for that of the next
             _ask_picklescan(item, findings, data, reviewed)
@@ -143,7 +149,7 @@ def _without_raw_bytes(item: Item, trace: Trace, broken: Broken | None) -> list[
 def _ask_modelaudit(
     item: Item, findings: Findings, data: bytes, reviewed: set[str], deep: bool, complete: bool
 ) -> None:
-    options = modelaudit.ScanOptions(timeout_s=300, max_opcodes=limits.MAX_PICKLE_OPCODES)
+    options = modelaudit.ScanOptions(timeout_s=120, max_opcodes=10 * limits.MAX_OPCODES_MODELAUDIT)
     report = modelaudit.PickleScanner(options=options).scan_bytes(data, source=item.path, enrich_call_graph=deep)
     for finding in report.findings:
         critical = finding.severity is modelaudit.Severity.CRITICAL

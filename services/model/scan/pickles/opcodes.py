@@ -1,6 +1,7 @@
 """Reads a pickle's opcodes one by one from a file, without keeping long byte strings: they are only pointed to."""
 
 import pickletools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -83,7 +84,7 @@ class Reader:
         if shape in _COUNTED:
             return self._counted(shape)
         if shape == "stringnl_noescape_pair":
-            return f"{self._line()} {self._line()}"
+            return f"{_name(self._line())} {_name(self._line())}"
         return _line_value(name, self._line(), self.position)
 
     def _counted(self, shape: str) -> Argument:
@@ -109,12 +110,12 @@ class Reader:
         self.position += size
         return data
 
-    def _line(self) -> str:
+    def _line(self) -> bytes:
         line = self._file.readline(min(MAX_LINE, self._end - self.position))
         if not line.endswith(b"\n"):
             raise Broken(self.position, "a line does not end")
         self.position += len(line)
-        return line[:-1].decode("utf-8", "replace")
+        return line[:-1]
 
 
 def _decodes(data: bytes) -> bool:
@@ -125,29 +126,33 @@ def _decodes(data: bytes) -> bool:
     return True
 
 
-def _line_value(name: str, line: str, position: int) -> Argument:
+def _name(line: bytes) -> str:
+    return line.decode("utf-8", "replace")
+
+
+def _line_value(name: str, line: bytes, position: int) -> Argument:
     """The argument of a protocol 0 opcode, which is a line of text."""
     if name in ("INT", "LONG", "GET", "PUT"):
-        try:
-            return int(line.rstrip("L").strip() or "x")
-        except ValueError:
-            raise Broken(position, f"{name} is not followed by a number") from None
+        return int(_number(name, line.rstrip(b"L"), int, position))
     if name == "FLOAT":
-        try:
-            float(line)
-        except ValueError:
-            raise Broken(position, "FLOAT is not followed by a number") from None
-        return 0.0
+        return _number(name, line, float, position)
     if name == "STRING":
         line = line.strip()
-        if len(line) < 2 or line[0] != line[-1] or line[0] not in "'\"":
+        if len(line) < 2 or line[0] != line[-1] or line[:1] not in (b"'", b'"'):
             raise Broken(position, "STRING is not quoted")
         return _unescape(line[1:-1], "unicode_escape")
-    return _unescape(line, "raw_unicode_escape") if name == "UNICODE" else line
+    return _unescape(line, "raw_unicode_escape") if name == "UNICODE" else _name(line)
 
 
-def _unescape(text: str, codec: str) -> str:
+def _number(name: str, line: bytes, kind: Callable[[bytes], float], position: int) -> float:
     try:
-        return text.encode("latin-1", "replace").decode(codec)
+        return kind(line)
+    except ValueError:
+        raise Broken(position, f"{name} is not followed by a number") from None
+
+
+def _unescape(line: bytes, codec: str) -> str:
+    try:
+        return line.decode(codec)
     except UnicodeDecodeError:
-        return text
+        return _name(line)

@@ -142,21 +142,22 @@ def dtype(code: str = "f8") -> bytes:
     )
 
 
+def _joblib(code: str, items: int, inside: bytes, data: bytes) -> bytes:
+    state = b"}(" + text("subclass") + name("numpy", "ndarray") + text("shape") + b"K" + bytes((items,)) + b"\x85"
+    state += text("order") + text("C") + text("dtype") + dtype(code) + text("allow_mmap") + b"\x88"
+    state += text("numpy_array_alignment_bytes") + b"K\x10u"
+    start = b"\x80\x03}(" + inside + text("coef") + name("joblib.numpy_pickle", "NumpyArrayWrapper") + b")\x81" + state
+    return start + b"b" + data + text("after") + b"K\x01u."
+
+
 def joblib_array(values: list[float], inside: bytes = b"") -> bytes:
     """What joblib.dump makes of an array in a dict: the numbers stand between the opcodes."""
-    state = b"}(" + text("subclass") + name("numpy", "ndarray") + text("shape") + b"K" + bytes((len(values),)) + b"\x85"
-    state += text("order") + text("C") + text("dtype") + dtype() + text("allow_mmap") + b"\x88"
-    state += text("numpy_array_alignment_bytes") + b"K\x10u"
-    start = (
-        b"\x80\x03}("
-        + inside
-        + text("coef")
-        + name("joblib.numpy_pickle", "NumpyArrayWrapper")
-        + b")\x81"
-        + state
-        + b"b"
-    )
-    return start + b"\x03\xff\xff\xff" + struct.pack(f"<{len(values)}d", *values) + b"u."
+    return _joblib("f8", len(values), inside, b"\x03\xff\xff\xff" + struct.pack(f"<{len(values)}d", *values))
+
+
+def joblib_objects(inner: bytes) -> bytes:
+    """The same of an array of objects: a whole pickle, `inner`, stands between the opcodes."""
+    return _joblib("O8", 1, b"", inner)
 
 
 def safetensors(header: dict[str, Any] | str | None = None, data: bytes = bytes(16)) -> bytes:

@@ -169,6 +169,7 @@ def _archives(marker: str) -> dict[str, bytes]:
         "model.joblib": b.joblib_array(
             [1.0, 2.0, 3.0], inside=b.text("x") + b.call("os", "system", b.text(f"touch {marker}"))
         ),
+        "objects.joblib": b.joblib_objects(evil),
         "model.joblib.z": zlib.compress(evil),
         "zlib.joblib": zlib.compress(b.joblib_array([1.0]) + evil),
         "gzip.joblib": gzip.compress(evil),
@@ -332,6 +333,9 @@ def innocent() -> dict[str, bytes]:
         "numpy.pkl": b.numpy_in_pickle(),
         "sklearn.pkl": b.pickled(linear),
         "model.joblib": b.joblib_array([0.5] * 100),
+        "objects.joblib": b.joblib_objects(b.pickled(b"]" + b.dtype() + b"a", 3)),
+        "floats.pkl": pickle.dumps([random.Random(seed).randbytes(seed * 8) for seed in range(300)]),
+        "latin.pkl": pickle.dumps([random.Random(seed).randbytes(seed * 8) for seed in range(100)], 0),
         "compressed.joblib": zlib.compress(b.joblib_array([0.5] * 100)),
         "gzip.joblib": gzip.compress(b.pickled(linear)),
         "model.safetensors": b.safetensors(),

@@ -1,6 +1,7 @@
 """The corpus: harmful files are found, innocent ones are safe, and no payload ever runs."""
 
 import importlib.util
+import pickle
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,7 +26,8 @@ REVIEW = {
     "lambda.keras": "critical", "lambda.h5": "critical", "pyfunc.pb": "critical", "python.yaml": "critical",
     "torch-in-storage.pt": "critical", "torch-wrong-crc.pt": "critical", "legacy.pt": "critical",
     "legacy-tar.pt": "critical", "behind-image.png": "critical", "nested.zip": "critical", "structured.npy": "critical",
-    "model.joblib": "critical", "after-stop.pkl": "critical", "memo.pkl": "critical", "nested-large.pkl": "critical",
+    "model.joblib": "critical", "objects.joblib": "critical", "after-stop.pkl": "critical",
+    "memo.pkl": "critical", "nested-large.pkl": "critical",
     "nested-bytes.pkl": "critical", "behind-large.pkl": "critical", "zlib.joblib": "critical",
     "renamed.safetensors": "critical", "bomb.gz": "error", "bomb.zip": "error", "deep.zip": "error",
     "archive.7z": "error", "unknown.bin": "error", "broken-tail.pkl": "error", "torch-encrypted-flag.pt": "error",
@@ -117,6 +119,28 @@ def test_a_missing_file_is_an_error_and_the_others_are_scanned(tmp_path: Path) -
     report = scan(ScanRequest(digest="d", files=files), lambda *_: None)
     assert report.status == "error"
     assert [error.file for error in report.errors] == ["gone"]
+
+
+BINARY_PICKLES = [
+    name for name in HARMFUL if name.startswith(("call-", "stack-", "memo", "computed", "getattr", "inst"))
+]
+
+
+@pytest.mark.parametrize("name", BINARY_PICKLES[::4])
+def test_long_pickles_are_judged_without_the_slow_scanner(name: str, tmp_path: Path) -> None:
+    data = corpus.harmful("m")[name]
+    padded = data[:2] * (data[:1] == b"\x80") + b"N0" * 80_000 + data[2 * (data[:1] == b"\x80") :]
+    started = time.monotonic()
+    report = scan_bytes(tmp_path, name, padded)
+    assert report.status in ("high", "critical")
+    assert "modelaudit_picklescan" not in {issue.check for issue in report.issues}
+    assert time.monotonic() - started < 20
+
+
+def test_a_long_harmless_pickle_is_low_and_says_why(tmp_path: Path) -> None:
+    report = scan_bytes(tmp_path, "long.pkl", pickle.dumps([{"a": n, "b": str(n)} for n in range(60_000)]))
+    assert report.status == "low"
+    assert "modelaudit-picklescan was not asked" in report.issues[0].description
 
 
 def test_registry_and_folder_agree_and_every_kind_has_a_check() -> None:
