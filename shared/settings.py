@@ -27,7 +27,14 @@ class Settings(BaseModel):
     cors_origins: Listed = []
     model_roots: Listed = []  # folders from which models may be added by path
     allow_private_addresses: bool = False  # for `url` models, the hub and webhooks
+    trusted_hosts: Listed = []  # hosts (`host` or `host:port`) that may be fetched from, whatever they resolve to
+    allow_private_clusters: bool = True
+    allow_loopback_clusters: bool = False
     hf_endpoint: str = Field("https://huggingface.co", validation_alias=AliasChoices("hf_endpoint", "HF_ENDPOINT"))
+    draft_idle_days: int = 30
+    job_retention_days: int = 90
+    rate_quota: int = 6000  # requests of one key in each window
+    rate_window: float = 10.0  # seconds
     max_model_bytes: int = 500 * 1024**3
 
     model_config = {"populate_by_name": True}

@@ -112,6 +112,7 @@ def upgrade() -> None:
         schema="platform",
     )
     op.create_index("ix_audit_actor", "audit", ["actor_id", "id"], unique=False, schema="platform")
+    op.create_index("ix_audit_project", "audit", ["project_id", "id"], unique=False, schema="platform")
     op.create_index(
         "ix_audit_resource", "audit", ["resource_type", "resource_id", "id"], unique=False, schema="platform"
     )
@@ -127,7 +128,7 @@ def upgrade() -> None:
         sa.Column("reason", sa.Text(), nullable=True),
         sa.Column("facts", postgresql.JSONB(astext_type=sa.Text()), server_default=sa.text("'{}'"), nullable=False),
         sa.Column("access", postgresql.JSONB(astext_type=sa.Text()), server_default=sa.text("'{}'"), nullable=False),
-        sa.Column("sealed", sa.Text(), nullable=True),
+        sa.Column("sealed", sa.LargeBinary(), nullable=True),
         sa.Column("epoch", sa.Integer(), server_default="0", nullable=False),
         sa.Column("observed_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("created_by", sa.Uuid(), nullable=True),
@@ -173,6 +174,7 @@ def upgrade() -> None:
         sa.Column("status", sa.Integer(), nullable=True),
         sa.Column("body", sa.LargeBinary(), nullable=True),
         sa.Column("media_type", sa.Text(), nullable=True),
+        sa.Column("headers", postgresql.JSONB(astext_type=sa.Text()), nullable=True),
         sa.Column(
             "created_at", sa.DateTime(timezone=True), server_default=sa.text("clock_timestamp()"), nullable=False
         ),
@@ -202,6 +204,7 @@ def upgrade() -> None:
         sa.UniqueConstraint("name", name=op.f("uq_project_name")),
         schema="platform",
     )
+    op.create_index("ix_project_created", "project", ["created_at", "id"], unique=False, schema="platform")
     op.create_table(
         "provider",
         sa.Column("id", sa.Uuid(), nullable=False),
@@ -236,6 +239,7 @@ def upgrade() -> None:
         sa.UniqueConstraint("name", name=op.f("uq_template_name")),
         schema="platform",
     )
+    op.create_index("ix_template_created", "template", ["created_at", "id"], unique=False, schema="platform")
     op.create_table(
         "user",
         sa.Column("id", sa.Uuid(), nullable=False),
@@ -252,6 +256,7 @@ def upgrade() -> None:
         sa.UniqueConstraint("name", name=op.f("uq_user_name")),
         schema="platform",
     )
+    op.create_index("ix_user_created", "user", ["created_at", "id"], unique=False, schema="platform")
     op.create_table(
         "workflow",
         sa.Column("id", sa.Uuid(), nullable=False),
@@ -267,7 +272,6 @@ def upgrade() -> None:
         sa.Column("job_id", sa.Uuid(), nullable=True),
         sa.Column("result", postgresql.JSONB(astext_type=sa.Text()), nullable=True),
         sa.Column("reason", postgresql.JSONB(astext_type=sa.Text()), nullable=True),
-        sa.Column("cancelling", sa.Boolean(), server_default="false", nullable=False),
         sa.Column("revision", sa.Integer(), server_default="1", nullable=False),
         sa.Column(
             "created_at", sa.DateTime(timezone=True), server_default=sa.text("clock_timestamp()"), nullable=False
@@ -409,6 +413,7 @@ def upgrade() -> None:
         sa.UniqueConstraint("prefix", name=op.f("uq_api_key_prefix")),
         schema="platform",
     )
+    op.create_index("ix_api_key_created", "api_key", ["created_at", "id"], unique=False, schema="platform")
     op.create_index(op.f("ix_api_key_project_id"), "api_key", ["project_id"], unique=False, schema="platform")
     op.create_index(op.f("ix_api_key_user_id"), "api_key", ["user_id"], unique=False, schema="platform")
     op.create_table(
@@ -440,7 +445,8 @@ def upgrade() -> None:
         sa.Column("owner_id", sa.Uuid(), nullable=False),
         sa.Column("project_id", sa.Uuid(), nullable=True),
         sa.Column("fields", postgresql.JSONB(astext_type=sa.Text()), server_default=sa.text("'{}'"), nullable=False),
-        sa.Column("sealed", sa.Text(), nullable=False),
+        sa.Column("sealed", sa.LargeBinary(), nullable=False),
+        sa.Column("secrets", postgresql.ARRAY(sa.TEXT()), server_default="{}", nullable=False),
         sa.Column("last_used_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column(
             "created_at", sa.DateTime(timezone=True), server_default=sa.text("clock_timestamp()"), nullable=False
@@ -458,6 +464,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_credential")),
         schema="platform",
     )
+    op.create_index("ix_credential_created", "credential", ["created_at", "id"], unique=False, schema="platform")
     op.create_index(op.f("ix_credential_owner_id"), "credential", ["owner_id"], unique=False, schema="platform")
     op.create_index(op.f("ix_credential_project_id"), "credential", ["project_id"], unique=False, schema="platform")
     op.create_index("uq_credential_name", "credential", ["owner_id", "name"], unique=True, schema="platform")
@@ -564,7 +571,7 @@ def upgrade() -> None:
         sa.Column("state", sa.Text(), nullable=False),
         sa.Column("reason", sa.Text(), nullable=True),
         sa.Column("generation", sa.BigInteger(), server_default="1", nullable=False),
-        sa.Column("sealed", sa.Text(), nullable=False),
+        sa.Column("sealed", sa.LargeBinary(), nullable=False),
         sa.Column("published_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("created_by", sa.Uuid(), nullable=True),
         sa.Column(
@@ -702,12 +709,14 @@ def downgrade() -> None:
     op.drop_index("uq_credential_name", table_name="credential", schema="platform")
     op.drop_index(op.f("ix_credential_project_id"), table_name="credential", schema="platform")
     op.drop_index(op.f("ix_credential_owner_id"), table_name="credential", schema="platform")
+    op.drop_index("ix_credential_created", table_name="credential", schema="platform")
     op.drop_table("credential", schema="platform")
     op.drop_index(op.f("ix_cloud_model_provider_id"), table_name="cloud_model", schema="platform")
     op.drop_index("ix_cloud_model_name", table_name="cloud_model", schema="platform")
     op.drop_table("cloud_model", schema="platform")
     op.drop_index(op.f("ix_api_key_user_id"), table_name="api_key", schema="platform")
     op.drop_index(op.f("ix_api_key_project_id"), table_name="api_key", schema="platform")
+    op.drop_index("ix_api_key_created", table_name="api_key", schema="platform")
     op.drop_table("api_key", schema="platform")
     op.drop_table("step", schema="jobs")
     op.drop_index(op.f("ix_signal_job_id"), table_name="signal", schema="jobs")
@@ -726,9 +735,12 @@ def downgrade() -> None:
     )
     op.drop_index("ix_workflow_created", table_name="workflow", schema="platform")
     op.drop_table("workflow", schema="platform")
+    op.drop_index("ix_user_created", table_name="user", schema="platform")
     op.drop_table("user", schema="platform")
+    op.drop_index("ix_template_created", table_name="template", schema="platform")
     op.drop_table("template", schema="platform")
     op.drop_table("provider", schema="platform")
+    op.drop_index("ix_project_created", table_name="project", schema="platform")
     op.drop_table("project", schema="platform")
     op.drop_index("ix_idempotency_created", table_name="idempotency", schema="platform")
     op.drop_table("idempotency", schema="platform")
@@ -746,6 +758,7 @@ def downgrade() -> None:
     )
     op.drop_table("cluster", schema="platform")
     op.drop_index("ix_audit_resource", table_name="audit", schema="platform")
+    op.drop_index("ix_audit_project", table_name="audit", schema="platform")
     op.drop_index("ix_audit_actor", table_name="audit", schema="platform")
     op.drop_table("audit", schema="platform")
     op.drop_table("topic", schema="jobs")

@@ -94,7 +94,7 @@ class ImportSpec(BaseModel):
     """The input of an import job. A credential goes by reference only."""
 
     model_id: UUID
-    project_id: UUID
+    project_id: UUID | None
     source: Source
     uri: str
     credential_id: UUID | None = None
@@ -102,6 +102,10 @@ class ImportSpec(BaseModel):
 
 
 class ImportResult(BaseModel):
-    manifest: Manifest
+    """What an import made. The files are in the manifest, an object by its digest (`shared.objects.store.manifest_key`)."""
+
+    digest: str
+    size: int
+    files: int
+    revision: str | None = None  # the commit that was fetched
     metadata: ModelMetadata
-    revision: str | None = None

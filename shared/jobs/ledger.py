@@ -34,6 +34,7 @@ class JobRequest:
     topic: UUID | None = None
     resource_type: str | None = None
     resource_id: UUID | None = None
+    finished: Any = None  # the result of a job that has nothing left to do
     id: UUID = field(default_factory=uuid4)
 
 
@@ -113,6 +114,17 @@ class Ledger:
             }
             await session.execute(_INSERT_STEPS, {"job": request.id, **steps})
         return await self._announce(session, request.id)
+
+    async def complete(self, session: AsyncSession, request: JobRequest) -> JobView:
+        """End a job that was submitted in this transaction with nothing left to do: it succeeds with `request.finished`."""
+        await session.execute(
+            text("""UPDATE jobs.step SET state = 'succeeded', percent = 100, attempt = 1, started_at = clock_timestamp(),
+                           ended_at = clock_timestamp() WHERE job_id = :job"""),
+            {"job": request.id},
+        )
+        result = to_json(request.definition.result.dump_python(request.finished, mode="json")).decode()
+        changes = "started_at = clock_timestamp(), result = CAST(:result AS jsonb)"
+        return await self.transition(session, request.id, "succeeded", set_=changes, values={"result": result})
 
     async def cancel(self, session: AsyncSession, job_id: UUID) -> JobView:
         """Ask for a job to end and be undone. Repeating it is harmless; a finished job is refused."""

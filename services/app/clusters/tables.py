@@ -30,7 +30,7 @@ class ClusterRow(Base):
     access: Mapped[dict[str, Any]] = mapped_column(
         JSONB, server_default=text("'{}'")
     )  # what may be shown of the kubeconfig
-    sealed: Mapped[str | None]  # the kubeconfig
+    sealed: Mapped[bytes | None]  # the kubeconfig
     epoch: Mapped[int] = mapped_column(server_default="0")  # of the observer whose word counts
     observed_at: Mapped[datetime | None]
     created_by: Mapped[UUID | None]

@@ -40,7 +40,7 @@ class EndpointRow(Base):
     state: Mapped[str]
     reason: Mapped[str | None]
     generation: Mapped[int] = mapped_column(BigInteger, server_default="1")
-    sealed: Mapped[str]  # the key with which the gateway speaks to the workers
+    sealed: Mapped[bytes]  # the key with which the gateway speaks to the workers
     published_at: Mapped[datetime | None]
     created_by: Mapped[UUID | None]
     created_at: Mapped[Created]

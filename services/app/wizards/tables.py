@@ -34,7 +34,6 @@ class WorkflowRow(Base):
     job_id: Mapped[UUID | None]
     result: Mapped[dict[str, Any] | None] = mapped_column(JSONB)
     reason: Mapped[dict[str, Any] | None] = mapped_column(JSONB)
-    cancelling: Mapped[bool] = mapped_column(server_default="false")
     revision: Mapped[int] = mapped_column(server_default="1")
     created_at: Mapped[Created]
     updated_at: Mapped[Created]

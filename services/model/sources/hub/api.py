@@ -5,9 +5,12 @@ the call that is running; a call without one (none here) would meet the strict p
 """
 
 import asyncio
-from collections.abc import Iterable
-from contextvars import ContextVar, copy_context
+import contextlib
+import threading
+from collections.abc import Callable, Iterable
+from contextvars import ContextVar
 from functools import partial
+from typing import TypeVar, cast
 
 import httpcore2
 import httpx
@@ -21,6 +24,7 @@ from shared.jobs.outcomes import Permanent, Retry, StepError
 from shared.security.addresses import AddressPolicy, AddressRefused, check_url, resolve_blocking
 
 TIMEOUT = 30.0  # seconds for one question
+T = TypeVar("T")
 _policy: ContextVar[AddressPolicy | None] = ContextVar("hub_address_policy", default=None)
 
 
@@ -36,8 +40,7 @@ async def model_info(
         return ask()
 
     try:
-        # a thread that is left behind at a cancellation holds nothing and ends with its timeout
-        return await asyncio.get_running_loop().run_in_executor(None, copy_context().run, guarded)
+        return await _in_daemon_thread(guarded)
     except HfHubHTTPError as error:
         headers = httpx.Headers(dict(error.response.headers))
         raise outcome_of_hub(error.response.status_code, headers, credential=token is not None) from None
@@ -51,6 +54,35 @@ async def model_info(
         raise Retry("source_unavailable", f"The hub cannot be reached ({type(error).__name__}).") from None
     except (ValueError, TypeError, KeyError, AttributeError):
         raise Retry("source_unavailable", "The hub's answer cannot be read.") from None
+
+
+async def _in_daemon_thread(call: Callable[[], T]) -> T:
+    """The call's result. A cancellation leaves the thread to its timeout, and an exiting process does not wait for it
+    as it would for a pool's: the call only reads.
+    """
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[T] = loop.create_future()
+
+    def settle(result: T | None, error: BaseException | None) -> None:
+        if answer.done():
+            return
+        if error is not None:
+            answer.set_exception(error)
+        else:
+            answer.set_result(cast(T, result))
+
+    def work() -> None:
+        result, error = None, None
+        try:
+            result = call()
+        except Exception as raised:
+            error = raised
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(settle, result, error)
+
+    # a thread has a context of its own: the policy set in it reaches no other call
+    threading.Thread(target=work, name="hub", daemon=True).start()
+    return await answer
 
 
 def outcome_of_hub(status: int, headers: httpx.Headers, *, credential: bool) -> StepError:

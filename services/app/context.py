@@ -1,0 +1,57 @@
+"""What the app's parts work with, put together once by the assembly and handed to every request."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Annotated, Protocol
+from uuid import UUID
+
+from fastapi import Depends, Request
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from shared.db.engine import Database
+from shared.jobs.declare import Registry
+from shared.jobs.feed import Feeds
+from shared.jobs.hub import Hub
+from shared.jobs.ledger import Ledger
+from shared.objects.store import ObjectStore
+from shared.security.envelope import Keyring
+from shared.settings import Settings
+
+
+@dataclass(slots=True)
+class AppContext:
+    settings: Settings
+    database: Database
+    hub: Hub
+    ledger: Ledger
+    feeds: Feeds
+    keyring: Keyring
+    objects: ObjectStore
+    jobs: Registry
+    logs: "WorkerLogs"
+
+
+class WorkerLogs(Protocol):
+    """Where the logs of an endpoint's workers are read."""
+
+    def lines(
+        self, cluster_id: UUID, endpoint_id: UUID, ordinal: int | None, tail: int, follow: bool
+    ) -> AsyncIterator[str]:
+        """Lines of one worker or of all, oldest first; with `follow` also each new one."""
+
+
+def get_context(request: Request) -> AppContext:
+    context: AppContext = request.app.state.context
+    return context
+
+
+Context = Annotated[AppContext, Depends(get_context)]
+
+
+async def get_session(context: Context) -> AsyncIterator[AsyncSession]:
+    async with context.database.transaction() as session:
+        yield session
+
+
+# Committed before the answer is sent: with a wider scope the teardown would run after it.
+Session = Annotated[AsyncSession, Depends(get_session, scope="function")]

@@ -1,0 +1,116 @@
+"""The routes of endpoints and their workers. What they serve, `/endpoints/{id}/v1`, is the gateway's."""
+
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi.responses import PlainTextResponse, StreamingResponse
+
+from services.app.context import Context, Session
+from services.app.endpoints import repository, scale, service
+from services.app.identity.authenticate import Authenticated
+from services.app.wizards.contract import Visit
+from shared.errors import Problem
+from shared.http.bodies import StrictRoute
+from shared.http.pages import PageQuery, page_query
+
+router = APIRouter(prefix="/endpoints", tags=["endpoints"], route_class=StrictRoute)
+
+
+@router.get("")
+async def list_endpoints(
+    session: Session,
+    caller: Authenticated,
+    query: Annotated[PageQuery, Depends(page_query)],
+    project_id: Annotated[UUID | None, Query()] = None,
+    model_id: Annotated[UUID | None, Query()] = None,
+    cluster_id: Annotated[UUID | None, Query()] = None,
+    state: Annotated[str | None, Query()] = None,
+    name: Annotated[str | None, Query()] = None,
+) -> dict[str, Any]:
+    """Lists endpoints."""
+    filters = {"project_id": project_id, "model_id": model_id, "cluster_id": cluster_id, "state": state, "name": name}
+    return (await repository.page(session, caller, filters, query)).envelope(service.view)
+
+
+@router.get("/{endpoint_id}")
+async def show_endpoint(
+    endpoint_id: UUID, session: Session, caller: Authenticated, response: Response
+) -> dict[str, Any]:
+    """Shows an endpoint."""
+    endpoint = await service.visible(session, caller, endpoint_id)
+    response.headers["ETag"] = f'"{endpoint.revision}"'
+    return service.view(endpoint)
+
+
+@router.delete("/{endpoint_id}", status_code=202)
+async def delete_endpoint(
+    endpoint_id: UUID, context: Context, session: Session, caller: Authenticated
+) -> dict[str, Any]:
+    """Begins to delete an endpoint with all its workers; the answer is the job."""
+    return await service.delete(context, session, caller, endpoint_id)
+
+
+@router.get("/{endpoint_id}/workers")
+async def list_workers(endpoint_id: UUID, session: Session, caller: Authenticated) -> dict[str, Any]:
+    """Lists the workers as they were last seen."""
+    workers = service.worker_views(await service.visible(session, caller, endpoint_id))
+    return {"object": "list", "data": workers, "total": len(workers), "next_cursor": None}
+
+
+@router.get("/{endpoint_id}/workers/{worker_id}")
+async def show_worker(endpoint_id: UUID, worker_id: str, session: Session, caller: Authenticated) -> dict[str, Any]:
+    """Shows one worker."""
+    for worker in service.worker_views(await service.visible(session, caller, endpoint_id)):
+        if worker["id"] == worker_id:
+            return worker
+    raise Problem("not_found", "There is no such worker.")
+
+
+@router.delete("/{endpoint_id}/workers", status_code=202)
+async def remove_workers(
+    endpoint_id: UUID,
+    context: Context,
+    session: Session,
+    caller: Authenticated,
+    count: Annotated[int, Query(ge=1, le=256)] = 1,
+) -> dict[str, Any]:
+    """Begins to remove the newest workers, one by default; the answer is the job."""
+    return await scale.remove_workers(Visit(context, session, caller), endpoint_id, count)
+
+
+@router.get("/{endpoint_id}/logs", response_class=PlainTextResponse)
+async def read_logs(
+    request: Request,
+    endpoint_id: UUID,
+    context: Context,
+    caller: Authenticated,
+    worker: Annotated[str | None, Query(max_length=100)] = None,
+    tail: Annotated[int, Query(ge=1, le=5000)] = 200,
+    follow: bool = False,
+) -> Response:
+    """The workers' logs as text, one line each with its worker; `follow=true` goes on with new lines."""
+    async with context.database.transaction() as session:
+        endpoint = await service.visible(session, caller, endpoint_id)
+        ordinal = _ordinal(endpoint_id, worker)
+    lines = context.logs.lines(endpoint.cluster_id, endpoint_id, ordinal, tail, follow)
+    if not follow:
+        text = "".join([f"{line}\n" async for line in lines])
+        return PlainTextResponse(text)
+
+    async def encoded() -> AsyncIterator[bytes]:
+        async for line in lines:
+            yield f"{line}\n".encode()
+
+    with request.app.state.stream_slots.hold(str(caller.key_id)):
+        return StreamingResponse(encoded(), media_type="text/plain; charset=utf-8")
+
+
+def _ordinal(endpoint_id: UUID, worker: str | None) -> int | None:
+    if worker is None:
+        return None
+    number = worker.removeprefix(f"{endpoint_id}-")
+    if not (number.isascii() and number.isdigit() and len(number) < 5):
+        raise Problem("not_found", "There is no such worker.")
+    return int(number)

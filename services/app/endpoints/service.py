@@ -1,0 +1,115 @@
+"""Endpoints: what they look like, who may touch them, deletion."""
+
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from services.app.audit import service as audit
+from services.app.context import AppContext
+from services.app.endpoints import repository
+from services.app.endpoints.state import derive
+from services.app.endpoints.tables import EndpointRow
+from services.app.identity.caller import Caller
+from shared.clock import iso
+from shared.contracts.deployments import RemoveSpec
+from shared.errors import Problem
+from shared.jobs.ledger import JobRequest, JobView
+
+ENDPOINTS = "endpoints"  # the hub's name for "an endpoint has changed"
+
+
+def view(endpoint: EndpointRow) -> dict[str, Any]:
+    workers = endpoint.observed.get("workers", [])
+    desired = endpoint.desired
+    return {
+        "object": "endpoint",
+        "id": str(endpoint.id),
+        "name": endpoint.name,
+        "slug": endpoint.slug,
+        "project_id": str(endpoint.project_id),
+        "model_id": str(endpoint.model_id),
+        "cluster_id": str(endpoint.cluster_id),
+        "template_id": str(endpoint.template_id) if endpoint.template_id else None,
+        "credential_id": str(endpoint.credential_id) if endpoint.credential_id else None,
+        "digest": endpoint.digest,
+        "engine": endpoint.engine,
+        "deploy_config": endpoint.deploy_config,
+        "state": endpoint.state,
+        "reason": endpoint.reason,
+        "replicas": {"desired": desired.get("replicas", 0), "ready": sum(w["state"] == "ready" for w in workers)},
+        "concurrency": {"per_worker": desired.get("concurrency"), "total": _total(desired)},
+        "context_tokens": desired.get("context_tokens"),
+        "apis": desired.get("apis", []),
+        "url": f"/endpoints/{endpoint.id}/v1",
+        "generation": endpoint.generation,
+        "observed_at": endpoint.observed.get("observed_at"),
+        "created_by": str(endpoint.created_by) if endpoint.created_by else None,
+        "created_at": iso(endpoint.created_at),
+        "updated_at": iso(endpoint.updated_at),
+        "revision": endpoint.revision,
+    }
+
+
+def _total(desired: dict[str, Any]) -> int | None:
+    per_worker = desired.get("concurrency")
+    return None if per_worker is None else per_worker * desired.get("replicas", 0)
+
+
+def worker_views(endpoint: EndpointRow) -> list[dict[str, Any]]:
+    """The workers as last seen. Where a worker listens stays inside."""
+    shown = []
+    for worker in endpoint.observed.get("workers", []):
+        kept = {name: value for name, value in worker.items() if name not in ("url", "last_log")}
+        shown.append({"object": "worker", **kept, "endpoint_id": str(endpoint.id)})
+    return shown
+
+
+def settle(endpoint: EndpointRow) -> bool:
+    """Derive the state anew; whether it has changed."""
+    state, reason = derive(endpoint.phase, endpoint.desired, endpoint.observed)
+    reason = reason if endpoint.phase not in ("failed", "deleted", "deploying") else endpoint.reason
+    if (state, reason) == (endpoint.state, endpoint.reason):
+        return False
+    endpoint.state, endpoint.reason = state, reason
+    endpoint.revision += 1
+    endpoint.updated_at = datetime.now(UTC)
+    return True
+
+
+async def visible(session: AsyncSession, caller: Caller, endpoint_id: UUID, *, lock: bool = False) -> EndpointRow:
+    endpoint = await repository.get(session, endpoint_id, lock=lock)
+    if endpoint is None or endpoint.state == "deleted":
+        raise Problem("not_found", "There is no such endpoint.")
+    caller.check_sees(endpoint.project_id, "endpoint")
+    return endpoint
+
+
+async def changeable(session: AsyncSession, caller: Caller, endpoint_id: UUID) -> EndpointRow:
+    endpoint = await visible(session, caller, endpoint_id, lock=True)
+    caller.check_works_in(endpoint.project_id, "endpoint")
+    return endpoint
+
+
+async def delete(context: AppContext, session: AsyncSession, caller: Caller, endpoint_id: UUID) -> JobView:
+    """Begin to delete an endpoint, a failed one too. While a job works on it: `endpoint_busy` (409)."""
+    endpoint = await changeable(session, caller, endpoint_id)
+    if endpoint.phase == "deleting":
+        raise Problem("endpoint_busy", "The endpoint is being deleted already.")
+    if endpoint.phase in ("deploying", "updating"):
+        raise Problem(
+            "endpoint_busy", f"A job works on the endpoint ({endpoint.phase}); cancel it first, or wait for its end."
+        )
+    endpoint.generation += 1
+    endpoint.phase = "deleting"
+    settle(endpoint)
+    await session.flush()
+    request = JobRequest(
+        context.jobs.latest("delete_endpoint"),
+        RemoveSpec(endpoint_id=endpoint.id, cluster_id=endpoint.cluster_id, generation=endpoint.generation),
+        project_id=endpoint.project_id, owner_id=caller.user_id, resource_type="endpoint", resource_id=endpoint.id,
+    )  # fmt: skip
+    await audit.record(session, caller, "endpoint.delete", "endpoint", endpoint_id, project_id=endpoint.project_id)
+    context.hub.publish_after_commit(session, ENDPOINTS)
+    return await context.ledger.submit(session, request)

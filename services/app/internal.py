@@ -1,0 +1,138 @@
+"""What the app answers its workers (`shared.contracts.ports.AppPort`). Each call is checked against the job that it names."""
+
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import structlog
+from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from services.app.clusters import onboarding
+from services.app.clusters import repository as clusters
+from services.app.context import AppContext
+from services.app.credentials import service as credentials
+from services.app.endpoints import repository as endpoints
+from services.app.endpoints import service as endpoint_service
+from services.app.endpoints.deploy import key_context
+from services.app.models import repository as models
+from services.app.models import scans
+from services.app.projects import quotas
+from shared.errors import Problem
+from shared.jobs.outcomes import Permanent
+
+log = structlog.get_logger(__name__)
+
+
+class AppAccess:
+    """The implementation for one process, and behind the internal routes for others."""
+
+    def __init__(self, context: AppContext) -> None:
+        self._context = context
+
+    async def credential(self, job_id: UUID, credential_id: UUID) -> dict[str, str]:
+        async with self._context.database.transaction() as session:
+            await self._check_job(session, job_id, credential_id)
+            try:
+                return await credentials.reveal(session, self._context.keyring, credential_id)
+            except Problem as problem:
+                raise Permanent("credential_gone", "The credential is not there any more.") from problem
+
+    async def kubeconfig(self, job_id: UUID, cluster_id: UUID) -> bytes:
+        async with self._context.database.transaction() as session:
+            await self._check_job(session, job_id, cluster_id)
+            cluster = await clusters.get(session, cluster_id)
+            if cluster is None or cluster.sealed is None:
+                raise Permanent("cluster_gone", "The cluster is not registered any more.")
+            return self._context.keyring.open(cluster.sealed, onboarding.key_context(cluster_id))
+
+    async def worker_key(self, job_id: UUID, endpoint_id: UUID) -> str:
+        async with self._context.database.transaction() as session:
+            await self._check_job(session, job_id, endpoint_id)
+            endpoint = await endpoints.get(session, endpoint_id)
+            if endpoint is None or endpoint.phase == "deleted":
+                raise Permanent("endpoint_gone", "The endpoint is not there any more.")
+            return self._context.keyring.open(endpoint.sealed, key_context(endpoint_id)).decode()
+
+    async def check_gate(self, job_id: UUID, model_id: UUID, project_id: UUID, digest: str | None) -> None:
+        async with self._context.database.transaction() as session:
+            await self._check_job(session, job_id, model_id)
+            model = await models.get(session, model_id)
+            if model is None or model.state != "active":
+                raise Permanent("model_gone", "The model is not there any more.")
+            if model.project_id not in (None, project_id):
+                raise Permanent("model_gone", "The model belongs to another project.")
+            try:
+                await scans.gate(session, model, project_id, digest)
+            except Problem as problem:
+                raise Permanent(problem.code, problem.detail) from problem
+
+    async def admit_bytes(self, job_id: UUID, project_id: UUID | None, size: int) -> None:
+        async with self._context.database.transaction() as session:
+            try:
+                await quotas.check(session, project_id, bytes=size)
+            except Problem as problem:
+                raise Permanent(problem.code, problem.detail) from problem
+
+    async def claim_cluster(self, job_id: UUID, cluster_id: UUID, uid: str) -> None:
+        try:
+            async with self._context.database.transaction() as session:
+                await self._check_job(session, job_id, cluster_id)
+                known = await clusters.of_uid(session, uid)
+                if known is not None and known.id != cluster_id:
+                    raise Permanent("cluster_known", f"This cluster is registered already, as {known.name}.")
+                cluster = await clusters.get(session, cluster_id, lock=True)
+                if cluster is None:
+                    raise Permanent("cluster_gone", "The cluster is not registered any more.")
+                cluster.uid = uid
+        except IntegrityError as error:
+            raise Permanent("cluster_known", "This cluster has just been registered by another job.") from error
+
+    async def cluster_kind(self, cluster_id: UUID) -> str:
+        async with self._context.database.transaction() as session:
+            cluster = await clusters.get(session, cluster_id)
+        if cluster is None or cluster.state in ("deleted", "deleting"):
+            raise Permanent("cluster_gone", "The cluster is not registered any more.")
+        return cluster.kind
+
+    async def observe(self, cluster_id: UUID, epoch: int, observations: list[dict[str, Any]]) -> bool:
+        """`observations` are of all endpoints on the cluster; an endpoint without one has nothing there."""
+        seen = {one["endpoint_id"]: one for one in observations}
+        async with self._context.database.transaction() as session:
+            cluster = await clusters.get(session, cluster_id, lock=True)
+            if cluster is None or cluster.epoch > epoch:
+                return False
+            cluster.epoch, cluster.observed_at = epoch, datetime.now(UTC)
+            changed = False
+            for endpoint in await endpoints.of_cluster(session, cluster_id):
+                observed = seen.get(str(endpoint.id), {})
+                if _same(endpoint.observed, observed) or endpoint.phase == "deploying":
+                    continue
+                endpoint.observed = observed
+                endpoint_service.settle(endpoint)
+                changed = True
+            if changed:
+                self._context.hub.publish_after_commit(session, endpoint_service.ENDPOINTS)
+        return True
+
+    async def _check_job(self, session: AsyncSession, job_id: UUID, names: UUID) -> None:
+        """A job may ask only about what its own input names, and only while it lives."""
+        row = (
+            await session.execute(
+                text("SELECT input::text AS input, state FROM jobs.job WHERE id = :id"), {"id": job_id}
+            )
+        ).one_or_none()
+        if row is None or row.state not in ("running", "cancelling") or str(names) not in row.input:
+            log.warning("internal_call_refused", job=str(job_id))
+            raise Permanent("not_this_jobs_business", "The job does not name what it asks for.")
+
+
+def _same(before: dict[str, Any], after: dict[str, Any]) -> bool:
+    """Whether two observations differ in nothing but their time and the workers' memory."""
+    return _essence(before) == _essence(after)
+
+
+def _essence(observed: dict[str, Any]) -> list[dict[str, Any]]:
+    noise = ("memory_bytes",)
+    return [{k: v for k, v in worker.items() if k not in noise} for worker in observed.get("workers", [])]

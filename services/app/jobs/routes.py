@@ -1,0 +1,127 @@
+"""The routes of the ledger: list, show, follow, cancel and retry jobs."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import APIRouter, Depends, Query, Request, Response
+from pydantic_core import to_json
+from sqlalchemy.exc import IntegrityError
+
+from services.app.audit import service as audit
+from services.app.context import AppContext, Context, Session
+from services.app.db_problems import problem_of_constraint
+from services.app.identity.authenticate import Authenticated
+from services.app.identity.caller import Caller
+from services.app.identity.idempotency import Once
+from services.app.jobs import repository
+from services.app.streams import open_stream
+from shared.http.pages import PageQuery, page_query
+from shared.http.sse import Batch, last_event_id
+from shared.jobs.ledger import FINAL
+
+router = APIRouter(prefix="/jobs", tags=["jobs"])
+JSON = "application/json"
+
+
+def _answer(body: dict[str, Any]) -> Response:
+    return Response(to_json(body), media_type=JSON)
+
+
+async def _visible(context: AppContext, caller: Caller, job_id: UUID) -> dict[str, Any]:
+    async with context.database.transaction() as session:
+        return await repository.visible(session, caller, job_id)
+
+
+@router.get("")
+async def list_jobs(
+    session: Session,
+    caller: Authenticated,
+    query: Annotated[PageQuery, Depends(page_query)],
+    kind: Annotated[str | None, Query()] = None,
+    state: Annotated[str | None, Query()] = None,
+    project_id: Annotated[UUID | None, Query()] = None,
+    workflow_id: Annotated[UUID | None, Query()] = None,
+    resource_id: Annotated[UUID | None, Query()] = None,
+) -> Response:
+    """Lists jobs: one's own and those of one's projects."""
+    filters = {
+        "kind": kind, "state": state, "project_id": project_id, "topic": workflow_id, "resource_id": resource_id,
+    }  # fmt: skip
+    return _answer(await repository.page(session, caller, filters, query))
+
+
+@router.get("/{job_id}")
+async def show_job(
+    job_id: UUID, context: Context, caller: Authenticated, wait: Annotated[float, Query(ge=0, le=60)] = 0
+) -> Response:
+    """Shows a job; `wait=30` answers at its end, or after 30 s."""
+    deadline = asyncio.get_running_loop().time() + wait
+    while True:
+        changed = context.hub.watch(job_id)
+        shown = await _visible(context, caller, job_id)
+        left = deadline - asyncio.get_running_loop().time()
+        if shown["state"] in FINAL or left <= 0:
+            return _answer(shown)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(min(left, 5.0)):
+                await changed.wait()
+
+
+@router.get("/{job_id}/events")
+async def follow_job(request: Request, job_id: UUID, context: Context, caller: Authenticated) -> Response:
+    """Server-sent events of a job and its steps, numbered without gaps; the stream ends with the job."""
+    after = last_event_id(request) or 0
+    shown = await _visible(context, caller, job_id)
+    async with context.database.transaction() as session:
+        newest = await repository.newest_event(session, job_id)
+    if shown["state"] in FINAL and after >= newest:
+        return Response(status_code=204)
+
+    async def batches() -> AsyncIterator[Batch]:
+        async for events in context.feeds.follow("job", job_id, after):
+            yield b"".join(event.encoded for event in events)
+            last = next((event for event in reversed(events) if event.type == "job"), None)
+            if last is not None and last.state in FINAL and await _has_ended(context, job_id, events[-1].number):
+                return
+
+    return open_stream(request, caller, batches())
+
+
+async def _has_ended(context: AppContext, job_id: UUID, seen: int) -> bool:
+    """Whether there is nothing after what was sent: a retried job goes on after its first end."""
+    async with context.database.transaction() as session:
+        return seen >= await repository.newest_event(session, job_id)
+
+
+@router.post("/{job_id}/cancel")
+async def cancel_job(job_id: UUID, context: Context, caller: Authenticated, once: Once) -> Response:
+    """Stops a job and undoes what it did. May be repeated; a finished job is 409."""
+
+    async def work() -> Response:
+        async with context.database.transaction() as session:
+            await repository.changeable(session, caller, job_id)
+            shown = await context.ledger.cancel(session, job_id)
+            await audit.record(session, caller, "job.cancel", "job", job_id, kind=shown["kind"])
+        return _answer(shown)
+
+    return await once.run("", work)
+
+
+@router.post("/{job_id}/retry")
+async def retry_job(job_id: UUID, context: Context, caller: Authenticated, once: Once) -> Response:
+    """Runs a failed job again from its failed step; a failed undo from where it stopped."""
+
+    async def work() -> Response:
+        try:
+            async with context.database.transaction() as session:
+                await repository.changeable(session, caller, job_id)
+                shown = await context.ledger.retry(session, job_id)
+                await audit.record(session, caller, "job.retry", "job", job_id, kind=shown["kind"])
+        except IntegrityError as error:
+            raise problem_of_constraint(error) from error
+        return _answer(shown)
+
+    return await once.run("", work)

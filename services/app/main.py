@@ -1,0 +1,126 @@
+"""The app: its routes over a context, ready to be served. The assembly makes the context and adds what is beside it."""
+
+from collections.abc import Awaitable, Callable
+
+from fastapi import APIRouter, FastAPI, Response
+from fastapi.openapi.utils import get_openapi
+from pydantic_core import to_json
+
+from services.app.audit import routes as audit
+from services.app.clusters import outcomes as cluster_outcomes
+from services.app.clusters import routes as clusters
+from services.app.context import AppContext
+from services.app.credentials import routes as credentials
+from services.app.endpoints import outcomes as endpoint_outcomes
+from services.app.endpoints import routes as endpoints
+from services.app.icons import routes as icons
+from services.app.identity import routes as identity
+from services.app.identity.authenticate import Authenticator
+from services.app.jobs import routes as jobs
+from services.app.models import outcomes as model_outcomes
+from services.app.models import provider_routes as providers
+from services.app.models import routes as models
+from services.app.projects import routes as projects
+from services.app.templates import routes as templates
+from services.app.wizards import routes as wizards
+from services.app.wizards.outcome import WorkflowHook
+from shared.errors import Problem
+from shared.http import guards, problems
+from shared.http.sse import StreamSlots
+from shared.jobs.ledger import Hook
+
+# Order matters where a path could be read two ways: wizards' own paths come before /models/{id}.
+ROUTERS = (
+    wizards.router,
+    providers.router,
+    models.router,
+    clusters.router,
+    endpoints.router,
+    jobs.router,
+    identity.router,
+    projects.router,
+    credentials.router,
+    templates.router,
+    icons.router,
+    audit.router,
+)
+
+
+def hooks(context: AppContext) -> dict[str, Hook]:
+    """What each kind of job means for our rows, and for the workflow that started it."""
+    workflow = WorkflowHook(context)
+    resources: dict[str, Hook] = {
+        "add_cloud_model": _nothing,
+        "import_model": model_outcomes.ImportOutcome(context),
+        "scan_model": model_outcomes.ScanOutcome(context),
+        "register_cluster": cluster_outcomes.RegisterOutcome(context),
+        "deploy_model": endpoint_outcomes.DeployOutcome(context),
+        "add_worker": endpoint_outcomes.ScaleOutcome(context),
+        "remove_worker": endpoint_outcomes.ScaleOutcome(context),
+        "delete_endpoint": endpoint_outcomes.RemoveOutcome(context),
+    }
+    return {kind: _both(hook, workflow) for kind, hook in resources.items()}
+
+
+async def _nothing(*_arguments: object) -> None:
+    """The trigger itself has made the row."""
+
+
+def _both(first: Hook, second: Hook) -> Hook:
+    async def hook(session, job, spec) -> None:  # type: ignore[no-untyped-def]
+        await first(session, job, spec)
+        await second(session, job, spec)
+
+    return hook
+
+
+Ready = Callable[[], Awaitable[list[str]]]
+
+
+def create_app(context: AppContext, ready: Ready) -> FastAPI:
+    """`ready` names what is not ready; empty when all is."""
+    app = FastAPI(title="Stepway", version="1", docs_url=None, redoc_url=None, openapi_url=None)
+    app.state.context = context
+    app.state.authenticator = Authenticator(context)
+    app.state.stream_slots = StreamSlots(per_key=600)
+    problems.install(app)
+    settings = context.settings
+    guards.install(
+        app,
+        allowed_hosts=settings.allowed_hosts,
+        cors_origins=settings.cors_origins,
+        body_limits=[(r"/endpoints/[^/]+/v1/", None)],  # the gateway has its own
+    )
+    app.include_router(_open_routes(app, ready))
+    for router in ROUTERS:
+        app.include_router(router)
+    return app
+
+
+def _open_routes(app: FastAPI, ready: Ready) -> APIRouter:
+    """Routes without authentication: they tell whether the service lives, and describe the API; nothing of anybody's."""
+    router = APIRouter(tags=["service"])
+
+    @router.get("/healthz")
+    async def healthz() -> dict[str, str]:
+        """Answers while the process lives."""
+        return {"status": "ok"}
+
+    @router.get("/readyz")
+    async def readyz() -> dict[str, str]:
+        """Answers 200 when the database answers and jobs can run, else 503 with what is missing."""
+        missing = await ready()
+        if missing:
+            raise Problem("unavailable", f"Not ready: {', '.join(missing)}.", headers={"Retry-After": "1"})
+        return {"status": "ready"}
+
+    @router.get("/openapi.json", include_in_schema=False)
+    async def openapi() -> Response:
+        if app.openapi_schema is None:
+            app.openapi_schema = get_openapi(title=app.title, version=app.version, routes=app.routes, description=ABOUT)
+        return Response(to_json(app.openapi_schema), media_type="application/json")
+
+    return router
+
+
+ABOUT = "Stepway takes an AI model from found to served to used. Send `Authorization: Bearer <key>` with every request."

@@ -1,0 +1,123 @@
+"""The routes of models, their scans and overrides."""
+
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from fastapi import APIRouter, Depends, Header, Query, Response
+
+from services.app.context import Context, Session
+from services.app.identity.authenticate import Authenticated
+from services.app.models import catalog, repository, scans, service
+from services.app.models.schemas import ModelChange, OverrideIn
+from services.app.models.tables import ScanOverrideRow
+from services.app.precondition import revision_of
+from shared.clock import iso
+from shared.errors import Problem
+from shared.http.bodies import StrictRoute
+from shared.http.pages import PageQuery, page_query
+
+router = APIRouter(prefix="/models", tags=["models"], route_class=StrictRoute)
+Pages = Annotated[PageQuery, Depends(page_query)]
+IfMatch = Annotated[str | None, Header()]
+
+
+@router.get("")
+async def list_models(
+    session: Session,
+    caller: Authenticated,
+    query: Pages,
+    source: Annotated[Literal["catalog", "cloud", "local"] | None, Query()] = None,
+    provider_type: Annotated[str | None, Query()] = None,
+    provider_id: Annotated[UUID | None, Query()] = None,
+    project_id: Annotated[UUID | None, Query()] = None,
+    state: Annotated[str | None, Query()] = None,
+    modality: Annotated[str | None, Query()] = None,
+    tag: Annotated[str | None, Query()] = None,
+    scan_status: Annotated[str | None, Query()] = None,
+    name: Annotated[str | None, Query()] = None,
+) -> dict[str, Any]:
+    """Lists models. `source=catalog`: cloud models that could be added."""
+    if source == "catalog":
+        return await catalog.page(session, query, provider_id=provider_id, modality=modality, tag=tag)
+    filters = {
+        "provider_type": provider_type, "provider_id": provider_id, "project_id": project_id, "state": state,
+        "modality": modality, "tag": tag, "source": source, "scan_status": scan_status, "name": name,
+    }  # fmt: skip
+    return (await repository.page(session, caller, filters, query)).envelope(service.view)
+
+
+@router.get("/{model_id}")
+async def show_model(model_id: UUID, session: Session, caller: Authenticated, response: Response) -> dict[str, Any]:
+    """Shows a model with its files."""
+    model = await service.visible(session, caller, model_id)
+    response.headers["ETag"] = f'"{model.revision}"'
+    files = await repository.files(session, model_id)
+    return {**service.view(model), "files": [{"path": f.path, "size": f.size, "sha256": f.sha256} for f in files]}
+
+
+@router.patch("/{model_id}")
+async def change_model(
+    model_id: UUID, body: ModelChange, session: Session, caller: Authenticated, if_match: IfMatch = None
+) -> dict[str, Any]:
+    """Changes how a model is known: name, description, author, icon, tags."""
+    given = body.model_dump(mode="json", exclude_unset=True)
+    return service.view(await service.change(session, caller, model_id, given, revision_of(if_match)))
+
+
+@router.delete("/{model_id}", status_code=204)
+async def delete_model(model_id: UUID, context: Context, caller: Authenticated) -> None:
+    """Deletes a model that nothing serves; its bytes go when no other model has them."""
+    async with context.database.transaction() as session:
+        digests = await service.delete(context, session, caller, model_id)
+    await service.free(context, digests)
+
+
+# ---- scans
+
+
+@router.get("/{model_id}/scans")
+async def list_scans(model_id: UUID, session: Session, caller: Authenticated, query: Pages) -> dict[str, Any]:
+    """The history of a model's scans, newest first."""
+    await service.visible(session, caller, model_id)
+    return (await repository.scans(session, model_id, query)).envelope(scans.view)
+
+
+@router.get("/{model_id}/scans/{scan_id}")
+async def show_scan(model_id: UUID, scan_id: UUID, session: Session, caller: Authenticated) -> dict[str, Any]:
+    """One scan with its whole report."""
+    await service.visible(session, caller, model_id)
+    scan = await repository.scan(session, model_id, scan_id)
+    if scan is None:
+        raise Problem("not_found", "There is no such scan.")
+    return scans.view(scan, whole=True)
+
+
+@router.get("/{model_id}/scan-overrides")
+async def list_overrides(model_id: UUID, session: Session, caller: Authenticated) -> dict[str, Any]:
+    """The recorded overrides of the scan gate for this model."""
+    await service.visible(session, caller, model_id)
+    rows = await repository.overrides(session, model_id)
+    return {"object": "list", "data": [_override(row) for row in rows], "total": len(rows), "next_cursor": None}
+
+
+@router.post("/{model_id}/scan-overrides", status_code=201)
+async def make_override(model_id: UUID, body: OverrideIn, session: Session, caller: Authenticated) -> dict[str, Any]:
+    """An admin lets the model's present files be deployed in spite of their scan, and says why."""
+    return _override(await scans.record_override(session, caller, model_id, body.reason))
+
+
+@router.delete("/{model_id}/scan-overrides/{override_id}", status_code=204)
+async def revoke_override(model_id: UUID, override_id: UUID, session: Session, caller: Authenticated) -> None:
+    """Takes an override back. What has been deployed stays."""
+    caller.require("admin")
+    await service.visible(session, caller, model_id)
+    if not await repository.revoke_override(session, model_id, override_id):
+        raise Problem("not_found", "There is no such override.")
+
+
+def _override(row: ScanOverrideRow) -> dict[str, Any]:
+    return {
+        "object": "scan_override", "id": str(row.id), "model_id": str(row.model_id), "digest": row.digest,
+        "reason": row.reason, "created_by": str(row.created_by), "created_at": iso(row.created_at),
+        "revoked_at": iso(row.revoked_at),
+    }  # fmt: skip

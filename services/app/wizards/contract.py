@@ -1,0 +1,162 @@
+"""What a wizard type is: its steps with their models, its variants, its checks, and what its trigger starts.
+
+A type is one module in `types/`, listed in `registry`. The engine (`service`) knows no type.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+from uuid import UUID
+
+from pydantic import BaseModel
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from services.app.context import AppContext
+from services.app.identity.caller import Caller
+from services.app.wizards.tables import WorkflowRow
+from shared.errors import Fault
+from shared.jobs.ledger import JobRequest, JobView
+
+Fields = Mapping[str, Any]  # as sent, in JSON form; absent and null are the same
+
+
+class StepModel(BaseModel):
+    """The fields of one step. Required ones are required at the trigger, never before."""
+
+    model_config = {"extra": "forbid", "str_strip_whitespace": True}
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """Where a screen finds the choices of a field: `href` is an RFC 6570 template over the draft's fields and `workflow_id`."""
+
+    href: str
+    value: str = "id"
+    label: str = "name"
+    depends_on: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class WizardStep:
+    """A step by the user has a model; one by the server (`model` None) shows what was found out."""
+
+    key: str
+    title: str
+    description: str
+    model: type[StepModel] | None = None
+    options: dict[str, Option] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """The steps (by key, in order) and required fields while `when` holds; the last variant has no condition.
+
+    A name in `when` is a field, or `X.member` of what the field `X_id` names.
+    """
+
+    when: dict[str, Any]
+    steps: tuple[str, ...]
+    required: tuple[str, ...]
+
+    @property
+    def total_steps(self) -> int:
+        return len(self.steps)
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """What the trigger still needs: a field that is absent, or one that no longer fits an earlier choice."""
+
+    field: str
+    message: str
+    code: Literal["missing", "inconsistent"] = "missing"
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """One request to a wizard: who, with what, in which transaction."""
+
+    context: AppContext
+    session: AsyncSession
+    caller: Caller
+
+
+class Wizard:
+    """The base of all types. A type sets the class variables and overrides `start`, `finish` and the checks that it needs."""
+
+    type: ClassVar[str]
+    title: ClassVar[str]
+    description: ClassVar[str]
+    path: ClassVar[str]
+    encoding: ClassVar[Literal["json", "multipart"]] = "json"
+    role: ClassVar[str] = "member"
+    steps: ClassVar[tuple[WizardStep, ...]]
+    files: ClassVar[dict[str, int]] = {}  # file fields of a form, with their limit in bytes
+    result_schema: ClassVar[dict[str, Any]] = {}
+    # `X_id` fields and what they name: beside each the answer shows `X: {id, name, icon}`
+    references: ClassVar[dict[str, str]] = {}
+
+    variants: ClassVar[tuple[Variant, ...]]
+
+    async def variant(self, visit: Visit, fields: Fields) -> Variant:
+        """The variant that the draft is in."""
+        return next(one for one in self.variants if all(fields.get(k) == v for k, v in one.when.items()))
+
+    async def computed(self, visit: Visit, fields: Fields) -> dict[str, Any]:
+        """What the server works out of the fields, shown beside them."""
+        return {}
+
+    async def check(self, visit: Visit, fields: Fields, changed: set[str]) -> list[Fault]:
+        """What is wrong with the changed fields beyond their format and references: nothing is stored when there is something."""
+        return []
+
+    async def check_file(self, visit: Visit, name: str, content: bytes, fields: Fields) -> None:
+        """Raise a problem when an uploaded file cannot be used: nothing is stored then."""
+
+    async def check_names(self, visit: Visit, fields: Fields) -> None:
+        """Raise `name_taken` when a name is in use; called at the step that sends it, and again by `start`."""
+
+    async def inconsistent(self, visit: Visit, fields: Fields) -> list[Missing]:
+        """What no longer fits an earlier choice; shown in `missing`, refused at the trigger."""
+        return []
+
+    async def start(self, visit: Visit, workflow: WorkflowRow) -> JobRequest:
+        """The trigger, in its transaction: check again what may have changed, reserve names, make rows, name the job.
+
+        Raises a problem to refuse; the draft is kept.
+        """
+        raise NotImplementedError
+
+    async def reopen(self, visit: Visit, workflow: WorkflowRow) -> None:
+        """A failed workflow is edited: let go of what its failed job still holds."""
+
+    async def finish(self, session: AsyncSession, workflow: WorkflowRow, job: JobView) -> dict[str, Any] | None:
+        """The `result` of a workflow whose job has succeeded: `{type, id, name, href}` and the fields of `result_schema`."""
+        raise NotImplementedError
+
+    # ---- derived
+
+    def field_model(self, name: str) -> type[StepModel] | None:
+        return next((s.model for s in self.steps if s.model is not None and name in s.model.model_fields), None)
+
+    def step_of(self, param: str | None, variant: Variant | None = None) -> int | None:
+        """The number of the step that a field, or a path below it, belongs to; by default in the longest variant."""
+        name = (param or "").split(".")[0].split("[")[0]
+        keys = (variant or max(self.variants, key=lambda one: one.total_steps)).steps
+        for number, key in enumerate(keys, 1):
+            model = self.step(key).model
+            if model is not None and name in model.model_fields:
+                return number
+        return None
+
+    def step(self, key: str) -> WizardStep:
+        return next(one for one in self.steps if one.key == key)
+
+    @property
+    def total_steps(self) -> int:
+        return max(one.total_steps for one in self.variants)
+
+
+def project_of(fields: Fields) -> UUID | None:
+    value = fields.get("project_id")
+    return UUID(value) if value else None

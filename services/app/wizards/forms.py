@@ -1,0 +1,147 @@
+"""Reads a step's body: the control fields, and the wizard's own fields checked by the models of its steps.
+
+Every field may be absent or null at a step; its type is that of its step's model. The patch model of a wizard is made
+once, from its steps.
+"""
+
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Annotated, Any
+from uuid import UUID
+
+from pydantic import BaseModel, Field, StrictBool, StrictInt, ValidationError, create_model
+
+from services.app.wizards.contract import Wizard
+from services.app.wizards.fields import Id
+from shared.errors import Fault, Problem
+from shared.http.bodies import Form
+from shared.http.multipart import UploadedFile
+from shared.http.problems import faults_of, problem_of
+
+MAX_TOTAL = 20
+SERVER_FIELDS = frozenset(
+    {"status", "job", "result", "current_step", "workflow_type", "workflow_steps", "field_steps", "missing", "reason", "links",
+     "revision"}
+)  # fmt: skip
+TRUE, FALSE = frozenset({"true", "1"}), frozenset({"false", "0"})
+
+
+class Control(BaseModel):
+    """What every step's body has besides its fields."""
+
+    workflow_id: Id | None = None
+    workflow_total_steps: StrictInt | None = Field(None, ge=1, le=MAX_TOTAL)
+    step_number: StrictInt = Field(ge=1, le=MAX_TOTAL)
+    trigger_workflow: StrictBool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StepBody:
+    """A step as it was sent, in JSON form. `fields` has null for what is to be cleared."""
+
+    workflow_id: UUID | None
+    total_steps: int | None
+    step_number: int
+    trigger: bool
+    fields: dict[str, Any]
+    files: dict[str, UploadedFile] = field(default_factory=dict)
+
+
+@cache
+def patch_model(wizard: Wizard) -> type[BaseModel]:
+    """The union of the fields of all steps, each optional and nullable."""
+    fields: dict[str, Any] = {}
+    for step in wizard.steps:
+        for name, info in step.model.model_fields.items() if step.model else ():
+            if name not in wizard.files:
+                fields[name] = (Annotated[info.annotation, *info.metadata] | None, None)
+    config: Any = {"extra": "forbid", "str_strip_whitespace": True}
+    return create_model(f"{wizard.type}_patch", __config__=config, **fields)
+
+
+def read(wizard: Wizard, sent: dict[str, Any], files: dict[str, UploadedFile] | None = None) -> StepBody:
+    """Check the format of a step's body. Raises 422 with every fault; nothing has been stored then."""
+    control_sent = {k: v for k, v in sent.items() if k in Control.model_fields and v is not None}
+    fields_sent = {k: v for k, v in sent.items() if k not in Control.model_fields}
+    faults: list[Fault] = []
+    control = _validate(Control, control_sent, faults)
+    patch = _validate(patch_model(wizard), fields_sent, faults)
+    faults = [_with_step(wizard, fault) for fault in faults]
+    if control is not None and not faults:
+        faults = _control_faults(control)
+    if faults or control is None or patch is None:
+        raise problem_of(faults)
+    dumped = patch.model_dump(mode="json", exclude_unset=True)
+    return StepBody(
+        UUID(control.workflow_id) if control.workflow_id else None,
+        control.workflow_total_steps,
+        control.step_number,
+        control.trigger_workflow,
+        {name: _as_sent(value) for name, value in dumped.items()},
+        files or {},
+    )
+
+
+def read_form(wizard: Wizard, form: Form) -> StepBody:
+    """The same from a form: its values are texts; an empty text is null."""
+    sent: dict[str, Any] = {}
+    for name, value in form.fields.items():
+        sent[name] = _typed(wizard, name, value) if isinstance(value, str) else value
+    unknown = [name for name in form.files if name not in wizard.files]
+    if unknown:
+        faults = [Fault(name, "unknown_field", "This wizard takes no such file.") for name in unknown]
+        raise Problem("unknown_field", "This wizard takes no such file.", faults=faults)
+    misplaced = [name for name in sent if name in wizard.files]
+    for name in misplaced:
+        if sent.pop(name) is not None:
+            message = "Must be sent as a file."
+            raise Problem(
+                "validation_failed", message, faults=[Fault(name, "file_expected", message, wizard.step_of(name))]
+            )
+    return read(wizard, sent, dict(form.files))
+
+
+def _typed(wizard: Wizard, name: str, text: str) -> Any:
+    if text == "":
+        return None
+    if name in ("workflow_total_steps", "step_number"):
+        return int(text) if text.isascii() and text.lstrip("-").isdigit() and len(text) < 10 else text
+    if name == "trigger_workflow" or _is_flag(wizard, name):
+        return True if text.lower() in TRUE else False if text.lower() in FALSE else text
+    return text
+
+
+def _is_flag(wizard: Wizard, name: str) -> bool:
+    model = wizard.field_model(name)
+    return model is not None and model.model_fields[name].annotation in (bool, bool | None)
+
+
+def _validate(model: type[BaseModel], values: dict[str, Any], faults: list[Fault]) -> Any:
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        faults.extend(faults_of(error))
+        return None
+
+
+def _control_faults(control: Control) -> list[Fault]:
+    begins, goes_on = control.workflow_total_steps is not None, control.workflow_id is not None
+    if begins == goes_on:
+        message = "Send exactly one of workflow_id (to go on) and workflow_total_steps (to begin)."
+        return [Fault("workflow_id", "one_of", message), Fault("workflow_total_steps", "one_of", message)]
+    if control.workflow_total_steps is not None and control.step_number > control.workflow_total_steps:
+        return [Fault("step_number", "out_of_range", "Must not be above workflow_total_steps.")]
+    return []
+
+
+def _with_step(wizard: Wizard, fault: Fault) -> Fault:
+    if fault.param in SERVER_FIELDS:
+        return Fault(fault.param, "server_field", "is set by the server only", None)
+    return Fault(fault.param, fault.code, fault.message, wizard.step_of(fault.param))
+
+
+def _as_sent(value: Any) -> Any:
+    """Objects keep only what was sent: a dumped model's absent members are null."""
+    if isinstance(value, dict):
+        return {k: _as_sent(v) for k, v in value.items() if v is not None}
+    return [_as_sent(one) for one in value] if isinstance(value, list) else value

@@ -1,0 +1,182 @@
+"""The routes of wizards and workflows. Each wizard's route is made from its entry in the registry."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from pydantic_core import to_json
+
+from services.app.context import Context, Session
+from services.app.identity.authenticate import Authenticated
+from services.app.identity.idempotency import Once
+from services.app.precondition import revision_of
+from services.app.streams import open_stream
+from services.app.wizards import forms, repository, service
+from services.app.wizards.contract import Visit, Wizard
+from services.app.wizards.descriptor import describe
+from services.app.wizards.registry import WIZARDS
+from shared.errors import Problem
+from shared.http.bodies import Form, read_form, read_json
+from shared.http.pages import PageQuery, page_query
+from shared.http.sse import Batch, last_event_id
+
+router = APIRouter(tags=["wizards"])
+JSON = "application/json"
+
+
+def _answer(body: dict[str, Any]) -> Response:
+    return Response(to_json(body), media_type=JSON, headers={"ETag": f'"{body["revision"]}"'})
+
+
+def _step_route(wizard: Wizard) -> Callable[..., Awaitable[Response]]:
+    async def take_step(
+        request: Request,
+        context: Context,
+        caller: Authenticated,
+        once: Once,
+        if_match: Annotated[str | None, Header()] = None,
+    ) -> Response:
+        if wizard.encoding == "multipart":
+            form = await read_form(request)
+            body = (
+                forms.read_form(wizard, form)
+                if form.files or not _is_json(request)
+                else forms.read(wizard, form.fields)
+            )
+        else:
+            form = Form(await read_json(request))
+            body = forms.read(wizard, form.fields)
+
+        async def work() -> Response:
+            return _answer(await service.take_step(context, caller, wizard, body, revision_of(if_match)))
+
+        return await once.run(form.fingerprint(), work)
+
+    take_step.__name__ = wizard.type
+    take_step.__doc__ = wizard.description
+    return take_step
+
+
+def _is_json(request: Request) -> bool:
+    return request.headers.get("content-type", "").split(";")[0].strip().lower() == JSON
+
+
+def _openapi(wizard: Wizard) -> dict[str, Any]:
+    inline = _inline(forms.patch_model(wizard).model_json_schema())
+    control = _inline(forms.Control.model_json_schema())
+    properties = {**control["properties"], **inline.get("properties", {})}
+    for name in wizard.files:
+        properties[name] = {"type": "string", "format": "binary"}
+    body = {"type": "object", "properties": properties, "required": ["step_number"], "additionalProperties": False}
+    content = {JSON: {"schema": body}}
+    if wizard.encoding == "multipart":
+        content["multipart/form-data"] = {"schema": body}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def _inline(schema: Any, definitions: dict[str, Any] | None = None) -> Any:
+    """A schema without `$ref`, for none of ours is recursive."""
+    if isinstance(schema, list):
+        return [_inline(one, definitions) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    definitions = schema.get("$defs", definitions) or {}
+    if "$ref" in schema:
+        rest = {name: value for name, value in schema.items() if name != "$ref"}
+        return {**_inline(definitions[schema["$ref"].rsplit("/", 1)[1]], definitions), **rest}
+    return {name: _inline(value, definitions) for name, value in schema.items() if name != "$defs"}
+
+
+for one in WIZARDS.values():
+    router.add_api_route(
+        one.path, _step_route(one), methods=["POST"], summary=one.title, openapi_extra=_openapi(one), operation_id=one.type,
+    )  # fmt: skip
+
+
+@router.get("/wizards")
+async def list_wizards(_caller: Authenticated) -> Response:
+    """Describes all wizards: their steps, schemas, options and what the trigger requires."""
+    data = [describe(wizard) for wizard in WIZARDS.values()]
+    return Response(to_json({"object": "list", "data": data, "total": len(data), "next_cursor": None}), media_type=JSON)
+
+
+@router.get("/wizards/{type}")
+async def show_wizard(type: str, _caller: Authenticated) -> Response:
+    """Describes one wizard."""
+    if type not in WIZARDS:
+        raise Problem("not_found", "There is no such wizard.")
+    return Response(to_json(describe(WIZARDS[type])), media_type=JSON)
+
+
+@router.get("/workflows")
+async def list_workflows(
+    context: Context,
+    session: Session,
+    caller: Authenticated,
+    query: Annotated[PageQuery, Depends(page_query)],
+    type: Annotated[str | None, Query()] = None,
+    status: Annotated[str | None, Query()] = None,
+    owner_id: Annotated[UUID | None, Query()] = None,
+    project_id: Annotated[UUID | None, Query()] = None,
+) -> Response:
+    """Lists workflows, finished ones too: one's own; all for operators and admins."""
+    filters = {"type": type, "status": status, "owner_id": owner_id, "project_id": project_id}
+    page = await repository.page(session, caller, filters, query)
+    visit = Visit(context, session, caller)
+    data = [await service.render(visit, workflow) for workflow in page.rows]
+    by_id = {row.id: shown for row, shown in zip(page.rows, data, strict=True)}
+    return Response(to_json(page.envelope(lambda row: by_id[row.id])), media_type=JSON)
+
+
+@router.get("/workflows/{workflow_id}")
+async def show_workflow(workflow_id: UUID, context: Context, session: Session, caller: Authenticated) -> Response:
+    """Shows a workflow: the same as a step's answer."""
+    return _answer(await service.show(Visit(context, session, caller), workflow_id))
+
+
+@router.post("/workflows/{workflow_id}/cancel")
+async def cancel_workflow(workflow_id: UUID, context: Context, caller: Authenticated, once: Once) -> Response:
+    """Cancels a draft, or stops and undoes the job of a triggered workflow. May be repeated."""
+
+    async def work() -> Response:
+        async with context.database.transaction() as session:
+            return _answer(await service.cancel(Visit(context, session, caller), workflow_id))
+
+    return await once.run("", work)
+
+
+@router.post("/workflows/{workflow_id}/retry")
+async def retry_workflow(workflow_id: UUID, context: Context, caller: Authenticated, once: Once) -> Response:
+    """Runs the job of a failed workflow again from its failed step."""
+
+    async def work() -> Response:
+        async with context.database.transaction() as session:
+            return _answer(await service.retry(Visit(context, session, caller), workflow_id))
+
+    return await once.run("", work)
+
+
+@router.delete("/workflows/{workflow_id}", status_code=204)
+async def delete_workflow(workflow_id: UUID, context: Context, session: Session, caller: Authenticated) -> None:
+    """Deletes a draft."""
+    await service.delete(Visit(context, session, caller), workflow_id)
+
+
+@router.get("/workflows/{workflow_id}/events")
+async def follow_workflow(request: Request, workflow_id: UUID, context: Context, caller: Authenticated) -> Response:
+    """Server-sent events of a workflow, its jobs and their steps, in one sequence; resumes after Last-Event-ID."""
+    after = last_event_id(request) or 0
+    async with context.database.transaction() as session:
+        shown = await service.show(Visit(context, session, caller), workflow_id)
+        drained = await service.is_drained(session, workflow_id, after)
+    if shown["status"] != "in_progress" and drained:
+        return Response(status_code=204)
+
+    async def batches() -> AsyncIterator[Batch]:
+        async for events in context.feeds.follow("topic", workflow_id, after):
+            yield b"".join(event.encoded for event in events)
+            if events[-1].type == "end":
+                return
+
+    return open_stream(request, caller, batches())

@@ -1,0 +1,56 @@
+"""Register a Kubernetes cluster by its kubeconfig. The file is checked and sealed at the step; the job connects."""
+
+from typing import Any, ClassVar
+from uuid import UUID
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from services.app.clusters import onboarding
+from services.app.wizards.contract import Fields, Option, StepModel, Variant, Visit, Wizard, WizardStep
+from services.app.wizards.fields import Flag, Name, ShortText
+from services.app.wizards.tables import WorkflowRow
+from shared.errors import Fault
+from shared.jobs.ledger import JobRequest, JobView
+from shared.security.kubeconfig import MAX_BYTES
+
+
+class ClusterStep(StepModel):
+    name: Name
+    icon: ShortText | None = None
+    ingress_url: ShortText | None = None
+    configuration_file: Any = None
+    allow_insecure_tls: Flag | None = None
+
+
+class ClusterOnboarding(Wizard):
+    type = "cluster_onboarding"
+    title = "Register a cluster"
+    description = "Register a Kubernetes cluster by its kubeconfig; the file is checked, and kept encrypted."
+    path = "/clusters/clusters"
+    encoding = "multipart"
+    role = "operator"
+    files: ClassVar[dict[str, int]] = {"configuration_file": MAX_BYTES}
+    steps = (
+        WizardStep(
+            "cluster", "Cluster", "Its name and its kubeconfig.", ClusterStep, {"icon": Option("/icons", "path")},
+        ),
+        WizardStep("job", "Registering", "Stepway connects, checks its permissions, and looks at the nodes."),
+        WizardStep("result", "Done", "The cluster can be deployed to."),
+    )  # fmt: skip
+    variants = (Variant({}, ("cluster", "job", "result"), ("name", "configuration_file")),)
+    result_schema = onboarding.RESULT_SCHEMA
+
+    async def check(self, visit: Visit, fields: Fields, changed: set[str]) -> list[Fault]:
+        return onboarding.faults(fields, changed)
+
+    async def check_file(self, visit: Visit, name: str, content: bytes, fields: Fields) -> None:
+        onboarding.read(visit.context.settings, content, insecure=bool(fields.get("allow_insecure_tls")))
+
+    async def check_names(self, visit: Visit, fields: Fields) -> None:
+        await onboarding.check_name_free(visit.session, fields.get("name"))
+
+    async def start(self, visit: Visit, workflow: WorkflowRow) -> JobRequest:
+        return await onboarding.start(visit, workflow)
+
+    async def finish(self, session: AsyncSession, workflow: WorkflowRow, job: JobView) -> dict[str, Any] | None:
+        return await onboarding.result_of(session, UUID(job["resource"]["id"]))

@@ -1,0 +1,130 @@
+"""Deploy a model: in a project, from a template, on a cluster. A cloud model also needs a credential."""
+
+from typing import Any, ClassVar
+from uuid import UUID
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from services.app.endpoints import deploy, repository
+from services.app.models import repository as models
+from services.app.wizards.contract import Fields, Missing, Option, StepModel, Variant, Visit, Wizard, WizardStep
+from services.app.wizards.fields import CONFIG_REQUIRED, DeployConfig, Id, Name, dns_label
+from services.app.wizards.tables import WorkflowRow
+from shared.errors import Fault
+from shared.jobs.ledger import JobRequest, JobView
+
+
+class ModelStep(StepModel):
+    project_id: Id
+    model_id: Id
+
+
+class CredentialStep(StepModel):
+    credential_id: Id
+
+
+class TemplateStep(StepModel):
+    template_id: Id | None = None
+
+
+class ConfigStep(StepModel):
+    endpoint_name: Name
+    deploy_config: DeployConfig
+
+
+class ClusterStep(StepModel):
+    cluster_id: Id
+
+
+class ModelDeployment(Wizard):
+    type = "model_deployment"
+    title = "Deploy a model"
+    description = "Serve a model as an endpoint on a cluster."
+    path = "/models/deploy-workflow"
+    steps = (
+        WizardStep(
+            "model", "Model", "What is served, and in which project.", ModelStep,
+            {"project_id": Option("/projects"), "model_id": Option("/models?state=active{&project_id}")},
+        ),
+        WizardStep(
+            "credential", "Access", "The key with which the provider is asked; for cloud models only.", CredentialStep,
+            {"credential_id": Option("/credentials{?project_id}", depends_on=("model_id",))},
+        ),
+        WizardStep(
+            "template", "Template", "Defaults for a kind of use.", TemplateStep, {"template_id": Option("/templates")},
+        ),
+        WizardStep("config", "Endpoint", "Its name, and what it is to carry.", ConfigStep),
+        WizardStep("clusters", "Recommendations", "Which clusters fit, and how well."),
+        WizardStep(
+            "cluster", "Cluster", "Where it runs.", ClusterStep,
+            {
+                "cluster_id": Option(
+                    "/clusters/recommended/{workflow_id}", "cluster.id", "cluster.name",
+                    ("project_id", "model_id", "endpoint_name", "deploy_config"),
+                )
+            },
+        ),
+        WizardStep("job", "Deploying", "The model is brought there, started and asked something."),
+    )  # fmt: skip
+    variants = (
+        Variant(
+            {"model.provider_type": "cloud_model"},
+            ("model", "credential", "template", "config", "clusters", "cluster", "job"),
+            ("project_id", "model_id", "credential_id", "endpoint_name", "cluster_id"),
+        ),
+        Variant(
+            {},
+            ("model", "template", "config", "clusters", "cluster", "job"),
+            ("project_id", "model_id", "endpoint_name", "cluster_id"),
+        ),
+    )
+    references: ClassVar[dict[str, str]] = {
+        "project_id": "project",
+        "model_id": "model",
+        "credential_id": "credential",
+        "template_id": "template",
+        "cluster_id": "cluster",
+    }
+    result_schema = deploy.RESULT_SCHEMA
+
+    async def variant(self, visit: Visit, fields: Fields) -> Variant:
+        model = await models.get(visit.session, UUID(fields["model_id"])) if fields.get("model_id") else None
+        is_cloud = model is not None and model.provider_type == "cloud_model"
+        return self.variants[0] if is_cloud else self.variants[1]
+
+    async def check(self, visit: Visit, fields: Fields, changed: set[str]) -> list[Fault]:
+        faults: list[Fault] = []
+        if (
+            "project_id" in changed
+            and fields.get("project_id")
+            and not visit.caller.works_in(UUID(fields["project_id"]))
+        ):
+            faults.append(Fault("project_id", "not_a_member", "is a project that you may only read"))
+        if "endpoint_name" in changed and fields.get("endpoint_name") and dns_label(fields["endpoint_name"]) is None:
+            faults.append(
+                Fault("endpoint_name", "no_dns_label", "must contain a letter or a digit of the Latin alphabet")
+            )
+        if "cluster_id" in changed and fields.get("cluster_id"):
+            faults += await deploy.cluster_faults(visit.session, UUID(fields["cluster_id"]))
+        return faults
+
+    async def check_names(self, visit: Visit, fields: Fields) -> None:
+        if fields.get("project_id") and fields.get("endpoint_name"):
+            await repository.check_name_free(
+                visit.session, UUID(fields["project_id"]), dns_label(fields["endpoint_name"])
+            )
+
+    async def inconsistent(self, visit: Visit, fields: Fields) -> list[Missing]:
+        config = await deploy.effective_config(visit.session, fields)
+        absent = [
+            Missing(f"deploy_config.{name}", f"{name.replace('_', ' ').capitalize()} is required.")
+            for name in CONFIG_REQUIRED
+            if config.get(name) is None
+        ]
+        return absent + await deploy.no_longer_fitting(visit, fields)
+
+    async def start(self, visit: Visit, workflow: WorkflowRow) -> JobRequest:
+        return await deploy.start(visit, workflow)
+
+    async def finish(self, session: AsyncSession, workflow: WorkflowRow, job: JobView) -> dict[str, Any] | None:
+        return await deploy.result_of(session, UUID(job["resource"]["id"]))

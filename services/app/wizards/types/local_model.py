@@ -1,0 +1,122 @@
+"""Add a local model: its files come from a hub, from a URL, or from a folder of this machine."""
+
+from typing import Any, ClassVar
+from uuid import UUID, uuid4
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from services.app.models import repository as models
+from services.app.models import service as model_service
+from services.app.models.tables import ModelRow
+from services.app.projects import quotas
+from services.app.wizards.contract import Fields, Option, StepModel, Variant, Visit, Wizard, WizardStep, project_of
+from services.app.wizards.fields import (
+    Id,
+    LongText,
+    Modalities,
+    Name,
+    ProviderType,
+    ShortText,
+    Tags,
+    modalities_of,
+)
+from services.app.wizards.tables import WorkflowRow
+from shared.contracts.models import ImportSpec, Source
+from shared.errors import Fault
+from shared.jobs.ledger import JobRequest, JobView
+
+_KEYS = ("modality", "provider_type", "details", "credential", "job", "result")
+
+
+class ModalityStep(StepModel):
+    modality: Modalities
+
+
+class ProviderTypeStep(StepModel):
+    provider_type: ProviderType
+
+
+class DetailsStep(StepModel):
+    name: Name
+    uri: ShortText
+    revision: ShortText | None = None
+    author: ShortText | None = None
+    tags: Tags | None = None
+    icon: ShortText | None = None
+    description: LongText | None = None
+    project_id: Id | None = None
+
+
+class CredentialStep(StepModel):
+    proprietary_credential_id: Id | None = None
+
+
+class LocalModelOnboarding(Wizard):
+    type = "local_model_onboarding"
+    title = "Add a local model"
+    description = "Add a model by its files: from Hugging Face, a URL, or a folder of this machine."
+    path = "/models/local-model-workflow"
+    steps = (
+        WizardStep("modality", "Modality", "What goes in and what comes out.", ModalityStep),
+        WizardStep("provider_type", "Source", "Where the files come from.", ProviderTypeStep),
+        WizardStep(
+            "details", "Details", "How the model is known here, and where its files are.", DetailsStep,
+            {"icon": Option("/icons", "path"), "project_id": Option("/projects")},
+        ),
+        WizardStep(
+            "credential", "Access", "A credential, when the source asks for one.", CredentialStep,
+            {"proprietary_credential_id": Option("/credentials?type=huggingface")},
+        ),
+        WizardStep("job", "Importing", "The files are brought here, checked and read."),
+        WizardStep("result", "Done", "The model can be scanned and deployed."),
+    )  # fmt: skip
+    variants = (
+        Variant({"provider_type": "url"}, _KEYS, ("modality", "provider_type", "name", "uri", "icon")),
+        Variant({"provider_type": "disk"}, _KEYS, ("modality", "provider_type", "name", "uri", "icon")),
+        Variant({}, _KEYS, ("modality", "provider_type", "name", "uri")),
+    )
+    references: ClassVar[dict[str, str]] = {"proprietary_credential_id": "credential", "project_id": "project"}
+    result_schema = model_service.RESULT_SCHEMA
+
+    async def check(self, visit: Visit, fields: Fields, changed: set[str]) -> list[Fault]:
+        faults = await model_service.check_details(visit.session, visit.caller, fields, changed)
+        source = fields.get("provider_type")
+        if "provider_type" in changed and source == "cloud_model":
+            faults.append(Fault("provider_type", "wrong_provider_type", "must be hugging_face, url or disk here"))
+        elif source and fields.get("uri") and changed & {"provider_type", "uri"}:
+            faults += model_service.local_uri_faults(visit.context.settings, Source(source), fields["uri"])
+        elif fields.get("uri") and "uri" in changed:
+            faults += model_service.secret_uri_faults(fields["uri"])
+        if "revision" in changed and fields.get("revision"):
+            faults += model_service.revision_faults(fields["revision"])
+        return faults
+
+    async def check_names(self, visit: Visit, fields: Fields) -> None:
+        await model_service.check_name_free(visit.session, fields.get("name"))
+
+    async def start(self, visit: Visit, workflow: WorkflowRow) -> JobRequest:
+        fields = workflow.fields
+        project_id = project_of(fields)
+        await quotas.check(visit.session, project_id, models=1)
+        await model_service.check_name_free(visit.session, fields["name"])
+        credential = fields.get("proprietary_credential_id")
+        model = ModelRow(
+            id=uuid4(), name=fields["name"], provider_type=fields["provider_type"],
+            provider_id=await models.provider_of_type(visit.session, fields["provider_type"]), uri=fields["uri"],
+            author=fields.get("author"), description=fields.get("description"), icon=fields.get("icon"),
+            tags=fields.get("tags") or [], modality=modalities_of(fields["modality"]), state="importing",
+            credential_id=UUID(credential) if credential else None, project_id=project_id, created_by=visit.caller.user_id,
+        )  # fmt: skip
+        visit.session.add(model)
+        await visit.session.flush()
+        spec = ImportSpec(
+            model_id=model.id, project_id=project_id, source=Source(fields["provider_type"]), uri=fields["uri"],
+            credential_id=model.credential_id, revision=fields.get("revision"),
+        )  # fmt: skip
+        return JobRequest(
+            visit.context.jobs.latest("import_model"), spec, project_id=project_id, owner_id=visit.caller.user_id,
+            topic=workflow.id, resource_type="model", resource_id=model.id,
+        )  # fmt: skip
+
+    async def finish(self, session: AsyncSession, workflow: WorkflowRow, job: JobView) -> dict[str, Any] | None:
+        return await model_service.result_of(session, UUID(job["resource"]["id"]))

@@ -1,0 +1,48 @@
+"""One real inference against a worker: the proof that it serves, before anyone is sent to it."""
+
+import httpx
+
+from services.cluster.runtimes.base import WorkerStatus
+from shared.jobs.outcomes import Permanent, Retry
+
+TIMEOUT = 120.0
+
+
+async def probe(worker: WorkerStatus, key: str, model: str, apis: list[str]) -> str:
+    """Ask the worker for one token, or one embedding; returns what it said, shortened. Raises Retry or Permanent."""
+    path, body = _question(model, apis)
+    try:
+        async with httpx.AsyncClient(trust_env=False, timeout=TIMEOUT) as client:
+            answer = await client.post(f"{worker.url}{path}", json=body, headers={"Authorization": f"Bearer {key}"})
+    except httpx.HTTPError as error:
+        raise Retry("probe_failed", f"Worker {worker.ordinal} did not answer ({type(error).__name__}).") from error
+    if answer.status_code != 200:
+        outcome = Retry if answer.status_code >= 500 else Permanent
+        raise outcome("probe_failed", f"Worker {worker.ordinal} answered {answer.status_code} to its first question.")
+    return _said(answer, worker)
+
+
+def _question(model: str, apis: list[str]) -> tuple[str, dict[str, object]]:
+    if "/v1/chat/completions" in apis:
+        return "/v1/chat/completions", {
+            "model": model,
+            "messages": [{"role": "user", "content": "Hi"}],
+            "max_tokens": 4,
+        }
+    if "/v1/completions" in apis:
+        return "/v1/completions", {"model": model, "prompt": "Hi", "max_tokens": 4}
+    return "/v1/embeddings", {"model": model, "input": "Hi"}
+
+
+def _said(answer: httpx.Response, worker: WorkerStatus) -> str:
+    try:
+        body = answer.json()
+        if "choices" in body:
+            choice = body["choices"][0]
+            said = choice["message"]["content"] if "message" in choice else choice["text"]
+            return str(said)[:80]
+        return f"{len(body['data'][0]['embedding'])} dimensions"
+    except (ValueError, KeyError, IndexError, TypeError) as error:
+        raise Permanent(
+            "probe_failed", f"Worker {worker.ordinal} answered something that is not an inference."
+        ) from error

@@ -1,0 +1,190 @@
+"""Puts the parts of one process together: database, ledger, engine, app, gateway, and this machine as a cluster.
+
+The only place that knows that all services run here. What is started is stopped in the opposite order.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import structlog
+from fastapi import FastAPI
+from sqlalchemy import text
+
+from services.app.clusters.tables import ClusterRow
+from services.app.context import AppContext
+from services.app.identity import bootstrap
+from services.app.internal import AppAccess
+from services.app.main import create_app, hooks
+from services.app.models.catalogue import seeding as catalogue
+from services.app.templates import seeding as templates
+from services.cluster.jobs import JOBS as CLUSTER_JOBS
+from services.cluster.jobs.tools import ClusterTools
+from services.cluster.runtimes.base import UnknownEndpoint
+from services.cluster.runtimes.local.runtime import LocalRuntime
+from services.embedded.access import GatewayAccess
+from services.embedded.folder import Places, write_private
+from services.embedded.maintenance import Maintenance
+from services.embedded.observer import Observer, first_look
+from services.embedded.publisher import Publisher
+from services.gateway.routes import Gateway
+from services.gateway.routes import router as gateway_route
+from services.gateway.table import RouteTable
+from services.model.jobs import JOBS as MODEL_JOBS
+from services.model.jobs.tools import ModelTools
+from shared.db.engine import Database
+from shared.http import pages
+from shared.jobs.declare import Registry
+from shared.jobs.engine import EmbeddedEngine
+from shared.jobs.feed import Feeds
+from shared.jobs.hub import Hub
+from shared.jobs.ledger import Ledger
+from shared.objects.directory import DirectoryStore
+from shared.security.envelope import Keyring
+from shared.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+
+class LocalLogs:
+    """The logs of this machine's workers."""
+
+    def __init__(self, runtime: LocalRuntime) -> None:
+        self._runtime = runtime
+
+    async def lines(
+        self, cluster_id: UUID, endpoint_id: UUID, ordinal: int | None, tail: int, follow: bool
+    ) -> AsyncIterator[str]:
+        with contextlib.suppress(UnknownEndpoint):
+            if follow:
+                async for line in self._runtime.follow(str(endpoint_id), ordinal, tail):
+                    yield f"{line.worker} {line.text}"
+                return
+            for line in await self._runtime.logs(str(endpoint_id), ordinal, tail):
+                yield f"{line.worker} {line.text}"
+
+
+class Assembly:
+    """One running Stepway, over a migrated database. `start` and `stop` are called from the event loop."""
+
+    def __init__(self, settings: Settings, places: Places, database_url: str, keyring: Keyring) -> None:
+        self.settings = settings
+        self._places = places
+        self.database = Database(database_url, pool_size=20)
+        self.hub = Hub(self.database)
+        self.runtime = LocalRuntime(places.machine / "workers")
+        self.cluster_id = machine_cluster_id(places.machine)
+        self._registry = Registry()
+        ledger = Ledger(self.database, self.hub)
+        self.context = AppContext(
+            settings=settings, database=self.database, hub=self.hub, ledger=ledger, feeds=Feeds(self.database, self.hub),
+            keyring=keyring, objects=DirectoryStore(places.objects), jobs=self._registry, logs=LocalLogs(self.runtime),
+        )  # fmt: skip
+        ledger.hooks = hooks(self.context)
+        self._internal = AppAccess(self.context)
+        self._registry.add(MODEL_JOBS, ModelTools(self._internal, self.context.objects, settings))
+        cluster_tools = ClusterTools(
+            self._internal, self.context.objects, settings, self.runtime, places.machine / "models"
+        )
+        self._registry.add(CLUSTER_JOBS, cluster_tools)
+        self.engine = EmbeddedEngine(self.database, ledger, self._registry)
+        self.table = RouteTable()
+        self.app: FastAPI = create_app(self.context, self._not_ready)
+        self._gateway: Gateway | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> str | None:
+        """Start everything; returns the admin's key when it was made just now."""
+        pages.use_key(await asyncio.to_thread(_cursor_key, self._places.key))
+        await catalogue.seed(self.database)
+        await templates.seed(self.database)
+        await self._ensure_machine()
+        key = await bootstrap.ensure_admin(self.context)
+        if key is not None:
+            await asyncio.to_thread(write_private, self._places.admin_key, key + "\n")
+        await self.hub.start()
+        self._gateway = Gateway(
+            self.table, GatewayAccess(self.app.state.authenticator, self.table, self.settings.cors_origins)
+        )
+        self.app.router.routes.insert(0, gateway_route(self._gateway))
+        publisher = Publisher(self.context, self.table)
+        await first_look(self.runtime)
+        await self.engine.start()
+        observer = Observer(self.cluster_id, self.runtime, self._internal, self.engine)
+        await publisher.refresh()
+        self._spawn("publisher", publisher.run)
+        self._spawn("observer", observer.run)
+        self._spawn("maintenance", Maintenance(self.context, self.engine).run)
+        return key
+
+    def _spawn(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
+        async def body() -> None:
+            await run()
+
+        self._tasks.append(asyncio.create_task(body(), name=name))
+
+    async def stop(self, *, workers: bool = True) -> None:
+        """Stop everything, this machine's workers too unless told otherwise. Runs go on where they were at the next start."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._gateway is not None:
+            await _within(1.0, self._gateway.aclose())
+        await _within(2.0, self.engine.close())
+        if workers:
+            await _within(3.0, self.runtime.stop_all(timeout=2.5))
+        await _within(0.5, self.hub.close())
+        await _within(1.0, self.database.close())
+
+    async def _ensure_machine(self) -> None:
+        """This machine is a cluster like any other, that cannot be deleted."""
+        facts = (await self.runtime.inspect()).model_dump(mode="json")
+        async with self.database.transaction() as session:
+            await session.execute(text("SELECT pg_advisory_xact_lock(5308418)"))
+            row = await session.get(ClusterRow, self.cluster_id)
+            if row is None:
+                taken = await session.scalar(text("SELECT count(*) FROM platform.cluster WHERE kind = 'local'"))
+                name = "this machine" if not taken else f"this machine {taken + 1}"
+                row = ClusterRow(
+                    id=self.cluster_id, name=name, kind="local", state="available", uid=f"machine:{self.cluster_id}",
+                    icon="icons/clusters/machine.png", access={}, epoch=0, revision=1,
+                )  # fmt: skip
+                session.add(row)
+            row.facts = facts
+
+    async def _not_ready(self) -> list[str]:
+        try:
+            async with asyncio.timeout(2), self.database.statement() as connection:
+                await connection.execute(text("SELECT 1"))
+        except Exception:  # whatever keeps the database from answering makes us not ready
+            return ["database"]
+        return []
+
+
+def machine_cluster_id(machine: Path) -> UUID:
+    """The cluster's id: kept with the workers, so that processes which share the folder are one cluster."""
+    machine.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = machine / "cluster-id"
+    if not path.exists():
+        write_private(path, str(uuid4()))
+    return UUID(path.read_text().strip())
+
+
+async def _within(seconds: float, work: Awaitable[Any]) -> None:
+    """Do it, but not for longer: the rest must be stopped too."""
+    try:
+        async with asyncio.timeout(seconds):
+            await work
+    except TimeoutError:
+        log.warning("stop_took_too_long", seconds=seconds)
+    except Exception as error:
+        log.warning("stop_failed", error=f"{type(error).__name__}: {error}"[:300])
+
+
+def _cursor_key(path: Path) -> bytes:
+    """Signs the cursors of lists: the same in every process that has the same encryption key."""
+    return hashlib.sha256(b"cursors of lists\0" + path.read_bytes()).digest()
