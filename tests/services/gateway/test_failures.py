@@ -48,6 +48,19 @@ async def test_another_worker_answers_before_the_first_byte(serve: Serve, behavi
     assert (usage.worker_id, usage.error, usage.status) == ("w1", None, 200)
 
 
+async def test_a_failed_worker_is_not_asked_again_for_being_idle(serve: Serve) -> None:
+    bench = await serve()
+    good = await bench.worker(does.hang)
+    async with bench.http as http:
+        held = asyncio.create_task(http.post("/completions", json={}))
+        await good.wait_for(1)
+        good.behaviour = does.well
+        bad = await bench.worker(does.die)
+        assert (await http.post("/completions", json={})).status_code == 200
+        held.cancel()
+    assert (len(bad.seen), len(good.seen)) == (1, 2)
+
+
 async def test_a_large_answer_that_breaks_off_early_is_asked_for_again(serve: Serve) -> None:
     async def half(seen: Seen, answer: Answer) -> None:
         await answer.raw(
