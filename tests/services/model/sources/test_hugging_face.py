@@ -4,8 +4,10 @@ import asyncio
 import hashlib
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -266,6 +268,19 @@ async def test_a_cancelled_fetch_stops_at_once_and_goes_on_later(hub: Hub, conte
     hub.resume.set()
     await SOURCE.fetch(plan, here, lambda done, total: None)
     assert hub.asked(LFS_PATH)[-1].headers["range"] == f"bytes={3 * MIB}-"
+
+
+async def test_a_check_of_a_silent_hub_is_cancelled_at_once(context: MakeContext) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.setblocking(False)
+        here = context(hf_endpoint=f"http://127.0.0.1:{silent.getsockname()[1]}")
+        check = asyncio.create_task(_check(here))
+        connection, _ = await asyncio.get_running_loop().sock_accept(silent)
+        check.cancel()
+        with connection, pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(check, 1)
+        # an exiting process would wait for any other thread
+        assert all(thread.daemon for thread in threading.enumerate() if thread.name == "hub")
 
 
 async def test_two_fetches_of_one_model_at_a_time_both_end_well(hub: Hub, context: MakeContext) -> None:
