@@ -33,6 +33,8 @@ CODES: dict[str, Code] = {
     "quota_exceeded": Code(409, "The project's quota is used up", "Delete something, or ask an admin to raise the quota."),
     "idempotency_mismatch": Code(422, "The Idempotency-Key belongs to another request", "Use a new key for each request; repeat a key only with the same body."),
     "idempotency_in_flight": Code(409, "The first request with this Idempotency-Key is still being answered", "Wait as Retry-After says, then send it again.", retryable=True),
+    "last_admin": Code(409, "There must be an active admin", "Make somebody else an admin first."),
+    "builtin": Code(409, "This comes with Stepway and stays as it is", "Make one of your own with the values you want."),
     # jobs
     "job_finished": Code(409, "The job has already ended", "Read the job; start a new one if you need to."),
     "not_retryable": Code(409, "Only what has failed can be retried", "Wait for its end, or start it anew."),

@@ -1,0 +1,143 @@
+"""The app over a real database: a context, the routes of people and things, a client, and people with keys."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from services.app.context import AppContext
+from services.app.identity import routes as identity
+from services.app.identity.authenticate import Authenticator
+from services.app.identity.caller import SCOPES, Caller
+from services.app.identity.tables import ApiKeyRow, UserRow
+from services.app.projects.tables import MemberRow, ProjectRow
+from shared.clock import now
+from shared.db.engine import Database
+from shared.http import guards, problems
+from shared.jobs.declare import Registry
+from shared.jobs.feed import Feeds
+from shared.jobs.hub import Hub
+from shared.jobs.ledger import Ledger
+from shared.objects import DirectoryStore
+from shared.security import apikeys
+from shared.security.envelope import Keyring
+from shared.settings import Settings
+
+ROUTERS = [identity.router]
+
+
+class LogFiles:
+    """The logs of workers as files: `<folder>/<endpoint>/<ordinal>.log`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    async def lines(
+        self, cluster_id: UUID, endpoint_id: UUID, ordinal: int | None, tail: int, follow: bool
+    ) -> AsyncIterator[str]:
+        for file in sorted((self.folder / str(endpoint_id)).glob(f"{'*' if ordinal is None else ordinal}.log")):
+            text = await asyncio.to_thread(file.read_text)
+            for line in text.splitlines()[-tail:]:
+                yield line
+
+
+@dataclass(frozen=True)
+class Person:
+    id: UUID
+    key_id: UUID
+    key: str = field(repr=False)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.key}"}
+
+
+class People:
+    """Makes users with a key, and projects, straight in the tables."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+
+    async def project(self, name: str) -> UUID:
+        project_id = uuid4()
+        async with self.database.transaction() as session:
+            session.add(ProjectRow(id=project_id, name=name))
+        return project_id
+
+    async def add(
+        self,
+        role: str,
+        name: str | None = None,
+        projects: dict[UUID, str] | None = None,
+        scopes: tuple[str, ...] = SCOPES,
+        only_project: UUID | None = None,
+    ) -> Person:
+        user = UserRow(id=uuid4(), name=name or f"{role}-{uuid4().hex[:8]}", role=role)
+        async with self.database.transaction() as session:
+            session.add(user)
+            await session.flush()
+            for project_id, membership in (projects or {}).items():
+                session.add(MemberRow(project_id=project_id, user_id=user.id, role=membership))
+        return await self.key_for(user.id, scopes, only_project)
+
+    async def key_for(
+        self, user_id: UUID, scopes: tuple[str, ...] = SCOPES, only_project: UUID | None = None
+    ) -> Person:
+        new = apikeys.new_key()
+        key = ApiKeyRow(
+            id=uuid4(), user_id=user_id, name="test", prefix=new.prefix, hash=new.hash, scopes=list(scopes),
+            project_id=only_project, created_at=now(),
+        )  # fmt: skip
+        async with self.database.transaction() as session:
+            session.add(key)
+        return Person(user_id, key.id, new.plain)
+
+
+def caller_for(person: Person, role: str, projects: dict[UUID, str] | None = None) -> Caller:
+    return Caller(person.id, "test", role, person.key_id, frozenset(SCOPES), projects or {})
+
+
+@pytest.fixture
+async def app_context(database: Database, tmp_path: Path) -> AppContext:
+    hub = Hub(database)
+    return AppContext(
+        settings=Settings(data_dir=tmp_path, rate_per_second=100_000, rate_burst=100_000),
+        database=database,
+        hub=hub,
+        ledger=Ledger(database, hub),
+        feeds=Feeds(database, hub),
+        keyring=Keyring.load_or_create(tmp_path / "encryption-keys.json"),
+        objects=DirectoryStore(tmp_path / "objects"),
+        jobs=Registry(),
+        logs=LogFiles(tmp_path / "logs"),
+    )
+
+
+@pytest.fixture
+def app(app_context: AppContext) -> FastAPI:
+    app = FastAPI()
+    app.state.context = app_context
+    app.state.authenticator = Authenticator(app_context)
+    problems.install(app)
+    guards.install(app, allowed_hosts=["test"])
+    for router in ROUTERS:
+        app.include_router(router)
+    return app
+
+
+@pytest.fixture
+async def client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
+    """Calls the app in this process, under the host name `test`, without a key."""
+    transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        yield client
+
+
+@pytest.fixture
+def people(database: Database) -> People:
+    return People(database)
