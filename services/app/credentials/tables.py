@@ -12,7 +12,10 @@ from shared.db.base import Base, Created
 
 
 class CredentialRow(Base):
-    """`sealed` holds the secret fields, `secrets` their names, `fields` the others. A credential belongs to its owner, or to a project."""
+    """`sealed` holds the secret fields, `secrets` their names, `fields` the others.
+
+    A credential belongs to its owner, or to a project.
+    """
 
     __tablename__ = "credential"
 
