@@ -96,6 +96,16 @@ class AppAccess:
             raise Permanent("cluster_gone", "The cluster is not registered any more.")
         return cluster.kind
 
+    async def publish(self, job_id: UUID, endpoint_id: UUID, observation: dict[str, Any]) -> None:
+        async with self._context.database.transaction() as session:
+            await self._check_job(session, job_id, endpoint_id)
+            endpoint = await endpoints.get(session, endpoint_id, lock=True)
+            if endpoint is None or endpoint.phase == "deleted":
+                raise Permanent("endpoint_gone", "The endpoint is not there any more.")
+            endpoint.observed = observation
+            endpoint_service.settle(endpoint)
+            self._context.hub.publish_after_commit(session, endpoint_service.ENDPOINTS)
+
     async def observe(self, cluster_id: UUID, epoch: int, observations: list[dict[str, Any]]) -> bool:
         """`observations` are of all endpoints on the cluster; an endpoint without one has nothing there."""
         seen = {one["endpoint_id"]: one for one in observations}
@@ -107,7 +117,7 @@ class AppAccess:
             changed = False
             for endpoint in await endpoints.of_cluster(session, cluster_id):
                 observed = seen.get(str(endpoint.id), {})
-                if _same(endpoint.observed, observed) or endpoint.phase == "deploying":
+                if _same(endpoint.observed, observed) or _is_older(observed, endpoint.observed):
                     continue
                 endpoint.observed = observed
                 endpoint_service.settle(endpoint)
@@ -131,6 +141,12 @@ class AppAccess:
 def _same(before: dict[str, Any], after: dict[str, Any]) -> bool:
     """Whether two observations differ in nothing but their time and the workers' memory."""
     return _essence(before) == _essence(after)
+
+
+def _is_older(observed: dict[str, Any], known: dict[str, Any]) -> bool:
+    """Whether an observation was made before what a job has published meanwhile."""
+    made, latest = observed.get("observed_at"), known.get("observed_at")
+    return made is not None and latest is not None and datetime.fromisoformat(made) < datetime.fromisoformat(latest)
 
 
 def _essence(observed: dict[str, Any]) -> list[dict[str, Any]]:

@@ -33,7 +33,8 @@ def run_up(
     """Run until SIGTERM or Ctrl-C; returns the exit code. `say` gets the few sentences that are for a person."""
     logging.configure(json=json_logs)
     try:
-        return asyncio.run(_up(settings, ready_file, say), loop_factory=_loop_factory())
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            return runner.run(_up(settings, ready_file, say))
     except (StartError, PostgresError, SealError) as error:
         print(f"stepway: {error}", file=sys.stderr)  # noqa: T201 (the last word to whoever started it)
         return 1

@@ -31,5 +31,8 @@ class AppPort(Protocol):
     async def cluster_kind(self, cluster_id: UUID) -> str:
         """`local` or `kubernetes`."""
 
+    async def publish(self, job_id: UUID, endpoint_id: UUID, observation: dict[str, Any]) -> None:
+        """Show what the job has just seen of its endpoint, before the observer's next look."""
+
     async def observe(self, cluster_id: UUID, epoch: int, observations: list[dict[str, Any]]) -> bool:
         """Take what the cluster's observer sees; False when another observer has a newer epoch."""

@@ -39,7 +39,6 @@ class DeployOutcome(_Outcome):
                 made = Deployment.model_validate(job["result"])
                 endpoint.phase, endpoint.reason, endpoint.engine = "serving", None, made.engine
                 endpoint.desired = made.model_dump(mode="json", include=_DESIRED)
-                endpoint.observed = _ready(made.replicas, endpoint)
                 endpoint.published_at = datetime.now(UTC)
             case "failed" | "cleanup_required":
                 endpoint.phase, endpoint.reason = "failed", job["error"]["message"]
@@ -49,14 +48,6 @@ class DeployOutcome(_Outcome):
 
 
 _DESIRED = {"replicas", "concurrency", "context_tokens", "memory_bytes", "generation", "apis"}
-
-
-def _ready(replicas: int, endpoint: EndpointRow) -> dict[str, Any]:
-    """Until the observer's next look: the job has just seen so many workers answer."""
-    if endpoint.observed.get("workers"):
-        return endpoint.observed
-    workers = [{"id": f"{endpoint.id}-{n}", "ordinal": n, "state": "ready"} for n in range(replicas)]
-    return {"workers": workers}
 
 
 class ScaleOutcome(_Outcome):

@@ -85,7 +85,8 @@ async def _start(visit: Visit, endpoint: EndpointRow, more: int, kind: str, topi
     visit.context.hub.publish_after_commit(visit.session, service.ENDPOINTS)
     spec = ScaleSpec(
         endpoint_id=endpoint.id, project_id=endpoint.project_id, cluster_id=endpoint.cluster_id, name=endpoint.name,
-        before=before, after=before + more, concurrency=endpoint.desired["concurrency"], memory_bytes=endpoint.desired["memory_bytes"],
+        before=before, after=before + more, concurrency=endpoint.desired["concurrency"],
+        memory_bytes=endpoint.desired["memory_bytes"],
         generation=endpoint.generation, apis=endpoint.desired.get("apis", []),
     )  # fmt: skip
     return JobRequest(

@@ -52,7 +52,8 @@ def _step(number: int, step: WizardStep) -> dict[str, Any]:
 def _schema(step: WizardStep) -> dict[str, Any]:
     if step.model is None:
         return {"type": "object", "properties": {}}
-    return plain_nulls(step.model.model_json_schema())
+    schema: dict[str, Any] = plain_nulls(step.model.model_json_schema())
+    return schema
 
 
 def plain_nulls(schema: Any) -> Any:

@@ -4,6 +4,7 @@ Every field may be absent or null at a step; its type is that of its step's mode
 once, from its steps.
 """
 
+import re
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Annotated, Any
@@ -23,6 +24,7 @@ SERVER_FIELDS = frozenset(
     {"status", "job", "result", "current_step", "workflow_type", "workflow_steps", "field_steps", "missing", "reason", "links",
      "revision"}
 )  # fmt: skip
+INTEGER = re.compile(r"-?[0-9]{1,9}", re.ASCII)
 TRUE, FALSE = frozenset({"true", "1"}), frozenset({"false", "0"})
 
 
@@ -54,7 +56,8 @@ def patch_model(wizard: Wizard) -> type[BaseModel]:
     for step in wizard.steps:
         for name, info in step.model.model_fields.items() if step.model else ():
             if name not in wizard.files:
-                fields[name] = (Annotated[info.annotation, *info.metadata] | None, None)
+                kind: Any = Annotated[info.annotation, *info.metadata] if info.metadata else info.annotation
+                fields[name] = (kind | None, None)
     config: Any = {"extra": "forbid", "str_strip_whitespace": True}
     return create_model(f"{wizard.type}_patch", __config__=config, **fields)
 
@@ -105,7 +108,7 @@ def _typed(wizard: Wizard, name: str, text: str) -> Any:
     if text == "":
         return None
     if name in ("workflow_total_steps", "step_number"):
-        return int(text) if text.isascii() and text.lstrip("-").isdigit() and len(text) < 10 else text
+        return int(text) if INTEGER.fullmatch(text) else text
     if name == "trigger_workflow" or _is_flag(wizard, name):
         return True if text.lower() in TRUE else False if text.lower() in FALSE else text
     return text

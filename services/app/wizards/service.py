@@ -4,7 +4,6 @@ A step is one transaction. A fault of format or of a reference stores nothing; a
 refusal carries the whole workflow.
 """
 
-import base64
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -19,7 +18,7 @@ from services.app.audit import service as audit
 from services.app.context import AppContext
 from services.app.db_problems import problem_of_constraint
 from services.app.identity.caller import Caller
-from services.app.wizards import answers, repository
+from services.app.wizards import answers, files, repository
 from services.app.wizards.contract import Visit, Wizard, project_of
 from services.app.wizards.forms import StepBody
 from services.app.wizards.registry import WIZARDS
@@ -156,7 +155,8 @@ async def _store(
         **workflow.field_steps,
         **dict.fromkeys(sorted(changed | body.fields.keys()), body.step_number),
     }
-    workflow.files = {**workflow.files, **_seal(visit.context, workflow.id, body, changed)}
+    sealed = files.seal(visit.context.keyring, workflow.id, body.files, changed & body.files.keys())
+    workflow.files = {**workflow.files, **sealed}
     workflow.project_id = project_of(workflow.fields)
     workflow.revision += 1
     workflow.updated_at = datetime.now(UTC)
@@ -167,30 +167,6 @@ async def _store(
         visit.session, visit.caller, action, "workflow", workflow.id, type=wizard.type, step=body.step_number
     )
     return True
-
-
-def _seal(context: AppContext, workflow_id: UUID, body: StepBody, changed: set[str]) -> dict[str, Any]:
-    """Uploaded files as they are kept in a draft: sealed before they are stored."""
-    kept: dict[str, Any] = {}
-    for name in changed & body.files.keys():
-        file = body.files[name]
-        sealed = context.keyring.seal(file.content, file_context(workflow_id, name))
-        kept[name] = {
-            "name": file.name,
-            "size": file.size,
-            "sha256": file.sha256,
-            "sealed": base64.b64encode(sealed).decode(),
-        }
-    return kept
-
-
-def file_context(workflow_id: UUID, name: str) -> str:
-    return f"workflow:{workflow_id}:{name}"
-
-
-def open_file(context: AppContext, workflow: WorkflowRow, name: str) -> bytes:
-    sealed = base64.b64decode(workflow.files[name]["sealed"])
-    return context.keyring.open(sealed, file_context(workflow.id, name))
 
 
 async def _trigger(

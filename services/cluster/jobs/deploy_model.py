@@ -102,8 +102,12 @@ async def probe(ctx: Step, planned: Planned) -> Planned:
 
 @step("Publish", weight=1)
 async def publish(ctx: Step, planned: Planned) -> Deployment:
-    """What the app makes public when it records this job's end."""
+    """Tell the app what runs; the endpoint is public once it has recorded this job's end."""
+    tools: ClusterTools = ctx.tools
     spec, plan = planned.spec, planned.plan
+    runtime = await tools.runtime(spec.cluster_id)
+    seen = (await runtime.observe())[str(spec.endpoint_id)]
+    await tools.app.publish(ctx.job_id, spec.endpoint_id, seen.model_dump(mode="json", exclude_none=True))
     return Deployment(
         endpoint_id=spec.endpoint_id, engine=plan.engine, replicas=plan.replicas, concurrency=plan.concurrency,
         context_tokens=plan.context_tokens, memory_bytes=plan.memory_bytes, generation=spec.generation, apis=plan.apis,

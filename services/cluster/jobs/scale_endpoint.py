@@ -58,6 +58,7 @@ async def probe(ctx: Step, spec: ScaleSpec) -> ScaleResult:
     for worker in seen.ready:
         if worker.ordinal >= spec.before:
             await ask(worker, key, spec.name, spec.apis)
+    await tools.app.publish(ctx.job_id, spec.endpoint_id, seen.model_dump(mode="json", exclude_none=True))
     return ScaleResult(endpoint_id=spec.endpoint_id, replicas=spec.after, generation=spec.generation)
 
 

@@ -76,7 +76,11 @@ class CloudModelOnboarding(Wizard):
         Variant({}, ("provider_type", "provider", "cloud_model", "details", "job", "result"),
                 ("provider_type", "provider_id", "name")),
     )  # fmt: skip
-    references: ClassVar[dict[str, str]] = {"provider_id": "provider", "cloud_model_id": "cloud_model", "project_id": "project"}
+    references: ClassVar[dict[str, str]] = {
+        "provider_id": "provider",
+        "cloud_model_id": "cloud_model",
+        "project_id": "project",
+    }
     result_schema = model_service.RESULT_SCHEMA
 
     async def check(self, visit: Visit, fields: Fields, changed: set[str]) -> list[Fault]:

@@ -11,7 +11,7 @@ from services.app.wizards.fields import Flag, Name, ShortText
 from services.app.wizards.tables import WorkflowRow
 from shared.errors import Fault
 from shared.jobs.ledger import JobRequest, JobView
-from shared.security.kubeconfig import MAX_BYTES
+from shared.security.plain_yaml import Bounds
 
 
 class ClusterStep(StepModel):
@@ -29,7 +29,7 @@ class ClusterOnboarding(Wizard):
     path = "/clusters/clusters"
     encoding = "multipart"
     role = "operator"
-    files: ClassVar[dict[str, int]] = {"configuration_file": MAX_BYTES}
+    files: ClassVar[dict[str, int]] = {"configuration_file": Bounds().max_bytes}
     steps = (
         WizardStep(
             "cluster", "Cluster", "Its name and its kubeconfig.", ClusterStep, {"icon": Option("/icons", "path")},

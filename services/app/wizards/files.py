@@ -1,0 +1,32 @@
+"""Uploaded files of a draft: sealed before they are stored, opened when the trigger needs them."""
+
+import base64
+from collections.abc import Iterable, Mapping
+from typing import Any
+from uuid import UUID
+
+from services.app.wizards.tables import WorkflowRow
+from shared.http.multipart import UploadedFile
+from shared.security.envelope import Keyring, Sealed
+
+
+def seal(
+    keyring: Keyring, workflow_id: UUID, files: Mapping[str, UploadedFile], names: Iterable[str]
+) -> dict[str, dict[str, Any]]:
+    """The named files as a draft keeps them: `{field: {name, size, sha256, sealed}}`."""
+    kept: dict[str, dict[str, Any]] = {}
+    for name in names:
+        file = files[name]
+        sealed = base64.b64encode(keyring.seal(file.content, context_of(workflow_id, name))).decode()
+        kept[name] = {"name": file.name, "size": file.size, "sha256": file.sha256, "sealed": sealed}
+    return kept
+
+
+def open_file(keyring: Keyring, workflow: WorkflowRow, name: str) -> bytes:
+    sealed = Sealed(base64.b64decode(workflow.files[name]["sealed"]))
+    return keyring.open(sealed, context_of(workflow.id, name))
+
+
+def context_of(workflow_id: UUID, name: str) -> str:
+    """What the seal is bound to, so that it opens nowhere else."""
+    return f"workflow:{workflow_id}:{name}"
