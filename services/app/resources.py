@@ -5,6 +5,7 @@ from typing import Annotated, Any, Protocol
 from uuid import UUID
 
 from fastapi import Depends, Header, Response
+from pydantic import AfterValidator, Field
 from pydantic_core import to_json
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -12,8 +13,19 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from services.app.db_problems import problem_of_constraint
 from services.app.precondition import revision_of
 from shared.errors import Problem
+from shared.http.strict_json import check_text
 
 JSON = "application/json"
+
+
+def _storable(text: str) -> str:
+    if fault := check_text(text):
+        raise ValueError(f"must not hold {fault}")
+    return text
+
+
+FilterText = Annotated[str, Field(max_length=200), AfterValidator(_storable)]
+"""A text of a query's filter; the database takes it as it is."""
 
 
 class Revised(Protocol):

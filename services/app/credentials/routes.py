@@ -11,7 +11,7 @@ from services.app.credentials.schemas import CredentialChange, CredentialIn, cre
 from services.app.identity.authenticate import Authenticated
 from services.app.identity.idempotency import Once
 from services.app.models.catalogue import credential_types
-from services.app.resources import Expected, answer, created, whole
+from services.app.resources import Expected, FilterText, answer, created, whole
 from shared.http.bodies import StrictRoute, fingerprint_of
 from shared.http.pages import PageParams
 
@@ -29,7 +29,7 @@ async def list_credentials(
     session: Session,
     caller: Authenticated,
     query: PageParams,
-    type: Annotated[str | None, Query()] = None,
+    type: Annotated[FilterText | None, Query()] = None,
     project_id: Annotated[UUID | None, Query()] = None,
 ) -> dict[str, Any]:
     """Lists one's own credentials and those of one's projects; with `project_id` those that may be used in it."""
