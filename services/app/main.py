@@ -4,8 +4,10 @@ from collections.abc import Awaitable, Callable
 
 from fastapi import APIRouter, FastAPI, Response
 from fastapi.openapi.utils import get_openapi
+from fastapi.responses import HTMLResponse
 from pydantic_core import to_json
 
+from services.app import error_docs
 from services.app.audit import routes as audit
 from services.app.clusters import outcomes as cluster_outcomes
 from services.app.clusters import routes as clusters
@@ -113,6 +115,11 @@ def _open_routes(app: FastAPI, ready: Ready) -> APIRouter:
         if missing:
             raise Problem("unavailable", f"Not ready: {', '.join(missing)}.", headers={"Retry-After": "1"})
         return {"status": "ready"}
+
+    @router.get("/docs/errors", response_class=HTMLResponse)
+    async def errors() -> HTMLResponse:
+        """Explains every error code; the `type` of each problem points here."""
+        return HTMLResponse(error_docs.page())
 
     @router.get("/openapi.json", include_in_schema=False)
     async def openapi() -> Response:
