@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, or_, true
-from sqlalchemy.orm import InstrumentedAttribute
 from sqlalchemy.orm import QueryableAttribute
 
 from shared.errors import Problem

@@ -94,6 +94,7 @@ async def delete(session: AsyncSession, caller: Caller, project_id: UUID, expect
 
 
 def _require_manager(caller: Caller, project_id: UUID) -> None:
+    caller.require("member")  # a viewer of the platform changes nothing, whatever a project says
     if not caller.manages(project_id):
         raise Problem("forbidden", "Only the project's managers, and admins, do this.")
 
