@@ -4,17 +4,27 @@ An attempt begins with the run's fence and gets a token; what it reports carries
 Undo uses the same records: a step that was taken back is `undone` and has forgotten its result.
 """
 
+import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
-from pydantic_core import to_json
+import structlog
 from sqlalchemy import TextClause, text
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from shared.db.engine import Database
 from shared.jobs.hub import Hub
-from shared.jobs.ledger import StaleFence
+from shared.jobs.ledger import StaleFence, emit_job
+from shared.jobs.stored import json_text, short_text
 from shared.jobs.views import step_view
+
+PAUSE, LONGEST_PAUSE = 0.1, 2.0  # seconds between the tries to reach the database
+
+T = TypeVar("T")
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,79 +43,95 @@ class Remembered:
     result: Any
 
 
-class CancelRequested(Exception):
-    """The job is to be undone; no step goes forward any more."""
+class CancelRequested(BaseException):
+    """The job is to be undone; no step goes forward any more. No `Exception`, so that no job catches it by accident."""
 
 
-def _with_event(guard: str, change: str, *, job_set: str = "") -> TextClause:
-    """A statement that changes one step (`change`, returning its row) of a job that passes `guard`, and writes the event."""
+def _with_event(guard: str, change: str) -> TextClause:
+    """A statement that changes one step (`change`, returning its row) of a job that passes `guard`, and writes the event.
+
+    The job is locked first, as everywhere. Its conditions and those in `change` are then checked on the newest rows, and
+    no number of the sequence is used up when nothing changes.
+    """
     return text(f"""
-        WITH job AS (UPDATE jobs.job SET event_seq = event_seq + 1{job_set}
-                      WHERE id = :job AND fence = :fence AND {guard} RETURNING id, event_seq, topic),
+        WITH job AS (SELECT id FROM jobs.job WHERE id = :job AND fence = :fence AND {guard} FOR NO KEY UPDATE),
              changed AS ({change}),
-             topic AS (UPDATE jobs.topic t SET seq = t.seq + 1 FROM job WHERE t.id = job.topic RETURNING t.seq),
+             counted AS (UPDATE jobs.job SET event_seq = event_seq + 1 FROM changed WHERE job.id = changed.job_id
+                         RETURNING job.id, job.event_seq, job.topic),
+             topic AS (UPDATE jobs.topic t SET seq = t.seq + 1 FROM counted WHERE t.id = counted.topic RETURNING t.seq),
              event AS (INSERT INTO jobs.event (job_id, seq, topic, topic_seq, type, data)
-                       SELECT job.id, job.event_seq, job.topic, (SELECT seq FROM topic), 'step', {step_view("changed")}
-                         FROM job, changed)
-        SELECT changed.attempt, changed.tries, job.topic FROM changed, job
+                       SELECT counted.id, counted.event_seq, counted.topic, (SELECT seq FROM topic), 'step',
+                              {step_view("changed")}
+                         FROM counted, changed)
+        SELECT changed.attempt, changed.tries, counted.topic FROM changed, counted
     """)
 
 
-_OWN = "EXISTS (SELECT 1 FROM jobs.step s WHERE s.job_id = :job AND s.key = :key AND s.token = :token AND s.state = 'running')"
+_OWN = "step.job_id = job.id AND step.key = :key AND step.token = :token AND step.state = 'running'"
 
 _BEGIN = _with_event(
-    """state = 'running' AND phase = 'forward'
-       AND NOT EXISTS (SELECT 1 FROM jobs.step s WHERE s.job_id = :job AND s.key = :key AND s.state = 'succeeded')""",
+    "state = 'running' AND phase = 'forward'",
     """INSERT INTO jobs.step AS step (job_id, key, position, title, weight, state, attempt, tries, token, started_at)
        SELECT job.id, :key, coalesce((SELECT max(position) FROM jobs.step WHERE job_id = :job), 0) + 1, :title, :weight,
               'running', 1, 1, :token, clock_timestamp() FROM job
        ON CONFLICT (job_id, key) DO UPDATE
           SET state = 'running', attempt = step.attempt + 1, tries = step.tries + 1, token = excluded.token,
               started_at = excluded.started_at, ended_at = NULL, percent = NULL, message = NULL, error = NULL
+        WHERE step.state <> 'succeeded'
        RETURNING step.*""",
 )
 
 _SUCCEED = _with_event(
-    _OWN,
-    """UPDATE jobs.step SET state = 'succeeded', result = CAST(:result AS jsonb), error = NULL, run_at = NULL,
-              percent = 100, token = NULL, ended_at = clock_timestamp()
-         FROM job WHERE job_id = job.id AND key = :key RETURNING step.*""",
+    "true",
+    f"""UPDATE jobs.step SET state = 'succeeded', result = CAST(:result AS jsonb), error = NULL, run_at = NULL,
+               percent = 100, token = NULL, ended_at = clock_timestamp()
+          FROM job WHERE {_OWN} RETURNING step.*""",
 )
 
 _FAIL = _with_event(
-    _OWN,
-    """UPDATE jobs.step SET state = :state, error = CAST(:error AS jsonb), token = NULL,
-              run_at = clock_timestamp() + make_interval(secs => :after), ended_at = clock_timestamp()
-         FROM job WHERE job_id = job.id AND key = :key RETURNING step.*""",
+    "true",
+    f"""UPDATE jobs.step SET state = :state, error = CAST(:error AS jsonb), token = NULL,
+               run_at = clock_timestamp() + make_interval(secs => :after), ended_at = clock_timestamp()
+          FROM job WHERE {_OWN} RETURNING step.*""",
 )
 
 _PROGRESS = _with_event(
-    _OWN,
-    """UPDATE jobs.step SET percent = :percent, message = :message
-         FROM job WHERE job_id = job.id AND key = :key RETURNING step.*""",
+    "true", f"UPDATE jobs.step SET percent = :percent, message = :message FROM job WHERE {_OWN} RETURNING step.*"
 )
 
 _UNDONE = _with_event(
     "phase = 'undo'",
-    """UPDATE jobs.step SET state = 'undone', result = NULL, token = NULL, error = CAST(:error AS jsonb), run_at = NULL,
+    """UPDATE jobs.step SET state = 'undone', result = NULL, token = NULL, error = NULL, run_at = NULL,
               percent = NULL, ended_at = clock_timestamp()
-         FROM job WHERE job_id = job.id AND key = :key RETURNING step.*""",
+         FROM job WHERE step.job_id = job.id AND step.key = :key RETURNING step.*""",
 )
 
 _UNDO_FAILED = _with_event(
     "phase = 'undo'",
     """UPDATE jobs.step SET error = CAST(:error AS jsonb)
-         FROM job WHERE job_id = job.id AND key = :key RETURNING step.*""",
+         FROM job WHERE step.job_id = job.id AND step.key = :key RETURNING step.*""",
 )
 
 _LOOK = text("""
-    SELECT job.fence, job.state, job.phase, step.state AS step_state, step.result
+    SELECT job.fence, job.state, job.phase, step.state AS step_state, step.token, step.result
       FROM jobs.job job LEFT JOIN jobs.step step ON step.job_id = job.id AND step.key = :key WHERE job.id = :job
 """)
 
 
-def _json(value: Any) -> str | None:
-    return None if value is None else to_json(value).decode()
+async def patiently(work: Callable[[], Awaitable[T]]) -> tuple[T, bool]:
+    """What `work` returns, and whether it was tried before: a try whose answer was lost may have been committed.
+
+    A database that is away, full or too busy is waited for: hours of a step's work are worth it. Who has lost the run
+    meanwhile is told so by its fence, or stopped by its engine.
+    """
+    pause = PAUSE
+    while True:
+        try:
+            return await work(), pause > PAUSE
+        except (OperationalError, InterfaceError, PoolTimeout) as error:
+            log.warning("ledger_away", error=type(error).__name__)
+        await asyncio.sleep(pause)
+        pause = min(pause * 2, LONGEST_PAUSE)
 
 
 class Attempts:
@@ -119,22 +145,22 @@ class Attempts:
         """Raises `CancelRequested` when the job is to be undone, `StaleFence` when it belongs to another process."""
         token = uuid4()
         values = {"job": job, "fence": fence, "key": key, "title": title, "weight": weight, "token": token}
-        row = await self._write(_BEGIN, values)
+        row, _ = await self._write(_BEGIN, values)
         if row is not None:
             return Begun(token, row.attempt, row.tries)
-        async with self._database.statement() as connection:
-            seen = (await connection.execute(_LOOK, {"job": job, "key": key})).one_or_none()
+        seen, _ = await self._one(_LOOK, {"job": job, "key": key})
         if seen is None or seen.fence != fence:
             raise StaleFence(str(job))
         if seen.step_state == "succeeded":
             return Remembered(seen.result)
-        if seen.phase == "undo" or seen.state == "cancelling":
+        if seen.phase == "undo":
             raise CancelRequested(str(job))
         raise StaleFence(str(job))
 
     async def succeed(self, job: UUID, fence: int, key: str, token: UUID, result: Any) -> None:
-        values = {"job": job, "fence": fence, "key": key, "token": token, "result": to_json(result).decode()}
-        await self._report(_SUCCEED, values)
+        """Taken also from an attempt that ends while its job is being cancelled: the undo then knows the result."""
+        values = {"job": job, "fence": fence, "key": key, "token": token, "result": json_text(result)}
+        await self._report(_SUCCEED, values, "succeeded")
 
     async def fail(
         self,
@@ -149,27 +175,42 @@ class Attempts:
     ) -> None:
         """`state` is `failed`, `pending` (it will be tried again, `after` seconds) or `cancelled`."""
         values = {"job": job, "fence": fence, "key": key, "token": token, "state": state, "after": after}
-        await self._report(_FAIL, {**values, "error": _json(error)})
+        await self._report(_FAIL, {**values, "error": json_text(error)}, state)
 
     async def progress(
         self, job: UUID, fence: int, key: str, token: UUID, percent: float | None, message: str | None
     ) -> None:
+        """Tried once: the next one tells more."""
+        message = None if message is None else short_text(message)
         values = {"job": job, "fence": fence, "key": key, "token": token, "percent": percent, "message": message}
-        await self._report(_PROGRESS, values)
+        async with self._database.statement() as connection:
+            row = (await connection.execute(_PROGRESS, values)).one_or_none()
+        if row is None:
+            raise StaleFence(str(job))
+        self._hub.publish(job, row.topic)
 
     async def undone(self, job: UUID, fence: int, key: str) -> None:
-        await self._report(_UNDONE, {"job": job, "fence": fence, "key": key, "error": None})
+        await self._report(_UNDONE, {"job": job, "fence": fence, "key": key}, "undone")
 
     async def undo_failed(self, job: UUID, fence: int, key: str, error: dict[str, Any]) -> None:
-        await self._report(_UNDO_FAILED, {"job": job, "fence": fence, "key": key, "error": _json(error)})
+        await self._report(_UNDO_FAILED, {"job": job, "fence": fence, "key": key, "error": json_text(error)}, None)
+
+    async def results(self, job: UUID) -> dict[str, Any]:
+        """`{key: result}` of the steps that have one."""
+        statement = text("SELECT key, result FROM jobs.step WHERE job_id = :job AND state = 'succeeded'")
+
+        async def read() -> dict[str, Any]:
+            async with self._database.statement() as connection:
+                return {row.key: row.result for row in await connection.execute(statement, {"job": job})}
+
+        return (await patiently(read))[0]
 
     async def backoff_left(self, job: UUID, key: str) -> float:
         """Seconds until a failed attempt may be followed by the next."""
         statement = text("""SELECT extract(epoch FROM run_at - clock_timestamp()) FROM jobs.step
                              WHERE job_id = :job AND key = :key AND state = 'pending'""")
-        async with self._database.statement() as connection:
-            left = await connection.scalar(statement, {"job": job, "key": key})
-        return max(float(left or 0), 0.0)
+        row, _ = await self._one(statement, {"job": job, "key": key})
+        return 0.0 if row is None else max(float(row[0] or 0), 0.0)
 
     async def wait(self, job: UUID, fence: int, key: str, seconds: float | None) -> float | None:
         """Record when a wait ends (`seconds` from its first call), and return the seconds that are left; None is for ever."""
@@ -178,10 +219,7 @@ class Attempts:
              WHERE job_id = :job AND key = :key
                AND EXISTS (SELECT 1 FROM jobs.job WHERE id = :job AND fence = :fence)
             RETURNING extract(epoch FROM run_at - clock_timestamp()) AS left""")
-        async with self._database.statement() as connection:
-            row = (
-                await connection.execute(statement, {"job": job, "fence": fence, "key": key, "seconds": seconds})
-            ).one_or_none()
+        row, _ = await self._one(statement, {"job": job, "fence": fence, "key": key, "seconds": seconds})
         if row is None:
             raise StaleFence(str(job))
         return None if row.left is None else float(row.left)
@@ -193,28 +231,47 @@ class Attempts:
                 SELECT id FROM jobs.signal WHERE job_id = :job AND name = :name AND (taken_by IS NULL OR taken_by = :key)
                  ORDER BY (taken_by = :key) DESC NULLS LAST, id LIMIT 1 FOR UPDATE)
             RETURNING data""")
-        async with self._database.statement() as connection:
-            row = (await connection.execute(statement, {"job": job, "key": key, "name": name})).one_or_none()
+        row, _ = await self._one(statement, {"job": job, "key": key, "name": name})
         return (False, None) if row is None else (True, row.data)
 
-    async def plan(self, job: UUID, keys: list[str], titles: list[str], weights: list[float]) -> None:
+    async def plan(self, job: UUID, fence: int, keys: list[str], titles: list[str], weights: list[float]) -> None:
+        """Add pending steps, and tell readers. Those that are there already stay as they are."""
         statement = text("""
+            WITH job AS (SELECT id FROM jobs.job WHERE id = :job AND fence = :fence FOR NO KEY UPDATE)
             INSERT INTO jobs.step (job_id, key, position, title, weight)
-            SELECT :job, key, coalesce((SELECT max(position) FROM jobs.step WHERE job_id = :job), 0) + position, title, weight
-              FROM unnest(CAST(:keys AS text[]), CAST(:titles AS text[]), CAST(:weights AS float8[]))
-                   WITH ORDINALITY AS s(key, title, weight, position)
-            ON CONFLICT (job_id, key) DO NOTHING""")
-        async with self._database.statement() as connection:
-            await connection.execute(statement, {"job": job, "keys": keys, "titles": titles, "weights": weights})
-        self._hub.publish(job)
+            SELECT job.id, key, coalesce((SELECT max(position) FROM jobs.step WHERE job_id = :job), 0) + position, title, weight
+              FROM job, unnest(CAST(:keys AS text[]), CAST(:titles AS text[]), CAST(:weights AS float8[]))
+                        WITH ORDINALITY AS s(key, title, weight, position)
+            ON CONFLICT (job_id, key) DO NOTHING RETURNING key""")
+        values = {"job": job, "fence": fence, "keys": keys, "titles": titles, "weights": weights}
 
-    async def _report(self, statement: TextClause, values: dict[str, Any]) -> None:
-        if await self._write(statement, values) is None:
+        async def add() -> None:
+            async with self._database.transaction() as session:
+                if (await session.execute(statement, values)).all():
+                    view, _ = await emit_job(session, job)
+                    self._hub.publish_after_commit(session, job, view["workflow_id"])
+
+        await patiently(add)
+
+    async def _report(self, statement: TextClause, values: dict[str, Any], state: str | None) -> None:
+        row, again = await self._write(statement, values)
+        if row is None and not (again and await self._was_written(values, state)):
             raise StaleFence(str(values["job"]))
 
-    async def _write(self, statement: TextClause, values: dict[str, Any]) -> Any:
-        async with self._database.statement() as connection:
-            row = (await connection.execute(statement, values)).one_or_none()
+    async def _was_written(self, values: dict[str, Any], state: str | None) -> bool:
+        """Whether an earlier try did it: nobody but the fence's holder could have ended the attempt."""
+        seen, _ = await self._one(_LOOK, {"job": values["job"], "key": values["key"]})
+        return seen is not None and seen.fence == values["fence"] and seen.step_state == state and seen.token is None
+
+    async def _write(self, statement: TextClause, values: dict[str, Any]) -> tuple[Any, bool]:
+        row, again = await self._one(statement, values)
         if row is not None:
             self._hub.publish(values["job"], row.topic)
-        return row
+        return row, again
+
+    async def _one(self, statement: TextClause, values: dict[str, Any]) -> tuple[Any, bool]:
+        async def read() -> Any:
+            async with self._database.statement() as connection:
+                return (await connection.execute(statement, values)).one_or_none()
+
+        return await patiently(read)

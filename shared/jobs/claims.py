@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from pydantic_core import to_json
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from shared.db.engine import Database
 from shared.jobs.ledger import Ledger
+from shared.jobs.stored import json_text
+
+OVERDUE = "The job took longer than it may."
 
 
 @dataclass(slots=True)
@@ -32,6 +33,11 @@ class StepMemory:
     @property
     def begun(self) -> bool:
         return self.attempt > 0 and self.state not in ("undone", "skipped")
+
+    @property
+    def may_have_effects(self) -> bool:
+        """Not so for one that a retry has set back: had it been left undone, its job would not have failed quietly."""
+        return self.begun and (self.state != "pending" or self.tries > 0)
 
 
 @dataclass(slots=True)
@@ -51,41 +57,60 @@ class Claim:
     steps: dict[str, StepMemory] = field(default_factory=dict)
 
 
-def process_identity(pid: int) -> str | None:
-    """Boot id and start time of a living process; None when there is none. Tells it from a later one with its pid."""
+def process_identity(pid: int) -> str:
+    """The start time of a living process, which tells it from a later one with its pid. Empty where this cannot be known."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
+    except (OSError, IndexError):
+        return ""
+
+
+def machine_identity() -> str:
+    """Name, boot and pid namespace: where a pid means the same process. Containers may share all but the last."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        started = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
-    except (OSError, IndexError):
-        return None
-    return f"{boot}:{started}"
+        return f"{platform.node()} {boot} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return platform.node()
 
 
 _TAKE = text("""
     WITH free AS (
         SELECT picked.id
-          FROM unnest(CAST(:kinds AS text[]), CAST(:versions AS int[]), CAST(:slots AS int[])) AS k(kind, version, slots)
+          FROM unnest(CAST(:kinds AS text[]), CAST(:versions AS text[]), CAST(:slots AS int[])) AS k(kind, versions, slots)
          CROSS JOIN LATERAL (
             SELECT id FROM jobs.job
-             WHERE kind = k.kind AND version <= k.version AND worker IS NULL AND run_at <= clock_timestamp()
-               AND state IN ('pending', 'running', 'waiting', 'cancelling')
+             WHERE kind = k.kind AND version = ANY(CAST(k.versions AS int[])) AND worker IS NULL
+               AND run_at <= clock_timestamp() AND state IN ('pending', 'running', 'waiting', 'cancelling')
              ORDER BY run_at LIMIT k.slots FOR UPDATE SKIP LOCKED) picked)
     UPDATE jobs.job job
        SET worker = :process, fence = job.fence + 1, started_at = coalesce(job.started_at, clock_timestamp())
       FROM free WHERE job.id = free.id
-    RETURNING job.id, job.kind, job.version, job.fence, job.attempt, job.state, job.phase, job.input, job.error,
+    RETURNING job.id, job.kind, job.version, job.fence, job.attempt, job.state, job.phase, job.input, job.error, job.topic,
               extract(epoch FROM job.deadline - clock_timestamp()) AS seconds_left
 """)
 
+_BURY = text("DELETE FROM jobs.process WHERE lease_until < clock_timestamp()")
+
+# Not "of those just buried": a process may have claimed in the very moment in which its lease ended.
 _REAP = text("""
-    WITH dead AS (DELETE FROM jobs.process WHERE lease_until < clock_timestamp() RETURNING id)
     UPDATE jobs.job SET worker = NULL, fence = fence + 1, run_at = clock_timestamp()
-     WHERE worker IN (SELECT id FROM dead) RETURNING id
+     WHERE worker IS NOT NULL AND NOT EXISTS (SELECT 1 FROM jobs.process p WHERE p.id = job.worker)
+    RETURNING id
+""")
+
+# A run that is given up in good order has not crashed: what its steps began does not count as a try.
+_RELEASE = text("""
+    WITH released AS (
+        UPDATE jobs.job SET worker = NULL, fence = fence + 1, run_at = clock_timestamp() + make_interval(secs => :delay)
+         WHERE worker = :process AND id <> ALL(:kept) RETURNING id)
+    UPDATE jobs.step SET tries = greatest(tries - 1, 0)
+      FROM released WHERE step.job_id = released.id AND step.state = 'running'
 """)
 
 _OVERDUE = text("""
-    UPDATE jobs.job SET run_at = clock_timestamp()
-     WHERE worker IS NULL AND state IN ('pending', 'waiting') AND deadline < clock_timestamp() AND run_at > clock_timestamp()
+    SELECT id FROM jobs.job
+     WHERE worker IS NULL AND state = 'pending' AND deadline < clock_timestamp() LIMIT 100 FOR UPDATE SKIP LOCKED
 """)
 
 _STEPS = text("SELECT job_id, key, state, attempt, tries, result, error FROM jobs.step WHERE job_id = ANY(:ids)")
@@ -100,12 +125,12 @@ class Claims:
 
     async def register(self, kinds: dict[str, int]) -> None:
         """Announce this process. Processes of this machine that are no more lose their leases at once."""
-        host = platform.node()
+        host = machine_identity()
         async with self._database.transaction() as session:
             rows = await session.execute(
                 text("SELECT id, pid, started FROM jobs.process WHERE host = :host"), {"host": host}
             )
-            gone = [row.id for row in rows if process_identity(row.pid) != row.started]
+            gone = [row.id for row in rows if row.started and process_identity(row.pid) != row.started]
             if gone:
                 await session.execute(
                     text("UPDATE jobs.process SET lease_until = '-infinity' WHERE id = ANY(:ids)"), {"ids": gone}
@@ -114,20 +139,21 @@ class Claims:
                 text("""INSERT INTO jobs.process (id, host, pid, started, kinds, lease_until)
                         VALUES (:id, :host, :pid, :started, CAST(:kinds AS jsonb),
                                 clock_timestamp() + make_interval(secs => :lease))"""),
-                {"id": self.process, "host": host, "pid": os.getpid(), "started": process_identity(os.getpid()) or "",
-                 "kinds": to_json(kinds).decode(), "lease": self.lease_seconds},
+                {"id": self.process, "host": host, "pid": os.getpid(), "started": process_identity(os.getpid()),
+                 "kinds": json_text(kinds), "lease": self.lease_seconds},
             )  # fmt: skip
         await self.reap()
 
-    async def take(self, slots: dict[str, tuple[int, int]]) -> list[Claim]:
-        """Claim what may run now; `slots` is `{kind: (highest version, free slots)}`."""
-        wanted = [(kind, version, free) for kind, (version, free) in slots.items() if free > 0]
+    async def take(self, slots: dict[str, tuple[list[int], int]]) -> list[Claim]:
+        """Claim what may run now; `slots` is `{kind: (versions that this process knows, free slots)}`."""
+        wanted = [(kind, f"{{{','.join(map(str, known))}}}", free) for kind, (known, free) in slots.items() if free > 0]
         if not wanted:
             return []
         kinds, versions, free_slots = (list(column) for column in zip(*wanted, strict=True))
         async with self._database.transaction() as session:
             values = {"kinds": kinds, "versions": versions, "slots": free_slots, "process": self.process}
             rows = (await session.execute(_TAKE, values)).all()
+            rows = sorted(rows, key=lambda row: str(row.topic))  # everyone locks topics in one order
             claims = {
                 row.id: Claim(
                     row.id, row.kind, row.version, row.fence, row.attempt, row.state, row.phase, row.input, row.error,
@@ -156,27 +182,34 @@ class Claims:
             )
         return None if seconds is None else max(float(seconds), 0.0)
 
-    async def release(self, job_ids: list[UUID] | None = None) -> None:
-        """Give up runs (all of this process by default) so that another may go on with them at once."""
-        only = "" if job_ids is None else " AND id = ANY(:ids)"
+    async def release_others(self, kept: list[UUID], *, delay: float = 0.0) -> None:
+        """Give up the runs of this process but for those that it knows of, so that anyone may go on with them."""
         async with self._database.statement() as connection:
-            await connection.execute(
-                text(f"""UPDATE jobs.job SET worker = NULL, fence = fence + 1, run_at = clock_timestamp()
-                          WHERE worker = :process{only}"""),
-                {"process": self.process, "ids": job_ids or []},
-            )
+            await connection.execute(_RELEASE, {"process": self.process, "kept": kept, "delay": delay})
 
     async def leave(self) -> None:
-        await self.release()
+        """Give up all runs, and be no more."""
+        await self.release_others([])
         async with self._database.statement() as connection:
             await connection.execute(text("DELETE FROM jobs.process WHERE id = :id"), {"id": self.process})
 
     async def reap(self) -> int:
-        """Free the runs of processes whose lease has ended, and wake what is past its deadline. Returns how many were freed."""
+        """Free the runs of processes whose lease has ended, and fail what is overdue. Returns how many were freed."""
         async with self._database.statement() as connection:
+            await connection.execute(_BURY)
             freed = len((await connection.execute(_REAP)).all())
-            await connection.execute(_OVERDUE)
+        await self._fail_overdue()
         return freed
+
+    async def _fail_overdue(self) -> None:
+        """Jobs past their deadline that nobody has begun. Those that run or wait end where they are driven."""
+        error = {"code": "deadline_exceeded", "message": OVERDUE, "step": None}
+        async with self._database.transaction() as session:
+            for row in (await session.execute(_OVERDUE)).all():
+                await self._ledger.transition(
+                    session, row.id, "failed",
+                    set_="error = CAST(:error AS jsonb)", values={"error": json_text(error)},
+                )  # fmt: skip
 
     async def hold(self, name: str) -> int | None:
         """Take or keep a named duty: its epoch, or None while another living process has it."""
@@ -190,13 +223,3 @@ class Claims:
         async with self._database.statement() as connection:
             row = (await connection.execute(statement, {"name": name, "me": self.process})).one_or_none()
         return None if row is None else int(row.epoch)
-
-
-async def common_version(session: AsyncSession, kind: str, ours: int) -> int:
-    """The highest version of a kind that every living process can run."""
-    lowest = await session.scalar(
-        text("""SELECT min((kinds ->> :kind)::int) FROM jobs.process
-                 WHERE kinds ? :kind AND lease_until > clock_timestamp()"""),
-        {"kind": kind},
-    )
-    return min(ours, lowest) if lowest is not None else ours

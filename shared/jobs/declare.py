@@ -135,10 +135,9 @@ class Registry:
     def find(self, kind: str, version: int) -> tuple[JobDef, Any]:
         return self._jobs[kind, version]
 
-    def latest(self, kind: str, limit: int | None = None) -> JobDef:
-        """The highest version of a kind, not above `limit`."""
-        known = [v for k, v in self._jobs if k == kind and (limit is None or v <= limit)]
-        return self._jobs[kind, max(known)][0]
+    def latest(self, kind: str) -> JobDef:
+        """The highest version of a kind: what new jobs are made of. Processes claim only the versions that they know."""
+        return self._jobs[kind, max(version for known, version in self._jobs if known == kind)][0]
 
     def all(self) -> list[JobDef]:
         return [one for one, _ in self._jobs.values()]

@@ -7,6 +7,8 @@ reverse order.
 
 import asyncio
 import contextlib
+import math
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,7 +16,6 @@ from typing import Any
 from uuid import UUID
 
 import structlog
-from pydantic_core import to_json
 
 from shared.jobs.attempts import Attempts, Begun, CancelRequested, Remembered
 from shared.jobs.claims import Claim
@@ -23,6 +24,7 @@ from shared.jobs.hub import Hub, signal_name
 from shared.jobs.ledger import StaleFence
 from shared.jobs.outcomes import Permanent, Retry, StepError
 from shared.jobs.run import PlannedStep, StepFailed
+from shared.jobs.stored import json_text, short_text
 
 SHORT_WAIT = 1.0  # seconds that a run waits in its slot rather than giving it up
 CRASHES = 3  # how often a step may take its process down before it counts as failed
@@ -48,10 +50,21 @@ def error_body(code: str, message: str, step: str | None) -> dict[str, Any]:
 def describe(error: BaseException) -> tuple[str, str]:
     """Code and message of a step's failure; of an unexpected one only its type, for its text may hold anything."""
     if isinstance(error, StepError):
-        return error.code, error.message
+        return error.code, short_text(error.message)
     if isinstance(error, TimeoutError):
         return "timed_out", "The step took longer than it may."
     return "internal", f"An unexpected fault ({type(error).__name__})."
+
+
+def small_enough(data: Any, whose: str) -> Any:
+    if len(json_text(data).encode()) > MAX_DATA_BYTES:
+        raise Permanent("result_too_large", f"The {whose}'s result is over {MAX_DATA_BYTES} bytes.")
+    return data
+
+
+def is_being_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 @dataclass(slots=True)
@@ -71,7 +84,7 @@ class StepContext:
 
     def progress(self, percent: float | None = None, message: str | None = None) -> None:
         if percent is not None:
-            percent = round(min(max(float(percent), 0.0), 100.0), 1)
+            percent = None if math.isnan(percent) else round(min(max(float(percent), 0.0), 100.0), 1)
         if message is None:
             message = self.message
         if (percent, message) != (self.percent, self.message):
@@ -91,6 +104,8 @@ class StepContext:
                 await write(self)
             except StaleFence:
                 return  # the attempt has ended, or belongs to another process: its own report will be told so
+            except Exception as error:  # readers wait for the next one
+                log.warning("progress_lost", job=str(self.job_id), step=self.key, error=type(error).__name__)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(PROGRESS_INTERVAL):
                     await self._closed.wait()
@@ -132,9 +147,9 @@ class EmbeddedRun:
         if memory is not None and memory.state == "succeeded":
             done.result = definition.result.validate_python(memory.result)
             return done.result
-        self._refuse_when_undoing()
         if memory is not None and memory.state == "failed" and memory.error is not None:
             raise StepFailed(name, memory.error["code"], memory.error["message"])
+        self._refuse_when_undoing()
         if memory is not None and memory.state == "running" and memory.tries >= definition.retry.attempts + CRASHES:
             return await self._give_up(definition, name)
         done.result = await self._try(done)
@@ -165,7 +180,7 @@ class EmbeddedRun:
         fresh = [step for step in steps if step.key not in self._claim.steps]
         if fresh and not self._undoing:
             keys, titles, weights = [s.key for s in fresh], [s.title for s in fresh], [s.weight for s in fresh]
-            await self._attempts.plan(self.job_id, keys, titles, weights)
+            await self._attempts.plan(self.job_id, self._claim.fence, keys, titles, weights)
 
     # ---- going forward
 
@@ -181,8 +196,13 @@ class EmbeddedRun:
                 return definition.result.validate_python(begun.result)
             try:
                 result = await self._attempt(definition, done.key, done.argument, begun)
-            except (StaleFence, CancelRequested):
+            except StaleFence:
                 raise
+            except asyncio.CancelledError as error:
+                if is_being_cancelled():
+                    raise
+                await self._record_failure(definition, done.key, begun, error)  # it came from within the step
+                continue
             except Exception as error:  # every other fault of a step ends in the ledger: tried again, or failed
                 await self._record_failure(definition, done.key, begun, error)
                 continue
@@ -195,13 +215,11 @@ class EmbeddedRun:
                 result = await definition.fn(context, argument)
         finally:
             context.close()
-        data = definition.dump(result)
-        if len(to_json(data)) > MAX_DATA_BYTES:
-            raise Permanent("result_too_large", f"The step's result is over {MAX_DATA_BYTES} bytes.")
+        data = small_enough(definition.dump(result), "step")
         await self._attempts.succeed(self.job_id, self._claim.fence, key, begun.token, data)
-        return result
+        return definition.result.validate_python(data)  # the same as when it is remembered
 
-    async def _record_failure(self, definition: StepDef, key: str, begun: Begun, error: Exception) -> None:
+    async def _record_failure(self, definition: StepDef, key: str, begun: Begun, error: BaseException) -> None:
         """Write the failure down; return when the step is to be tried again, else raise `StepFailed`."""
         code, message = describe(error)
         if code == "internal":
@@ -245,9 +263,9 @@ class EmbeddedRun:
         memory = self._claim.steps.get(name)
         if memory is not None and memory.state == "succeeded":
             return memory.result
-        self._refuse_when_undoing()
         if memory is not None and memory.state == "failed" and memory.error is not None:
             raise StepFailed(name, memory.error["code"], memory.error["message"])
+        self._refuse_when_undoing()
         begun = await self._attempts.begin(self.job_id, self._claim.fence, name, title, 0.0)
         if isinstance(begun, Remembered):
             return begun.result
@@ -282,6 +300,7 @@ class EmbeddedRun:
         self._resting.append(everyone)
         self._park_when_all_rest()
         signal = asyncio.ensure_future(sent.wait())
+        began = time.monotonic()
         waits: set[asyncio.Future[Any]] = {everyone, signal}
         try:
             await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
@@ -290,7 +309,7 @@ class EmbeddedRun:
             if everyone in self._resting:
                 self._resting.remove(everyone)
         if everyone.done():
-            raise Park(seconds, names)
+            raise Park(None if seconds is None else max(seconds - (time.monotonic() - began), 0.0), names)
 
     def _branch_ended(self, siblings: Sequence["asyncio.Future[Any]"], _task: object) -> None:
         if not all(task.done() for task in siblings):  # with the last one, the branch that gathered goes on
@@ -310,7 +329,10 @@ class EmbeddedRun:
 
     async def undo(self) -> list[dict[str, Any]]:
         """Undo what has begun, last first. Returns what could not be undone."""
-        left: list[dict[str, Any]] = []
+        left = self._unreached()
+        if left:
+            return left  # what was done before them may still be in use by them
+        await self._refresh_results()
         for done in reversed(list(self._begun.values())):
             if done.definition.undo is None:
                 continue
@@ -324,6 +346,22 @@ class EmbeddedRun:
                 left.append(body)
                 break  # what was done before it may still be in use by what is left
         return left
+
+    def _unreached(self) -> list[dict[str, Any]]:
+        """Steps that have begun in an earlier life of this run, and that the job's function did not come to this time."""
+        undos = {step.key for step in self._definition.steps if step.undo is not None}
+        missed = [
+            key for key, one in self._claim.steps.items() if one.may_have_effects and key in undos - set(self._begun)
+        ]
+        message = "The job no longer comes to this step, so it cannot be undone."
+        return [{**error_body("undo_failed", message, key), "cause": "unreached"} for key in missed]
+
+    async def _refresh_results(self) -> None:
+        """A step may have ended in the moment in which it was cut off: then its result is in the ledger only."""
+        results = await self._attempts.results(self.job_id)
+        for done in self._begun.values():
+            if done.result is None and results.get(done.key) is not None:
+                done.result = done.definition.result.validate_python(results[done.key])
 
     async def _undo_one(self, done: _Done) -> Exception | None:
         undo = done.definition.undo

@@ -6,30 +6,49 @@ It knows no job: what a run does is in `shared.jobs.driver`, who has which run i
 import asyncio
 import contextlib
 from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from uuid import UUID, uuid4
 
 import structlog
-from pydantic_core import to_json
 from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from shared.db.engine import Database
 from shared.jobs.attempts import Attempts, CancelRequested
-from shared.jobs.claims import Claim, Claims
+from shared.jobs.claims import OVERDUE, Claim, Claims
 from shared.jobs.declare import JobDef, Registry
-from shared.jobs.driver import EmbeddedRun, Park, describe, error_body
+from shared.jobs.driver import EmbeddedRun, Park, describe, error_body, small_enough
 from shared.jobs.heartbeat import Heartbeat
 from shared.jobs.hub import CANCEL, WORK
 from shared.jobs.ledger import Ledger, StaleFence
 from shared.jobs.run import StepFailed
+from shared.jobs.stored import json_text
 
 POLL_SECONDS = 2.0
+FAULT_SECONDS = 1.0  # before a run that met a fault is claimed again
+STOP_SECONDS = 1.0  # for cancelled steps to clean up
+LEAVE_SECONDS = 0.7  # to give up the runs when the process ends; else the lease ends by itself
 
 log = structlog.get_logger(__name__)
 
 
 class Overdue(Exception):
     """The job is past its deadline."""
+
+
+@dataclass(slots=True, eq=False)
+class _Driven:
+    """A claimed run in this process. Only its forward work is interrupted by a cancel: later it finds that in the ledger."""
+
+    claim: Claim
+    task: asyncio.Task[None] | None = None
+    interruptible: bool = True
+    interrupted: bool = False
+    stopped: bool = False
+    clean: bool = False  # whether the ledger knows how it ended
 
 
 class EmbeddedEngine:
@@ -41,9 +60,11 @@ class EmbeddedEngine:
         self._registry = registry
         self._lease = lease
         self._attempts = Attempts(database, ledger.hub)
-        self._runs: dict[UUID, tuple[Claim, asyncio.Task[None]]] = {}
+        self._runs: dict[UUID, _Driven] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._closing = False
+        self._doubtful = False  # the ledger may think that we have runs which we have not
+        self._joined = asyncio.Event()
         self._begin_as(uuid4())
 
     def _begin_as(self, process: UUID) -> None:
@@ -58,6 +79,7 @@ class EmbeddedEngine:
         self._loop = asyncio.get_running_loop()
         await self.claims.register(self._registry.announced())
         self._heartbeat.start()
+        self._joined.set()
         self._tasks = [
             asyncio.create_task(self._claim_forever(), name="engine-claims"),
             asyncio.create_task(self._reap_forever(), name="engine-reaper"),
@@ -73,27 +95,40 @@ class EmbeddedEngine:
         await self._stop_runs()
         self._heartbeat.stop()
         with contextlib.suppress(Exception):  # the database may be gone already: the lease ends by itself
-            await self.claims.leave()
+            async with asyncio.timeout(LEAVE_SECONDS):
+                await self.claims.leave()
+                self._ledger.hub.publish(WORK)
 
     # ---- loops; each goes on after a fault, for the database may come back
 
     async def _claim_forever(self) -> None:
         while True:
+            await self._joined.wait()
             due = POLL_SECONDS
             work = self._ledger.hub.watch(WORK)
             try:
-                claims = await self.claims.take(self._free_slots())
-                for claim in claims:
-                    self._launch(claim)
-                if claims:
+                if await self._claim():
                     continue
                 next_due = await self.claims.next_due(list(self._registry.announced()))
                 due = POLL_SECONDS if next_due is None else min(next_due, POLL_SECONDS)
             except Exception as error:
+                self._doubtful = True  # the claim may have been committed, and its answer lost
                 log.warning("claim_failed", error=f"{type(error).__name__}: {error}"[:300])
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(max(due, 0.005)):
                     await work.wait()
+
+    async def _claim(self) -> bool:
+        claims = self.claims
+        if self._doubtful:
+            await claims.release_others(list(self._runs), delay=FAULT_SECONDS)
+            self._doubtful = False
+        taken = await claims.take(self._free_slots())
+        if claims is not self.claims or not self._joined.is_set():
+            return False  # taken under a name that is no more: the reaper frees them
+        for claim in taken:
+            self._launch(claim)
+        return bool(taken)
 
     async def _reap_forever(self) -> None:
         while True:
@@ -106,7 +141,7 @@ class EmbeddedEngine:
 
     async def _watch_cancels(self) -> None:
         while True:
-            await self._ledger.hub.watch(CANCEL).wait()
+            changed = self._ledger.hub.watch(CANCEL)
             try:
                 async with self._database.statement() as connection:
                     rows = await connection.execute(
@@ -116,149 +151,140 @@ class EmbeddedEngine:
                     self._interrupt([row.id for row in rows])
             except Exception as error:  # the heartbeat brings the same news within seconds
                 log.warning("cancel_check_failed", error=type(error).__name__)
+            await changed.wait()
 
-    def _free_slots(self) -> dict[str, tuple[int, int]]:
-        busy = Counter(claim.kind for claim, _ in self._runs.values())
-        slots: dict[str, tuple[int, int]] = {}
+    def _free_slots(self) -> dict[str, tuple[list[int], int]]:
+        busy = Counter(run.claim.kind for run in self._runs.values())
+        slots: dict[str, tuple[list[int], int]] = {}
         for definition in self._registry.all():
-            version = max(definition.version, slots.get(definition.kind, (0, 0))[0])
-            slots[definition.kind] = (version, definition.slots - busy[definition.kind])
-        return slots
+            versions, most = slots.get(definition.kind, ([], 0))
+            slots[definition.kind] = ([*versions, definition.version], max(most, definition.slots))
+        return {kind: (versions, most - busy[kind]) for kind, (versions, most) in slots.items()}
 
     # ---- one run
 
     def _launch(self, claim: Claim) -> None:
-        task = asyncio.create_task(self._drive(claim), name=f"job-{claim.kind}-{claim.job_id}")
-        self._runs[claim.job_id] = (claim, task)
-        task.add_done_callback(lambda _: self._ended(claim))
+        run = _Driven(claim)
+        run.task = asyncio.create_task(self._drive(run), name=f"job-{claim.kind}-{claim.job_id}")
+        self._runs[claim.job_id] = run
+        run.task.add_done_callback(lambda _: self._ended(run))
 
-    def _ended(self, claim: Claim) -> None:
-        current = self._runs.get(claim.job_id)
-        if current is not None and current[0] is claim:
-            del self._runs[claim.job_id]
-        self._ledger.hub.publish(WORK)
+    def _ended(self, run: _Driven) -> None:
+        if self._runs.get(run.claim.job_id) is run:
+            del self._runs[run.claim.job_id]
+        if not run.clean:
+            self._doubtful = True
+        self._ledger.hub.wake(WORK)
 
-    async def _drive(self, claim: Claim) -> None:
+    async def _drive(self, driven: _Driven) -> None:
+        claim = driven.claim
         try:
             definition, tools = self._registry.find(claim.kind, claim.version)
             run = EmbeddedRun(claim, definition, tools, self._attempts, self._ledger.hub)
-            await self._go(claim, definition, run)
+            await self._go(driven, definition, run)
+            driven.clean = True
         except StaleFence:
             log.info("run_refused", job=str(claim.job_id), fence=claim.fence)
         except Exception:  # a fault of ours or of the database: the run is given up and claimed again
             log.exception("run_fault", job=str(claim.job_id))
-            await asyncio.sleep(1.0)
-            with contextlib.suppress(Exception):
-                await self.claims.release([claim.job_id])
 
-    async def _go(self, claim: Claim, definition: JobDef, run: EmbeddedRun) -> None:
+    async def _go(self, driven: _Driven, definition: JobDef, run: EmbeddedRun) -> None:
+        end = await self._until_end(driven, definition, run)
+        try:
+            await end()
+        except CancelRequested:  # in the very moment of its end
+            await self._undo(driven.claim, run, None)
+
+    async def _until_end(self, driven: _Driven, definition: JobDef, run: EmbeddedRun) -> Callable[[], Awaitable[None]]:
+        """Drive the job's function as far as it goes; returns what is to be done then."""
+        claim = driven.claim
         try:
             result = await self._forward(claim, definition, run)
         except Park as park:
-            await self._park(claim, park)
+            return partial(self._park, claim, park)
         except CancelRequested:
-            await self._undo(claim, run, claim.error)
+            return partial(self._undo, claim, run, _first_failure(claim.error))
+        except StaleFence:
+            raise
         except asyncio.CancelledError:
-            if self._closing or not await self._is_cancelling(claim):
+            task = asyncio.current_task()
+            if driven.stopped or not driven.interrupted or task is None:
                 raise
-            await self._undo(claim, run, None)
+            task.uncancel()
+            return partial(self._undo, claim, run, None)
         except Exception as error:  # what a job raises is its failure; it ends in the ledger
-            await self._fail(claim, definition, run, error)
-        else:
-            await self._finish(claim, run, definition.result.dump_python(result, mode="json"))
+            return partial(self._fail, claim, definition, run, error)
+        finally:
+            driven.interruptible = False
+        return partial(self._set_state, claim, "succeeded", "result = CAST(:result AS jsonb)", result=result)
 
     async def _forward(self, claim: Claim, definition: JobDef, run: EmbeddedRun) -> Any:
-        argument = definition.input.validate_python(claim.input)
+        """The job's result as JSON."""
         if claim.phase == "undo":
             run.undo_from_here()
-            with contextlib.suppress(StepFailed):
-                await definition.fn(run, argument)
+            with contextlib.suppress(Exception):  # whatever it raises, it has come as far as it can
+                await definition.fn(run, definition.input.validate_python(claim.input))
             raise CancelRequested(str(claim.job_id))
+        argument = definition.input.validate_python(claim.input)
         if claim.seconds_left is None:
-            return await definition.fn(run, argument)
-        try:
-            async with asyncio.timeout(max(claim.seconds_left, 0)) as limit:
-                return await definition.fn(run, argument)
-        except TimeoutError as error:
-            if limit.expired():
-                raise Overdue("The job took longer than it may.") from error
-            raise
-
-    async def _finish(self, claim: Claim, run: EmbeddedRun, result: Any) -> None:
-        try:
-            await self._set_state(claim, "succeeded", "result = CAST(:result AS jsonb)", only_forward=True,
-                                  result=to_json(result).decode())  # fmt: skip
-        except StaleFence:
-            if not await self._is_cancelling(claim):
-                raise
-            await self._undo(claim, run, None)
+            result = await definition.fn(run, argument)
+        elif claim.seconds_left <= 0:
+            raise Overdue(OVERDUE)
+        else:
+            result = await _in_time(definition.fn(run, argument), claim.seconds_left)
+        return json_text(small_enough(definition.result.dump_python(result, mode="json"), "job"))
 
     async def _fail(self, claim: Claim, definition: JobDef, run: EmbeddedRun, error: Exception) -> None:
         body = _failure(claim, error)
-        if not definition.undo_on_failure:
-            await self._set_state(claim, "failed", "error = CAST(:error AS jsonb)", error=to_json(body).decode())
-            return
-        changes = "phase = 'undo', error = CAST(:error AS jsonb)"
-        await self._set_state(claim, "running", changes, error=to_json(body).decode())
-        await self._undo(claim, run, body)
+        state = "running" if definition.undo_on_failure else "failed"
+        changes = "error = CAST(:error AS jsonb)" + (", phase = 'undo'" if definition.undo_on_failure else "")
+        await self._set_state(claim, state, changes, error=json_text(body))
+        if definition.undo_on_failure:
+            await self._undo(claim, run, body)
 
     async def _undo(self, claim: Claim, run: EmbeddedRun, failure: dict[str, Any] | None) -> None:
         """Take back what was done. A failure that led here stays the job's error; without one it was cancelled."""
         run.undo_from_here()
         left = await run.undo()
-        if left:
-            body = {**left[0], "left": [item["step"] for item in left], "cause": failure or left[0]["cause"]}
-            await self._set_state(
-                claim, "cleanup_required", "error = CAST(:error AS jsonb)", error=to_json(body).decode()
-            )
-            return
         async with self._database.transaction() as session:
             asked = await session.scalar(
-                text("SELECT cancel_requested_at IS NOT NULL FROM jobs.job WHERE id = :id"), {"id": claim.job_id}
-            )
-            error = None if asked else failure
-            await session.execute(
-                text("""UPDATE jobs.step SET state = CASE WHEN state = 'running' THEN 'cancelled' ELSE state END,
-                               ended_at = coalesce(ended_at, clock_timestamp())
-                         WHERE job_id = :id AND state IN ('running')"""),
+                text("SELECT cancel_requested_at IS NOT NULL FROM jobs.job WHERE id = :id FOR UPDATE"),
                 {"id": claim.job_id},
             )
+            state, error = "cancelled" if asked else "failed", None if asked else failure
+            if left:
+                cause = failure or left[0]["cause"]
+                state, error = "cleanup_required", {**left[0], "left": [one["step"] for one in left], "cause": cause}
             await self._ledger.transition(
-                session, claim.job_id, "cancelled" if asked else "failed", fence=claim.fence,
-                set_="error = CAST(:error AS jsonb)", values={"error": to_json(error).decode() if error else None},
+                session, claim.job_id, state, fence=claim.fence,
+                set_="error = CAST(:error AS jsonb)", values={"error": json_text(error) if error else None},
             )  # fmt: skip
 
     async def _park(self, claim: Claim, park: Park) -> None:
         changes = """worker = NULL, run_at = CASE
             WHEN EXISTS (SELECT 1 FROM jobs.signal s WHERE s.job_id = :job AND s.taken_by IS NULL AND s.name = ANY(:names))
             THEN clock_timestamp()
-            ELSE coalesce(clock_timestamp() + make_interval(secs => :seconds), 'infinity') END"""
+            ELSE least(coalesce(clock_timestamp() + make_interval(secs => :seconds), 'infinity'), deadline) END"""
+        async with self._database.transaction() as session:
+            # The lock comes first: an event that is sent just now is either seen here, or wakes the parked run.
+            await session.execute(text("SELECT 1 FROM jobs.job WHERE id = :id FOR UPDATE"), {"id": claim.job_id})
+            await self._change(session, claim, "waiting", changes, names=list(park.names), seconds=park.seconds)
+
+    async def _set_state(self, claim: Claim, state: str, changes: str, **values: Any) -> None:
+        async with self._database.transaction() as session:
+            await self._change(session, claim, state, changes, **values)
+
+    async def _change(self, session: AsyncSession, claim: Claim, state: str, changes: str, **values: Any) -> None:
+        """Raises `CancelRequested` when the job is to be undone by now, `StaleFence` when it is somebody else's."""
         try:
-            await self._set_state(
-                claim, "waiting", changes, only_forward=True, names=list(park.names), seconds=park.seconds
+            await self._ledger.transition(
+                session, claim.job_id, state, fence=claim.fence, forward=True, set_=changes, values=values
             )
         except StaleFence:
-            if not await self._is_cancelling(claim):
+            statement = text("SELECT 1 FROM jobs.job WHERE id = :id AND fence = :fence AND phase = 'undo'")
+            if (await session.execute(statement, {"id": claim.job_id, "fence": claim.fence})).one_or_none() is None:
                 raise
-            await self.claims.release([claim.job_id])  # it was cancelled just now: claimed again, for its undo
-
-    async def _set_state(
-        self, claim: Claim, state: str, changes: str, *, only_forward: bool = False, **values: Any
-    ) -> None:
-        async with self._database.transaction() as session:
-            if only_forward:
-                await session.execute(text("SELECT 1 FROM jobs.job WHERE id = :id FOR UPDATE"), {"id": claim.job_id})
-                phase = await session.scalar(text("SELECT phase FROM jobs.job WHERE id = :id"), {"id": claim.job_id})
-                if phase != "forward":
-                    raise StaleFence(str(claim.job_id))
-            await self._ledger.transition(session, claim.job_id, state, fence=claim.fence, set_=changes, values=values)
-
-    async def _is_cancelling(self, claim: Claim) -> bool:
-        async with self._database.statement() as connection:
-            row = (
-                await connection.execute(text("SELECT fence, phase FROM jobs.job WHERE id = :id"), {"id": claim.job_id})
-            ).one_or_none()
-        return row is not None and row.fence == claim.fence and row.phase == "undo"
+            raise CancelRequested(str(claim.job_id)) from None
 
     # ---- from the heartbeat's thread
 
@@ -269,15 +295,16 @@ class EmbeddedEngine:
     def _interrupt(self, job_ids: list[UUID]) -> None:
         """Stop the forward work of runs that are to be undone; a run in its undo is left alone."""
         for job_id in job_ids:
-            claim, task = self._runs.get(job_id, (None, None))
-            if claim is not None and task is not None and claim.phase == "forward":
-                claim.phase = "undo"
-                task.cancel()
+            run = self._runs.get(job_id)
+            if run is not None and run.task is not None and run.interruptible and run.claim.phase == "forward":
+                run.interruptible, run.interrupted = False, True
+                run.task.cancel()
 
     def _lost(self) -> None:
         """Another process has our runs: stop ours, come back under a new name."""
         if not self._closing:
             log.warning("lease_lost", process=str(self.claims.process))
+            self._joined.clear()
             self._tasks.append(asyncio.create_task(self._rejoin(), name="engine-rejoin"))
 
     async def _rejoin(self) -> None:
@@ -292,13 +319,35 @@ class EmbeddedEngine:
             else:
                 break
         self._heartbeat.start()
+        self._joined.set()
 
     async def _stop_runs(self) -> None:
-        tasks = [task for _, task in self._runs.values()]
-        for claim, task in self._runs.values():
-            claim.phase = "stopped"
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        """Stop them where they are. A step that does not let itself be stopped is left behind: its report is refused."""
+        runs = list(self._runs.values())
+        for run in runs:
+            run.stopped = True
+            if run.task is not None:
+                run.task.cancel()
+        tasks = [run.task for run in runs if run.task is not None]
+        if tasks:
+            await asyncio.wait(tasks, timeout=STOP_SECONDS)
+
+
+async def _in_time(work: Awaitable[Any], seconds: float) -> Any:
+    try:
+        async with asyncio.timeout(seconds) as limit:
+            return await work
+    except TimeoutError as error:
+        if limit.expired():
+            raise Overdue(OVERDUE) from error
+        raise
+
+
+def _first_failure(error: dict[str, Any] | None) -> dict[str, Any] | None:
+    """What led to the undo: the cause that a failed undo of before has kept, or the error itself."""
+    if error is not None and error["code"] == "undo_failed":
+        return error["cause"] if isinstance(error.get("cause"), dict) else None
+    return error
 
 
 def _failure(claim: Claim, error: Exception) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The event sequences of jobs and topics, for many readers: each event is read and encoded once, however many follow it.
 
-A feed keeps the newest events of one sequence while somebody reads it. Readers that are further behind read the
-database by themselves until they have caught up.
+While somebody follows a sequence, one task reads what is new and keeps the newest events. Readers that are further
+behind read the database by themselves until they have caught up.
 """
 
 import asyncio
@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 from uuid import UUID
 
+import structlog
 from pydantic_core import to_json
 from sqlalchemy import text
 
@@ -22,14 +23,22 @@ from shared.jobs.hub import Hub
 KEPT = 256
 PAGE = 200
 LOOK_AGAIN = 10.0  # seconds: a lost notification costs this
+PAUSE = 1.0  # seconds, after a fault of the database
 
+_NUMBER = {"job": "seq", "topic": "topic_seq"}
+_STREAM = {"job": "job_id", "topic": "topic"}
 _READ = {
-    "job": text("""SELECT seq AS number, type, data FROM jobs.event
-                    WHERE job_id = :id AND seq > :after ORDER BY seq LIMIT :page"""),
-    "topic": text("""SELECT topic_seq AS number, type, data FROM jobs.event
-                      WHERE topic = :id AND topic_seq > :after ORDER BY topic_seq LIMIT :page"""),
+    kind: text(f"""SELECT {_NUMBER[kind]} AS number, type, data FROM jobs.event
+                    WHERE {_STREAM[kind]} = :id AND {_NUMBER[kind]} > :after ORDER BY {_NUMBER[kind]} LIMIT :page""")
+    for kind in _NUMBER
+}
+_NEWEST = {
+    kind: text(f"SELECT coalesce(max({_NUMBER[kind]}), 0) FROM jobs.event WHERE {_STREAM[kind]} = :id")
+    for kind in _NUMBER
 }
 Kind = Literal["job", "topic"]
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +49,20 @@ class FeedEvent:
     encoded: bytes
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Feed:
+    """What the readers of one sequence share. `news` is set, and replaced, whenever `newest` grows."""
+
     readers: int = 0
-    newest: int = -1  # number of the last event kept; -1 before the first look
+    newest: int = -1  # number of the last event; -1 before the first look
     events: deque[FeedEvent] = field(default_factory=lambda: deque(maxlen=KEPT))
-    looking: asyncio.Lock = field(default_factory=asyncio.Lock)
+    news: asyncio.Event = field(default_factory=asyncio.Event)
+    task: asyncio.Task[None] | None = None
+
+    def grow(self, newest: int) -> None:
+        self.newest = newest
+        self.news.set()
+        self.news = asyncio.Event()
 
 
 class Feeds:
@@ -58,41 +75,56 @@ class Feeds:
         """Batches of events with a number above `after`, as they come; never ends by itself."""
         feed = self._feeds.setdefault((kind, stream), _Feed())
         feed.readers += 1
+        if feed.task is None:
+            feed.task = asyncio.create_task(self._keep_reading(feed, kind, stream), name=f"feed-{kind}-{stream}")
         try:
             while True:
-                changed = self._hub.watch(stream)
-                batch = await self._next(feed, kind, stream, after)
-                if batch:
-                    after = batch[-1].number
-                    yield batch
+                news = feed.news
+                if feed.newest <= after:
+                    await news.wait()
                     continue
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(LOOK_AGAIN):
-                        await changed.wait()
+                batch = await self._next(feed, kind, stream, after)
+                after = batch[-1].number if batch else feed.newest  # none: they are too old to be kept anywhere
+                if batch:
+                    yield batch
         finally:
             feed.readers -= 1
             if feed.readers == 0:
                 self._feeds.pop((kind, stream), None)
+                feed.task.cancel()
 
     async def _next(self, feed: _Feed, kind: Kind, stream: UUID, after: int) -> list[FeedEvent]:
-        if feed.newest > after and feed.events and feed.events[0].number <= after + 1:
+        if feed.events and feed.events[0].number <= after + 1:
             return [event for event in feed.events if event.number > after]
-        if feed.newest >= 0 and after < feed.newest:
-            return await self._read(kind, stream, after)  # further behind than what is kept
-        waited = feed.looking.locked()
-        async with feed.looking:
-            if waited and feed.newest > after:
-                return [event for event in feed.events if event.number > after]
-            events = await self._read(kind, stream, max(after, feed.newest))
-            if events and (feed.newest < 0 or events[0].number == feed.newest + 1):
-                feed.events.extend(events)
-                feed.newest = events[-1].number
-            return events
+        return await self._read(kind, stream, after)  # further behind than what is kept
+
+    async def _keep_reading(self, feed: _Feed, kind: Kind, stream: UUID) -> None:
+        while True:
+            changed = self._hub.watch(stream)
+            try:
+                if feed.newest < 0:
+                    feed.grow(await self._newest(kind, stream))
+                while events := await self._read(kind, stream, feed.newest):
+                    feed.events.extend(events)
+                    feed.grow(events[-1].number)
+            except Exception as error:  # the readers wait on; what they missed comes when the database is back
+                log.warning("feed_failed", error=type(error).__name__)
+                await asyncio.sleep(PAUSE)
+                continue
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_AGAIN):
+                    await changed.wait()
+
+    async def _newest(self, kind: Kind, stream: UUID) -> int:
+        async with self._database.statement() as connection:
+            return int(await connection.scalar(_NEWEST[kind], {"id": stream}) or 0)
 
     async def _read(self, kind: Kind, stream: UUID, after: int) -> list[FeedEvent]:
         async with self._database.statement() as connection:
             rows = (await connection.execute(_READ[kind], {"id": stream, "after": after, "page": PAGE})).all()
         return [
-            FeedEvent(row.number, row.type, row.data.get("state"), encode(row.number, row.type, to_json(row.data).decode()))
+            FeedEvent(
+                row.number, row.type, row.data.get("state"), encode(row.number, row.type, to_json(row.data).decode())
+            )
             for row in rows
         ]

@@ -6,19 +6,21 @@ lost NOTIFY costs nothing but time: every waiter also looks again after a while.
 
 import asyncio
 import contextlib
-from uuid import UUID
+from uuid import UUID, uuid4
+from weakref import WeakValueDictionary
 
 import psycopg
 import structlog
 from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
 
 from shared.db.engine import Database
 
 CHANNEL = "stepway_jobs"
 WORK = "work"  # the name that wakes engines: there is something to claim
 CANCEL = "cancel"  # the name that tells engines to look which of their runs are to be undone
-_PAYLOAD_IDS = 180  # a payload is at most 8,000 bytes
+_PAYLOAD_IDS = 170  # a payload is at most 8,000 bytes
 
 log = structlog.get_logger(__name__)
 
@@ -31,7 +33,8 @@ def signal_name(job_id: UUID) -> str:
 class Hub:
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._events: dict[str, asyncio.Event] = {}
+        self._name = uuid4().hex  # begins each payload of ours, so that we pass over it when it comes back
+        self._events: WeakValueDictionary[str, asyncio.Event] = WeakValueDictionary()  # while somebody waits for them
         self._pending: set[str] = set()
         self._flusher: asyncio.Task[None] | None = None
         self._listener: asyncio.Task[None] | None = None
@@ -45,27 +48,36 @@ class Hub:
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError, Exception):
                     await task
+        if self._pending:
+            await self._notify()
 
     def publish(self, *names: UUID | str | None) -> None:
         """Say that these have changed, after the commit. None is ignored."""
         for name in names:
             if name is not None:
-                self._wake(str(name))
+                self.wake(str(name))
                 self._pending.add(str(name))
         if self._pending and (self._flusher is None or self._flusher.done()):
             self._flusher = asyncio.get_running_loop().create_task(self._flush(), name="hub-flush")
 
     def publish_after_commit(self, session: AsyncSession, *names: UUID | str | None) -> None:
         """The same, once the session's transaction has been committed; nothing when it is rolled back."""
+        known: set[UUID | str | None] | None = session.info.get(self)
+        if known is not None:
+            known.update(names)
+            return
+        changed = session.info[self] = set(names)
 
-        def done(_session: object) -> None:
-            self.publish(*names)
+        def done(committed: Session) -> None:
+            if not committed.in_nested_transaction():  # the end of a savepoint is no commit
+                self.publish(*changed)
+                changed.clear()
 
-        event.listen(session.sync_session, "after_commit", done, once=True)
+        event.listen(session.sync_session, "after_commit", done)
 
     async def wait(self, name: UUID | str, timeout: float) -> bool:
         """Until it changes, or `timeout` seconds have passed. Look at the state before and after."""
-        waiter = self._events.setdefault(str(name), asyncio.Event())
+        waiter = self.watch(name)
         try:
             async with asyncio.timeout(timeout):
                 await waiter.wait()
@@ -77,23 +89,26 @@ class Hub:
         """An event that is set at the next change: take it, look at the state, then wait for it."""
         return self._events.setdefault(str(name), asyncio.Event())
 
-    def _wake(self, name: str) -> None:
+    def wake(self, name: str) -> None:
+        """Wake who waits in this process only."""
         waiter = self._events.pop(name, None)
         if waiter is not None:
             waiter.set()
 
     async def _flush(self) -> None:
-        await asyncio.sleep(0.02)
+        while self._pending:
+            await asyncio.sleep(0.02)
+            await self._notify()
+
+    async def _notify(self) -> None:
         names, self._pending = list(self._pending), set()
         try:
             async with self._database.statement() as connection:
                 for start in range(0, len(names), _PAYLOAD_IDS):
-                    payload = " ".join(names[start : start + _PAYLOAD_IDS])
+                    payload = " ".join([self._name, *names[start : start + _PAYLOAD_IDS]])
                     await connection.exec_driver_sql("SELECT pg_notify(%s, %s)", (CHANNEL, payload))
         except Exception as error:  # the database is away: others find the change at their next look
             log.warning("notify_failed", error=type(error).__name__)
-        if self._pending:
-            self._flusher = asyncio.get_running_loop().create_task(self._flush(), name="hub-flush")
 
     async def _listen(self) -> None:
         while True:
@@ -102,10 +117,11 @@ class Hub:
                 async with connection:
                     await connection.execute(f"LISTEN {CHANNEL}")
                     for name in list(self._events):  # what was missed while not listening
-                        self._wake(name)
+                        self.wake(name)
                     async for notice in connection.notifies():
-                        for name in notice.payload.split():
-                            self._wake(name)
-            except psycopg.Error as error:
+                        sender, *names = notice.payload.split() or [""]
+                        for name in names if sender != self._name else ():
+                            self.wake(name)
+            except Exception as error:  # most likely the database is away; nobody else would start this again
                 log.warning("listen_lost", error=type(error).__name__)
             await asyncio.sleep(1.0)

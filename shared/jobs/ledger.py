@@ -5,20 +5,18 @@ The attempts of steps are in `shared.jobs.attempts`; an engine (`shared.jobs.eng
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
-from pydantic_core import to_json
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from shared.clock import now
 from shared.db.engine import Database
 from shared.errors import Problem
 from shared.jobs import views
 from shared.jobs.declare import MAX_DATA_BYTES, JobDef
 from shared.jobs.hub import CANCEL, WORK, Hub, signal_name
+from shared.jobs.stored import json_text
 
 FINAL = frozenset({"succeeded", "failed", "cancelled", "cleanup_required"})
 
@@ -49,10 +47,11 @@ class StaleFence(Exception):
 
 
 _EMIT = text("""
-    WITH job AS (UPDATE jobs.job SET event_seq = event_seq + 1 WHERE id = :job RETURNING id, event_seq, topic),
-         topic AS (UPDATE jobs.topic t SET seq = t.seq + 1 FROM job WHERE t.id = job.topic RETURNING t.seq)
-    INSERT INTO jobs.event (job_id, seq, topic, topic_seq, type, data)
-    SELECT job.id, job.event_seq, job.topic, (SELECT seq FROM topic), :type, CAST(:data AS jsonb) FROM job
+    WITH job AS (UPDATE jobs.job SET event_seq = event_seq + 1 WHERE id = :job RETURNING id, event_seq, topic, input),
+         topic AS (UPDATE jobs.topic t SET seq = t.seq + 1 FROM job WHERE t.id = job.topic RETURNING t.seq),
+         event AS (INSERT INTO jobs.event (job_id, seq, topic, topic_seq, type, data)
+                   SELECT job.id, job.event_seq, job.topic, (SELECT seq FROM topic), 'job', CAST(:data AS jsonb) FROM job)
+    SELECT input FROM job
 """)
 
 _EMIT_TOPIC = text("""
@@ -62,17 +61,33 @@ _EMIT_TOPIC = text("""
 """)
 
 _INSERT = text("""
-    INSERT INTO jobs.job (id, kind, version, state, project_id, owner_id, topic, resource_type, resource_id, input, deadline)
-    VALUES (:id, :kind, :version, 'pending', :project_id, :owner_id, :topic, :resource_type, :resource_id,
-            CAST(:input AS jsonb), :deadline)
+    WITH job AS (
+        INSERT INTO jobs.job (id, kind, version, state, project_id, owner_id, topic, resource_type, resource_id, input,
+                              deadline)
+        VALUES (:id, :kind, :version, 'pending', :project_id, :owner_id, :topic, :resource_type, :resource_id,
+                CAST(:input AS jsonb), clock_timestamp() + make_interval(secs => CAST(:deadline AS float8)))
+        RETURNING id, version, topic),
+    run AS (INSERT INTO jobs.run (job_id, number, version) SELECT id, 1, version FROM job),
+    topic AS (INSERT INTO jobs.topic (id) SELECT topic FROM job WHERE topic IS NOT NULL ON CONFLICT DO NOTHING)
+    INSERT INTO jobs.step (job_id, key, position, title, weight)
+    SELECT job.id, s.key, s.position, s.title, s.weight
+      FROM job, unnest(CAST(:keys AS text[]), CAST(:titles AS text[]), CAST(:weights AS float8[]))
+                WITH ORDINALITY AS s(key, title, weight, position)
 """)
 
-_INSERT_STEPS = text("""
-    INSERT INTO jobs.step (job_id, key, position, title, weight)
-    SELECT :job, key, position, title, weight
-      FROM unnest(CAST(:keys AS text[]), CAST(:titles AS text[]), CAST(:weights AS float8[]))
-           WITH ORDINALITY AS s(key, title, weight, position)
-""")
+# An ended job has no running steps: those that its end cut short are marked so.
+_END_STEPS = """,
+    steps AS (UPDATE jobs.step SET state = 'cancelled', token = NULL, ended_at = clock_timestamp()
+                FROM job WHERE step.job_id = job.id AND step.state = 'running')"""
+
+
+async def emit_job(session: AsyncSession, job_id: UUID) -> tuple[JobView, dict[str, Any]]:
+    """Write an event that shows the job as it is now. Returns the view and the job's input; `StaleFence` if it is gone."""
+    view = await views.load_one(session, job_id)
+    if view is None:
+        raise StaleFence(str(job_id))
+    stored = await session.execute(_EMIT, {"job": job_id, "data": json_text(view)})
+    return view, stored.scalar_one()
 
 
 class Ledger:
@@ -88,31 +103,17 @@ class Ledger:
     async def submit(self, session: AsyncSession, request: JobRequest) -> JobView:
         """Make a job in the caller's transaction: it exists, and will run, if and only if that is committed."""
         definition = request.definition
-        data = to_json(definition.input.dump_python(request.input, mode="json"))
-        if len(data) > MAX_DATA_BYTES:
+        data = json_text(definition.input.dump_python(request.input, mode="json"))
+        if len(data.encode()) > MAX_DATA_BYTES:
             raise Problem("validation_failed", f"A job's input is at most {MAX_DATA_BYTES} bytes.")
-        deadline = now() + timedelta(seconds=definition.deadline) if definition.deadline else None
         values = {
             "id": request.id, "kind": definition.kind, "version": definition.version, "project_id": request.project_id,
             "owner_id": request.owner_id, "topic": request.topic, "resource_type": request.resource_type,
-            "resource_id": request.resource_id, "input": data.decode(), "deadline": deadline,
+            "resource_id": request.resource_id, "input": data, "deadline": definition.deadline,
+            "keys": [step.key for step in definition.steps], "titles": [step.title for step in definition.steps],
+            "weights": [step.weight for step in definition.steps],
         }  # fmt: skip
         await session.execute(_INSERT, values)
-        await session.execute(
-            text("INSERT INTO jobs.run (job_id, number, version) VALUES (:id, 1, :version)"),
-            {"id": request.id, "version": definition.version},
-        )
-        if request.topic is not None:
-            await session.execute(
-                text("INSERT INTO jobs.topic (id) VALUES (:id) ON CONFLICT DO NOTHING"), {"id": request.topic}
-            )
-        if definition.steps:
-            steps = {
-                "keys": [step.key for step in definition.steps],
-                "titles": [step.title for step in definition.steps],
-                "weights": [step.weight for step in definition.steps],
-            }
-            await session.execute(_INSERT_STEPS, {"job": request.id, **steps})
         return await self._announce(session, request.id)
 
     async def complete(self, session: AsyncSession, request: JobRequest) -> JobView:
@@ -122,7 +123,7 @@ class Ledger:
                            ended_at = clock_timestamp() WHERE job_id = :job"""),
             {"job": request.id},
         )
-        result = to_json(request.definition.result.dump_python(request.finished, mode="json")).decode()
+        result = json_text(request.definition.result.dump_python(request.finished, mode="json"))
         changes = "started_at = clock_timestamp(), result = CAST(:result AS jsonb)"
         return await self.transition(session, request.id, "succeeded", set_=changes, values={"result": result})
 
@@ -133,7 +134,7 @@ class Ledger:
             return view
         if view["state"] in FINAL:
             raise Problem("job_finished", f"The job has already ended: {view['state']}.")
-        begun = any(step["state"] != "pending" for step in view["steps"])
+        begun = any(step["state"] != "pending" or step["attempt"] > 0 for step in view["steps"])
         if not begun and view["state"] == "pending":
             return await self.transition(
                 session, job_id, "cancelled", set_="phase = 'undo', cancel_requested_at = now()"
@@ -153,14 +154,15 @@ class Ledger:
         if view["state"] != "failed":
             raise Problem("not_retryable", f"Only a failed job can be retried; this one is {view['state']}.")
         await session.execute(
-            text("""UPDATE jobs.step SET state = 'pending', tries = 0, run_at = NULL, error = NULL, percent = NULL,
-                           message = NULL, ended_at = NULL
+            text("""UPDATE jobs.step SET state = 'pending', tries = 0, token = NULL, run_at = NULL, error = NULL,
+                           percent = NULL, message = NULL, ended_at = NULL
                      WHERE job_id = :job AND state IN ('failed', 'cancelled', 'undone', 'running')"""),
             {"job": job_id},
         )
         changes = """attempt = attempt + 1, phase = 'forward', error = NULL, cancel_requested_at = NULL, ended_at = NULL,
                      run_at = clock_timestamp(), worker = NULL,
-                     deadline = deadline + (clock_timestamp() - coalesce(started_at, created_at))"""
+                     deadline = clock_timestamp() + (deadline - (
+                         SELECT r.created_at FROM jobs.run r WHERE r.job_id = :job AND r.number = attempt))"""
         return await self.transition(session, job_id, "pending", set_=changes)
 
     async def send_event(self, session: AsyncSession, job_id: UUID, name: str, data: Any) -> None:
@@ -170,7 +172,7 @@ class Ledger:
             raise Problem("job_finished", f"The job has already ended: {view['state']}.")
         await session.execute(
             text("INSERT INTO jobs.signal (job_id, name, data) VALUES (:job, :name, CAST(:data AS jsonb))"),
-            {"job": job_id, "name": name, "data": to_json(data).decode()},
+            {"job": job_id, "name": name, "data": json_text(data)},
         )
         await session.execute(
             text("UPDATE jobs.job SET run_at = clock_timestamp() WHERE id = :job AND state = 'waiting'"),
@@ -187,49 +189,44 @@ class Ledger:
         state: str,
         *,
         fence: int | None = None,
+        forward: bool = False,
         set_: str = "",
         values: dict[str, Any] | None = None,
     ) -> JobView:
         """Change the state, write the event, tell the hook. With a `fence`, only for the process that holds it.
 
-        `set_` is constant SQL for further columns, with its parameters in `values`.
+        `forward` refuses a job that is to be undone by now. `set_` is constant SQL for further columns, with its
+        parameters in `values`. Raises `StaleFence` when refused.
         """
-        ending = ", ended_at = clock_timestamp(), worker = NULL" if state in FINAL else ""
-        sql = f"UPDATE jobs.job SET state = :state{', ' + set_ if set_ else ''}{ending} WHERE id = :job"
-        parameters = {"job": job_id, "state": state, **(values or {})}
-        if fence is not None:
-            sql += " AND fence = :fence"
-            parameters["fence"] = fence
-        changed = await session.execute(text(sql + " RETURNING attempt, version, error"), parameters)
-        row = changed.one_or_none()
-        if row is None:
-            raise StaleFence(str(job_id))
-        await session.execute(
-            text("""INSERT INTO jobs.run (job_id, number, version, state, error, ended_at)
-                    VALUES (:job, :number, :version, :state, CAST(:error AS jsonb),
-                            CASE WHEN :final THEN clock_timestamp() END)
+        final = state in FINAL
+        changes = f"state = :state{', ' + set_ if set_ else ''}"
+        changes += ", ended_at = clock_timestamp(), worker = NULL" if final else ""
+        guard = (" AND fence = :fence" if fence is not None else "") + (" AND phase = 'forward'" if forward else "")
+        statement = text(f"""
+            WITH job AS (UPDATE jobs.job SET {changes} WHERE id = :job{guard} RETURNING id, attempt, version, state, error),
+            run AS (INSERT INTO jobs.run (job_id, number, version, state, error, ended_at)
+                    SELECT id, attempt, version, state, error, {"clock_timestamp()" if final else "NULL"} FROM job
                     ON CONFLICT (job_id, number) DO UPDATE
-                       SET state = excluded.state, error = excluded.error, ended_at = excluded.ended_at"""),
-            {"job": job_id, "number": row.attempt, "version": row.version, "state": state,
-             "error": to_json(row.error).decode() if row.error else None, "final": state in FINAL},
-        )  # fmt: skip
+                       SET state = excluded.state, error = excluded.error, ended_at = excluded.ended_at)
+            {_END_STEPS if final else ""}
+            SELECT id FROM job""")
+        parameters = {"job": job_id, "state": state, "fence": fence, **(values or {})}
+        if (await session.execute(statement, parameters)).one_or_none() is None:
+            raise StaleFence(str(job_id))
         return await self._announce(session, job_id)
 
     async def emit_topic(self, session: AsyncSession, topic: UUID, kind: str, data: dict[str, Any]) -> None:
         """Append an event of the topic's own: a workflow changed, or its sequence has ended."""
-        await session.execute(_EMIT_TOPIC, {"topic": topic, "type": kind, "data": to_json(data).decode()})
+        await session.execute(_EMIT_TOPIC, {"topic": topic, "type": kind, "data": json_text(data)})
         self.hub.publish_after_commit(session, topic)
 
     async def _announce(self, session: AsyncSession, job_id: UUID) -> JobView:
-        view = await views.load_one(session, job_id)
-        if view is None:
-            raise StaleFence(str(job_id))
-        await session.execute(_EMIT, {"job": job_id, "type": "job", "data": to_json(view).decode()})
+        view, stored = await emit_job(session, job_id)
         hook = self.hooks.get(view["kind"])
         if hook is not None:
-            stored = await session.execute(text("SELECT input FROM jobs.job WHERE id = :job"), {"job": job_id})
-            await hook(session, view, stored.scalar_one())
-        self.hub.publish_after_commit(session, job_id, view["workflow_id"], WORK)
+            await hook(session, view, stored)
+        wake = WORK if view["state"] in ("pending", "cancelling") else None
+        self.hub.publish_after_commit(session, job_id, view["workflow_id"], wake)
         return view
 
     async def _locked(self, session: AsyncSession, job_id: UUID) -> JobView:

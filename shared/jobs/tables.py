@@ -156,9 +156,9 @@ class ProcessRow(Base):
     __tablename__ = "process"
 
     id: Mapped[UUID] = mapped_column(primary_key=True)
-    host: Mapped[str]
+    host: Mapped[str]  # name, boot and pid namespace
     pid: Mapped[int]
-    started: Mapped[str]  # boot id and start time: tells a living process from one that got the same pid later
+    started: Mapped[str]  # start time: tells a living process from one that got the same pid later
     kinds: Mapped[dict[str, Any]] = mapped_column(JSONB)  # {kind: highest version}
     lease_until: Mapped[datetime]
     created_at: Mapped[Created]
