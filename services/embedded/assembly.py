@@ -20,8 +20,8 @@ from services.app.context import AppContext
 from services.app.identity import bootstrap
 from services.app.internal import AppAccess
 from services.app.main import create_app, hooks
-from services.app.models.catalogue import seeding as catalogue
-from services.app.templates import seeding as templates
+from services.app.models import catalog as catalogue
+from services.app.templates import builtin as templates
 from services.cluster.jobs import JOBS as CLUSTER_JOBS
 from services.cluster.jobs.tools import ClusterTools
 from services.cluster.runtimes.base import UnknownEndpoint

@@ -1,0 +1,40 @@
+"""Writes the audit log, in the transaction of what it tells of."""
+
+from typing import Any
+from uuid import UUID
+
+from pydantic_core import to_json
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from services.app.identity.caller import Caller
+from shared.log import request_id
+
+_INSERT = text("""
+    INSERT INTO platform.audit (actor_id, key_id, action, resource_type, resource_id, project_id, address, request_id, details)
+    VALUES (:actor, :key, :action, :type, :id, :project, :address, :request, CAST(:details AS jsonb))""")
+
+
+async def record(
+    session: AsyncSession,
+    caller: Caller | None,
+    action: str,
+    resource_type: str,
+    resource_id: UUID | str | None,
+    *,
+    project_id: UUID | None = None,
+    **details: Any,
+) -> None:
+    """`action` is `<resource>.<verb>`, e.g. `endpoint.delete`. `details` never hold secrets. No caller: the platform itself."""
+    values = {
+        "actor": caller.user_id if caller else None,
+        "key": caller.key_id if caller else None,
+        "action": action,
+        "type": resource_type,
+        "id": None if resource_id is None else str(resource_id),
+        "project": project_id,
+        "address": caller.address if caller else None,
+        "request": request_id(),
+        "details": to_json(details).decode(),
+    }
+    await session.execute(_INSERT, values)
