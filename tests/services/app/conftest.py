@@ -10,12 +10,18 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
+from services.app.audit import routes as audit
 from services.app.context import AppContext
+from services.app.credentials import routes as credentials
+from services.app.icons import routes as icons
 from services.app.identity import routes as identity
 from services.app.identity.authenticate import Authenticator
 from services.app.identity.caller import SCOPES, Caller
 from services.app.identity.tables import ApiKeyRow, UserRow
+from services.app.models import provider_routes
+from services.app.projects import routes as projects
 from services.app.projects.tables import MemberRow, ProjectRow
+from services.app.templates import routes as templates
 from shared.clock import now
 from shared.db.engine import Database
 from shared.http import guards, problems
@@ -28,7 +34,9 @@ from shared.security import apikeys
 from shared.security.envelope import Keyring
 from shared.settings import Settings
 
-ROUTERS = [identity.router]
+ROUTERS = [
+    identity.router, projects.router, credentials.router, templates.router, provider_routes.router, icons.router, audit.router,
+]  # fmt: skip
 
 
 class LogFiles:
