@@ -1,0 +1,5 @@
+"""`python -m stepway`."""
+
+from stepway.cli.main import main
+
+main()
