@@ -18,6 +18,7 @@ from shared.http.pages import Page, PageQuery
 from shared.security import apikeys
 
 USABLE_KEYS = 100  # of one user
+LONGEST = timedelta(days=3650)
 
 
 async def page(
@@ -105,8 +106,8 @@ def _faults(
     if body.project_id is not None and not caller.sees(body.project_id):
         faults.append(Fault("project_id", "reference_not_found", "There is no such project."))
     param = "expires_in_days" if body.expires_in_days else "expires_at"
-    if expires_at is not None and expires_at <= now():
-        faults.append(Fault(param, "out_of_range", "The key would have expired already."))
+    if expires_at is not None and not now() < expires_at <= now() + LONGEST:
+        faults.append(Fault(param, "out_of_range", f"Must be in the future, and within {LONGEST.days} days."))
     if expires_at is not None and bound is not None and expires_at > bound:
         faults.append(Fault(param, "not_granted", f"Your own key expires at {iso(bound)}."))
     return faults

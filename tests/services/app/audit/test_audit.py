@@ -65,6 +65,8 @@ async def test_filters(client: httpx.AsyncClient, people: People, filled: dict[s
     for query, actions in expected.items():
         answer = await client.get(f"/audit?{query}", headers=admin.headers)
         assert [entry["action"] for entry in answer.json()["data"]] == actions, query
+    for extreme in ("0001-01-01T00:00:00%2B14:00", "9999-12-31T23:59:59-14:00"):
+        assert (await client.get(f"/audit?since={extreme}&until={extreme}", headers=admin.headers)).json()["total"] == 0
     page = (await client.get("/audit?limit=2", headers=admin.headers)).json()
     rest = (await client.get(f"/audit?limit=2&cursor={page['next_cursor']}", headers=admin.headers)).json()
     assert [entry["action"] for entry in page["data"] + rest["data"]] == everything

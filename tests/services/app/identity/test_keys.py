@@ -96,6 +96,7 @@ async def test_expiry(client: httpx.AsyncClient, people: People) -> None:
     lasting = (await make(client, member, expires_in_days=3)).json()
     assert iso(now() + timedelta(days=2)) < lasting["expires_at"] < iso(now() + timedelta(days=4))
     for body in ({"expires_at": iso(now() - timedelta(days=1))}, {"expires_at": "2026-01-01T00:00:00"},
+                 {"expires_at": "9999-12-31T23:59:59-14:00"}, {"expires_at": "0001-01-01T00:00:00+14:00"},
                  {"expires_in_days": 0}, {"expires_at": until, "expires_in_days": 1}):  # fmt: skip
         assert (await make(client, member, **body)).status_code == 422
 
