@@ -35,6 +35,23 @@ CODES: dict[str, Code] = {
     "idempotency_in_flight": Code(409, "The first request with this Idempotency-Key is still being answered", "Wait as Retry-After says, then send it again.", retryable=True),
     "last_admin": Code(409, "There must be an active admin", "Make somebody else an admin first."),
     "builtin": Code(409, "This comes with Stepway and stays as it is", "Make one of your own with the values you want."),
+    # wizards
+    "wrong_wizard": Code(409, "The workflow is of another wizard", "Send the step to the wizard that the workflow was begun with."),
+    "workflow_locked": Code(409, "The workflow's job runs", "Wait for its end, or cancel it; repeating what was sent is harmless."),
+    "workflow_finished": Code(409, "The workflow has ended", "Begin a new one."),
+    "not_a_draft": Code(409, "The workflow is no draft any more", "Cancel it instead; its history stays."),
+    "too_many_drafts": Code(409, "Too many open drafts", "Finish, cancel or delete some first."),
+    # models, clusters and endpoints
+    "model_not_ready": Code(409, "The model cannot be used now", "Wait for its import; see the model's state and reason."),
+    "not_scannable": Code(422, "There are no files to scan", "Scan models that have files; a cloud model has none."),
+    "scan_in_progress": Code(409, "A scan of this model is running", "Follow the job that is named, or cancel it."),
+    "scan_required": Code(409, "The model's files have not been scanned", "Scan the model, then deploy it."),
+    "scan_blocked": Code(409, "The latest scan keeps the model from being deployed", "Look at the findings; an admin may record an override."),
+    "cluster_not_ready": Code(409, "The cluster cannot be used now", "See the cluster's state and reason, or choose another."),
+    "cluster_known": Code(409, "The cluster is registered already", "Use the cluster that is there."),
+    "cluster_is_local": Code(409, "This machine stays registered", "Delete its endpoints instead."),
+    "endpoint_not_ready": Code(409, "The endpoint cannot be changed now", "See the endpoint's state and reason."),
+    "endpoint_locked": Code(409, "A job is changing the endpoint", "Wait for its end, or cancel it."),
     # jobs
     "job_finished": Code(409, "The job has already ended", "Read the job; start a new one if you need to."),
     "not_retryable": Code(409, "Only what has failed can be retried", "Wait for its end, or start it anew."),

@@ -11,7 +11,7 @@ from services.app import icons
 from services.app.clusters import repository
 from services.app.clusters.tables import ClusterRow
 from services.app.wizards.contract import Fields, Visit
-from services.app.wizards.service import open_file
+from services.app.wizards.files import open_file
 from services.app.wizards.tables import WorkflowRow
 from shared.contracts.deployments import RegisterSpec
 from shared.errors import Fault, Problem
@@ -87,7 +87,7 @@ async def check_name_free(session: AsyncSession, name: str | None) -> None:
 
 async def start(visit: Visit, workflow: WorkflowRow) -> JobRequest:
     fields = workflow.fields
-    content = open_file(visit.context, workflow, "configuration_file")
+    content = open_file(visit.context.keyring, workflow, "configuration_file")
     kubeconfig = read(visit.context.settings, content, insecure=bool(fields.get("allow_insecure_tls")))
     await check_name_free(visit.session, fields["name"])
     cluster_id = uuid4()
