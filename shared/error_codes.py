@@ -55,6 +55,7 @@ CODES: dict[str, Code] = {
     # jobs
     "job_finished": Code(409, "The job has already ended", "Read the job; start a new one if you need to."),
     "not_retryable": Code(409, "Only what has failed can be retried", "Wait for its end, or start it anew."),
+    "not_the_newest_worker": Code(409, "Only the newest worker can be removed", "Remove the one that the detail names, or `count` of them."),
     # fields
     "validation_failed": Code(422, "Some fields are wrong", "See `errors` for each field."),
     "unknown_field": Code(422, "A field is not known here", "Remove it, or check its spelling."),

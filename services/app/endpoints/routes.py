@@ -80,6 +80,18 @@ async def remove_workers(
     return await scale.remove_workers(Visit(context, session, caller), endpoint_id, count)
 
 
+@router.delete("/{endpoint_id}/workers/{worker_id}", status_code=202)
+async def remove_worker(
+    endpoint_id: UUID, worker_id: str, context: Context, session: Session, caller: Authenticated
+) -> dict[str, Any]:
+    """Begins to remove the newest worker by its id; the answer is the job. Workers go in the opposite order of their numbers."""
+    visit = Visit(context, session, caller)
+    newest = service.newest_worker(await service.visible(session, caller, endpoint_id))
+    if _ordinal(endpoint_id, worker_id) != newest:
+        raise Problem("not_the_newest_worker", f"Remove the newest worker first: {endpoint_id}-{newest}.")
+    return await scale.remove_workers(visit, endpoint_id, 1)
+
+
 @router.get("/{endpoint_id}/logs", response_class=PlainTextResponse)
 async def read_logs(
     request: Request,

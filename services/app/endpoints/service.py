@@ -66,6 +66,11 @@ def worker_views(endpoint: EndpointRow) -> list[dict[str, Any]]:
     return shown
 
 
+def newest_worker(endpoint: EndpointRow) -> int:
+    """The number of the worker that goes first when workers are removed."""
+    return int(endpoint.desired.get("replicas", 0)) - 1
+
+
 def settle(endpoint: EndpointRow) -> bool:
     """Derive the state anew; whether it has changed."""
     state, reason = derive(endpoint.phase, endpoint.desired, endpoint.observed)
