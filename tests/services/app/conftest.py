@@ -114,7 +114,7 @@ def caller_for(person: Person, role: str, projects: dict[UUID, str] | None = Non
 async def app_context(database: Database, tmp_path: Path) -> AppContext:
     hub = Hub(database)
     return AppContext(
-        settings=Settings(data_dir=tmp_path, rate_per_second=100_000, rate_burst=100_000),
+        settings=Settings(data_dir=tmp_path, rate_quota=100_000),
         database=database,
         hub=hub,
         ledger=Ledger(database, hub),
