@@ -113,13 +113,13 @@ class Client:
     ) -> Any:
         """The parsed JSON of the answer, its text when it is no JSON, None when it is empty."""
         headers = {"Idempotency-Key": idempotency_key or str(uuid.uuid4())} if method == "POST" else {}
-        given = {name: value for name, value in (params or {}).items() if value is not None} or None
+        url = _with(path, params)
         if files is not None or fields is not None:
             parts: dict[str, Any] = {name: (None, value) for name, value in (fields or {}).items()}
             parts |= dict(files or {})
-            request = self._http.build_request(method, path, params=given, files=parts, headers=headers)
+            request = self._http.build_request(method, url, files=parts, headers=headers)
         else:
-            request = self._http.build_request(method, path, params=given, json=body, headers=headers)
+            request = self._http.build_request(method, url, json=body, headers=headers)
         return _content(self._send(request, repeatable=method in ("GET", "POST", "PUT")))
 
     def _send(self, request: httpx.Request, *, repeatable: bool, stream: bool = False) -> httpx.Response:
@@ -176,8 +176,7 @@ class Client:
     ) -> Iterator[httpx.Response]:
         """An open answer, to be read as it comes; `silence` is how long (seconds) nothing may come."""
         timeout = httpx.Timeout(silence, connect=10.0)
-        given = {name: value for name, value in (params or {}).items() if value is not None} or None
-        request = self._http.build_request(method, path, params=given, json=body, timeout=timeout)
+        request = self._http.build_request(method, _with(path, params), json=body, timeout=timeout)
         response = self._send(request, repeatable=method == "GET", stream=True)
         try:
             yield response
@@ -277,6 +276,13 @@ def merged(job: dict[str, Any], event: Event) -> dict[str, Any]:
     if all(one["key"] != event.data["key"] for one in job["steps"]):
         steps.append(event.data)
     return {**job, "steps": steps}
+
+
+def _with(path: str, params: Mapping[str, Any] | None) -> httpx.URL:
+    """The path with the parameters that have a value, beside those that it has already."""
+    return httpx.URL(path).copy_merge_params(
+        {name: value for name, value in (params or {}).items() if value is not None}
+    )
 
 
 def _content(response: httpx.Response) -> Any:

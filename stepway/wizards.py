@@ -34,8 +34,14 @@ class Field:
     is_file: bool
 
     @property
+    def is_reference(self) -> bool:
+        """Whether the value is the id of one of the options; else another text may be sent too."""
+        return any(one.get("format") == "uuid" for one in branches(self.schema))
+
+    @property
     def title(self) -> str:
-        return str(self.schema.get("title") or self.name.replace("_", " ").capitalize())
+        words = str(self.schema.get("title") or self.name.replace("_", " ").capitalize())
+        return words.removesuffix(" Id") if self.is_reference else words
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +217,9 @@ def resolve(schema: Any, definitions: Mapping[str, Any]) -> Any:
         return schema
     if "$ref" in schema:
         rest = {name: value for name, value in schema.items() if name != "$ref"}
-        return {**resolve(definitions[schema["$ref"].rsplit("/", 1)[1]], definitions), **resolve(rest, definitions)}
+        meant = resolve(definitions[schema["$ref"].rsplit("/", 1)[1]], definitions)
+        meant.pop("title", None)  # the definition's, not the field's
+        return {**meant, **resolve(rest, definitions)}
     return {name: resolve(value, definitions) for name, value in schema.items() if name != "$defs"}
 
 

@@ -98,13 +98,15 @@ class Asker:
         self._show(field, choices)
         while True:
             remark = "" if must or known is not None else " (empty for none)"
-            default = "" if known is None else f" [{known}]"
+            default = "" if known is None else f" [{_label(choices, known)}]"
             text = line(f"{field.title}, by number or name{remark}{default}: ")
             if not text and (known is not None or not must):
                 return known if known is not None else ABSENT
             found = pick(choices, text)
             if len(found) == 1:
                 return found[0].value
+            if not found and text and not field.is_reference:
+                return text
             if not found:
                 self._out.say(f"Nothing here is called {text!r}." if text else "This is needed.", "yellow")
             else:
@@ -134,6 +136,10 @@ def pick(choices: list[Choice], text: str) -> list[Choice]:
         if found:
             return found
     return []
+
+
+def _label(choices: list[Choice], value: Any) -> str:
+    return next((choice.label for choice in choices if choice.value == value), str(value))
 
 
 def _remark(choice: Choice) -> str:

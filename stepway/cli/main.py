@@ -89,13 +89,19 @@ def main() -> None:
     except JobFailed as error:
         _show_job(out, error)
         code = JOB_FAILED
-    except KeyboardInterrupt:
-        code = INTERRUPTED
     except OSError as error:
         if isinstance(error, BrokenPipeError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read it has gone
         else:
             out.say(f"stepway: {error.filename or ''}: {error.strerror or error}".replace(" : ", " "), "red")
+        code = REFUSED
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    except Exception as error:  # the edge: a fault of ours, told in a sentence
+        if os.environ.get("STEPWAY_TRACEBACK"):
+            raise
+        out.say(f"stepway: A fault of its own: {type(error).__name__}: {error}", "red")
+        out.say("  Set STEPWAY_TRACEBACK=1 and repeat the command to see where.", "dim")
         code = REFUSED
     sys.exit(code)
 

@@ -84,7 +84,7 @@ class Printer:
         for item in items:
             values = [c.value(item) if callable(c.value) else member(item, c.value) for c in columns]
             table.add_row(*(_cell(value) for value in values))
-        self.out.print(table)
+        self._print(table)
 
     def one(self, item: dict[str, Any]) -> None:
         """An object: a line per member, or the object itself."""
@@ -96,7 +96,15 @@ class Printer:
         table.add_column(overflow="fold")
         for name, value in _flat(item):
             table.add_row(name, _cell(value))
-        self.out.print(table)
+        self._print(table)
+
+    def _print(self, table: Table) -> None:
+        if self.out.is_terminal:
+            self.out.print(table)
+            return
+        with self.out.capture() as captured:
+            self.out.print(table)
+        sys.stdout.write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
 
     def data(self, value: Any) -> None:
         """Anything, as JSON or YAML."""

@@ -17,7 +17,7 @@ from stepway.cli.resolve import is_id
 from stepway.cli.terminal import confirm
 from stepway.cli.values import Unreadable, hint, properties, read
 from stepway.client import ApiError
-from stepway.wizards import WizardRun, kinds, send_all
+from stepway.wizards import Choice, WizardRun, kinds, send_all
 
 app = group("wizard", "Do things in steps: add models, scan, deploy, add clusters and workers.")
 Type = Annotated[str, typer.Argument(metavar="TYPE", help="A wizard of `stepway wizard list`.")]
@@ -180,36 +180,22 @@ def _given(run: WizardRun, values: list[str]) -> dict[str, Any]:
 
 
 def _by_name(run: WizardRun, name: str, value: Any) -> Any:
-    """The id that a name stands for, where a field's options can be asked for already."""
+    """The id that a name stands for, where a field's value is an id."""
     field = run.field(name)
-    if field is None or field.options is None or not isinstance(value, str) or is_id(value):
+    if field is None or field.options is None or not field.is_reference or not isinstance(value, str) or is_id(value):
         return value
     if "{workflow_id}" in field.options["href"]:
-        return _by_plain_list(run, name, value)
-    return _one(run.choices(field, search=None if field.options["value"] != "id" else value), name, value)
-
-
-def _by_plain_list(run: WizardRun, name: str, value: str) -> Any:
-    """Options of a draft that has not begun: the collection itself knows the names."""
-    field = run.field(name)
-    assert field is not None
-    assert field.options is not None
-    collection = "/" + field.options["href"].strip("/").split("/")[0]
-    items = [one for one in run.client.items(collection, search=value) if one.get("name") == value]
-    if len(items) != 1:
-        raise Usage(
-            f"{name}: {'several are' if items else 'nothing is'} called {value!r}.", [one["id"] for one in items]
-        )
-    return items[0]["id"]
-
-
-def _one(choices: list[Any], name: str, value: str) -> Any:
+        # These options are of a draft, which has not begun: the collection itself knows the names.
+        collection = "/" + field.options["href"].strip("/").split("/")[0]
+        items = run.client.items(collection, search=value)
+        choices = [Choice(one["id"], str(one.get("name")), one) for one in items]
+    else:
+        choices = run.choices(field, search=value)
     found = pick(choices, value)
-    exact = [one for one in found if value in (str(one.value), one.label)] or found
-    if len(exact) == 1:
-        return exact[0].value
-    words = "several are" if exact else "nothing is"
-    raise Usage(f"{name}: {words} called {value!r}.", [f"{one.value}  {one.label}" for one in exact[:10]])
+    if len(found) == 1:
+        return found[0].value
+    words = "several are" if found else "nothing is"
+    raise Usage(f"{name}: {words} called {value!r}.", [f"{one.value}  {one.label}" for one in found[:10]])
 
 
 # ---- asked
