@@ -36,9 +36,9 @@ async def list_clusters(
     session: Session,
     caller: Authenticated,
     query: Annotated[PageQuery, Depends(page_query)],
-    state: Annotated[str | None, Query()] = None,
-    kind: Annotated[str | None, Query()] = None,
-    name: Annotated[str | None, Query()] = None,
+    state: Annotated[FilterText | None, Query()] = None,
+    kind: Annotated[FilterText | None, Query()] = None,
+    name: Annotated[FilterText | None, Query()] = None,
 ) -> dict[str, Any]:
     """Lists clusters; this machine is one of them."""
     return (await repository.page(session, {"state": state, "kind": kind, "name": name}, query)).envelope(service.view)

@@ -10,6 +10,7 @@ from fastapi.responses import PlainTextResponse, StreamingResponse
 from services.app.context import Context, Session
 from services.app.endpoints import repository, scale, service
 from services.app.identity.authenticate import Authenticated
+from services.app.resources import FilterText
 from services.app.wizards.contract import Visit
 from shared.errors import Problem
 from shared.http.bodies import StrictRoute
@@ -26,8 +27,8 @@ async def list_endpoints(
     project_id: Annotated[UUID | None, Query()] = None,
     model_id: Annotated[UUID | None, Query()] = None,
     cluster_id: Annotated[UUID | None, Query()] = None,
-    state: Annotated[str | None, Query()] = None,
-    name: Annotated[str | None, Query()] = None,
+    state: Annotated[FilterText | None, Query()] = None,
+    name: Annotated[FilterText | None, Query()] = None,
 ) -> dict[str, Any]:
     """Lists endpoints."""
     filters = {"project_id": project_id, "model_id": model_id, "cluster_id": cluster_id, "state": state, "name": name}

@@ -17,6 +17,7 @@ from services.app.identity.authenticate import Authenticated
 from services.app.identity.caller import Caller
 from services.app.identity.idempotency import Once
 from services.app.jobs import repository
+from services.app.resources import FilterText
 from services.app.streams import open_stream
 from shared.http.pages import PageQuery, page_query
 from shared.http.sse import Batch, last_event_id
@@ -40,8 +41,8 @@ async def list_jobs(
     session: Session,
     caller: Authenticated,
     query: Annotated[PageQuery, Depends(page_query)],
-    kind: Annotated[str | None, Query()] = None,
-    state: Annotated[str | None, Query()] = None,
+    kind: Annotated[FilterText | None, Query()] = None,
+    state: Annotated[FilterText | None, Query()] = None,
     project_id: Annotated[UUID | None, Query()] = None,
     workflow_id: Annotated[UUID | None, Query()] = None,
     resource_id: Annotated[UUID | None, Query()] = None,

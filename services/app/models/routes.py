@@ -11,6 +11,7 @@ from services.app.models import catalog, repository, scans, service
 from services.app.models.schemas import ModelChange, OverrideIn
 from services.app.models.tables import ScanOverrideRow
 from services.app.precondition import revision_of
+from services.app.resources import FilterText
 from shared.clock import iso
 from shared.errors import Problem
 from shared.http.bodies import StrictRoute
@@ -27,18 +28,20 @@ async def list_models(
     caller: Authenticated,
     query: Pages,
     source: Annotated[Literal["catalog", "cloud", "local"] | None, Query()] = None,
-    provider_type: Annotated[str | None, Query()] = None,
+    provider_type: Annotated[FilterText | None, Query()] = None,
     provider_id: Annotated[UUID | None, Query()] = None,
     project_id: Annotated[UUID | None, Query()] = None,
-    state: Annotated[str | None, Query()] = None,
-    modality: Annotated[str | None, Query()] = None,
-    tag: Annotated[str | None, Query()] = None,
-    scan_status: Annotated[str | None, Query()] = None,
-    name: Annotated[str | None, Query()] = None,
+    state: Annotated[FilterText | None, Query()] = None,
+    modality: Annotated[FilterText | None, Query()] = None,
+    tag: Annotated[FilterText | None, Query()] = None,
+    scan_status: Annotated[FilterText | None, Query()] = None,
+    name: Annotated[FilterText | None, Query()] = None,
 ) -> dict[str, Any]:
     """Lists models. `source=catalog`: cloud models that could be added."""
     if source == "catalog":
-        return await catalog.page(session, query, provider_id=provider_id, modality=modality, tag=tag)
+        return await catalog.page(
+            session, query, caller=caller, added=False, provider_id=provider_id, modality=modality, tag=tag
+        )
     filters = {
         "provider_type": provider_type, "provider_id": provider_id, "project_id": project_id, "state": state,
         "modality": modality, "tag": tag, "source": source, "scan_status": scan_status, "name": name,

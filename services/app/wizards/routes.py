@@ -115,8 +115,8 @@ async def list_workflows(
     session: Session,
     caller: Authenticated,
     query: Annotated[PageQuery, Depends(page_query)],
-    type: Annotated[str | None, Query()] = None,
-    status: Annotated[str | None, Query()] = None,
+    type: Annotated[FilterText | None, Query()] = None,
+    status: Annotated[FilterText | None, Query()] = None,
     owner_id: Annotated[UUID | None, Query()] = None,
     project_id: Annotated[UUID | None, Query()] = None,
 ) -> Response:
