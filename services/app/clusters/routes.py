@@ -11,6 +11,7 @@ from services.app.clusters.recommend import recommend
 from services.app.context import Context, Session
 from services.app.identity.authenticate import Authenticated
 from services.app.precondition import revision_of
+from services.app.resources import FilterText
 from services.app.wizards.contract import Visit
 from services.app.wizards.fields import Name, ShortText
 from shared.http.bodies import StrictRoute

@@ -11,6 +11,7 @@ from services.app.context import Context, Session
 from services.app.identity.authenticate import Authenticated
 from services.app.identity.idempotency import Once
 from services.app.precondition import revision_of
+from services.app.resources import FilterText
 from services.app.streams import open_stream
 from services.app.wizards import forms, repository, service
 from services.app.wizards.contract import Visit, Wizard
