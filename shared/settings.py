@@ -33,6 +33,7 @@ class Settings(BaseModel):
     hf_endpoint: str = Field("https://huggingface.co", validation_alias=AliasChoices("hf_endpoint", "HF_ENDPOINT"))
     draft_idle_days: int = 30
     job_retention_days: int = 90
+    maintenance_seconds: float = Field(600.0, gt=0)  # between two rounds of what must be done now and then
     rate_quota: int = 6000  # requests of one key in each window
     rate_window: float = 10.0  # seconds
     max_model_bytes: int = 500 * 1024**3

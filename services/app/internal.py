@@ -1,11 +1,14 @@
-"""What the app answers its workers (`shared.contracts.ports.AppPort`). Each call is checked against the job that it names."""
+"""What the app answers its workers and observers (`shared.contracts.ports`).
+
+Each call of a worker is checked against the job that it names, each of an observer against the epoch of its lease.
+"""
 
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
 import structlog
-from sqlalchemy import text
+from sqlalchemy import select, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -16,9 +19,13 @@ from services.app.credentials import service as credentials
 from services.app.endpoints import repository as endpoints
 from services.app.endpoints import service as endpoint_service
 from services.app.endpoints.deploy import key_context
+from services.app.endpoints.tables import EndpointRow
 from services.app.models import repository as models
 from services.app.models import scans
+from services.app.models.tables import ModelRow
 from services.app.projects import quotas
+from shared.contracts.deployments import DeploySpec, ExpectedEndpoint, ServedConfig
+from shared.contracts.models import ModelMetadata
 from shared.errors import Problem
 from shared.jobs.outcomes import Permanent
 
@@ -126,6 +133,28 @@ class AppAccess:
                 self._context.hub.publish_after_commit(session, endpoint_service.ENDPOINTS)
         return True
 
+    async def expected(self, cluster_id: UUID, epoch: int) -> list[ExpectedEndpoint] | None:
+        statement = (
+            select(EndpointRow, ModelRow)
+            .join(ModelRow, ModelRow.id == EndpointRow.model_id)
+            .where(EndpointRow.cluster_id == cluster_id, EndpointRow.phase != "deleted")
+        )
+        async with self._context.database.transaction() as session:
+            cluster = await clusters.get(session, cluster_id)
+            if cluster is None or cluster.epoch > epoch:
+                return None
+            return [_expected(endpoint, model) for endpoint, model in await session.execute(statement)]
+
+    async def endpoint_key(self, cluster_id: UUID, epoch: int, endpoint_id: UUID) -> str:
+        async with self._context.database.transaction() as session:
+            cluster = await clusters.get(session, cluster_id)
+            endpoint = await endpoints.get(session, endpoint_id)
+            if cluster is None or cluster.epoch > epoch:
+                raise Permanent("stale_epoch", "Another observer looks after the cluster.")
+            if endpoint is None or endpoint.cluster_id != cluster_id or endpoint.phase == "deleted":
+                raise Permanent("endpoint_gone", "The endpoint is not there any more.")
+            return self._context.keyring.open(endpoint.sealed, key_context(endpoint_id)).decode()
+
     async def _check_job(self, session: AsyncSession, job_id: UUID, names: UUID) -> None:
         """A job may ask only about what its own input names, and only while it lives."""
         row = (
@@ -136,6 +165,19 @@ class AppAccess:
         if row is None or row.state not in ("running", "cancelling") or str(names) not in row.input:
             log.warning("internal_call_refused", job=str(job_id))
             raise Permanent("not_this_jobs_business", "The job does not name what it asks for.")
+
+
+def _expected(endpoint: EndpointRow, model: ModelRow) -> ExpectedEndpoint:
+    """What an endpoint that serves was deployed from, at its latest generation."""
+    if endpoint.phase != "serving" or not endpoint.desired:
+        return ExpectedEndpoint(endpoint_id=endpoint.id)
+    spec = DeploySpec(
+        endpoint_id=endpoint.id, project_id=endpoint.project_id, name=endpoint.name, model_id=endpoint.model_id,
+        digest=endpoint.digest, metadata=ModelMetadata.model_validate({**model.facts, "modality": model.modality}),
+        cluster_id=endpoint.cluster_id, credential_id=endpoint.credential_id,
+        config=ServedConfig.model_validate(endpoint.deploy_config), generation=endpoint.generation,
+    )  # fmt: skip
+    return ExpectedEndpoint(endpoint_id=endpoint.id, replicas=endpoint.desired["replicas"], spec=spec)
 
 
 def _same(before: dict[str, Any], after: dict[str, Any]) -> bool:

@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import structlog
 from fastapi import FastAPI
@@ -27,9 +27,9 @@ from services.cluster.jobs.tools import ClusterTools
 from services.cluster.runtimes.base import UnknownEndpoint
 from services.cluster.runtimes.local.runtime import LocalRuntime
 from services.embedded.access import GatewayAccess
-from services.embedded.folder import Places, write_private
+from services.embedded.folder import MachineUse, Places, machine_cluster_id, write_private
 from services.embedded.maintenance import Maintenance
-from services.embedded.observer import Observer, first_look
+from services.embedded.observer import Observer
 from services.embedded.publisher import Publisher
 from services.gateway.routes import Gateway
 from services.gateway.routes import router as gateway_route
@@ -46,6 +46,8 @@ from shared.jobs.ledger import Ledger
 from shared.objects.directory import DirectoryStore
 from shared.security.envelope import Keyring
 from shared.settings import Settings
+
+FIRST_LOOK = 5.0  # seconds that the start waits until the workers that run are known
 
 log = structlog.get_logger(__name__)
 
@@ -76,8 +78,9 @@ class Assembly:
         self._places = places
         self.database = Database(database_url, pool_size=20)
         self.hub = Hub(self.database)
+        self.cluster_id = machine_cluster_id(places)
         self.runtime = LocalRuntime(places.machine / "workers")
-        self.cluster_id = machine_cluster_id(places.machine)
+        self._use = MachineUse(places.machine)
         self._registry = Registry()
         ledger = Ledger(self.database, self.hub)
         self.context = AppContext(
@@ -87,10 +90,10 @@ class Assembly:
         ledger.hooks = hooks(self.context)
         self._internal = AppAccess(self.context)
         self._registry.add(MODEL_JOBS, ModelTools(self._internal, self.context.objects, settings))
-        cluster_tools = ClusterTools(
-            self._internal, self.context.objects, settings, self.runtime, places.machine / "models"
+        self._cluster_tools = ClusterTools(
+            self._internal, self.context.objects, settings, self.runtime, places.machine / "models", self.cluster_id
         )
-        self._registry.add(CLUSTER_JOBS, cluster_tools)
+        self._registry.add(CLUSTER_JOBS, self._cluster_tools)
         self.engine = EmbeddedEngine(self.database, ledger, self._registry)
         self.table = RouteTable()
         self.app: FastAPI = create_app(self.context, self._not_ready)
@@ -99,6 +102,7 @@ class Assembly:
 
     async def start(self) -> str | None:
         """Start everything; returns the admin's key when it was made just now."""
+        await asyncio.to_thread(self._use.begin)
         pages.use_key(await asyncio.to_thread(_cursor_key, self._places.key))
         await catalogue.seed(self.database)
         await templates.seed(self.database)
@@ -112,12 +116,12 @@ class Assembly:
         )
         self.app.router.routes.insert(0, gateway_route(self._gateway))
         publisher = Publisher(self.context, self.table)
-        await first_look(self.runtime)
         await self.engine.start()
-        observer = Observer(self.cluster_id, self.runtime, self._internal, self.engine)
+        observer = Observer(self.cluster_id, self._cluster_tools, self._internal, self.engine)
+        self._spawn("observer", observer.run)
+        await _within(FIRST_LOOK, observer.looked.wait())
         await publisher.refresh()
         self._spawn("publisher", publisher.run)
-        self._spawn("observer", observer.run)
         self._spawn("maintenance", Maintenance(self.context, self.engine).run)
         return key
 
@@ -127,18 +131,25 @@ class Assembly:
 
         self._tasks.append(asyncio.create_task(body(), name=name))
 
-    async def stop(self, *, workers: bool = True) -> None:
-        """Stop everything, this machine's workers too unless told otherwise. Runs go on where they were at the next start."""
+    async def stop(self, seconds: float) -> None:
+        """Stop everything within so many seconds. Runs go on where they were at the next start.
+
+        This machine's workers are stopped too, unless another process uses them.
+        """
+        clock = asyncio.get_running_loop().time
+        end = clock() + seconds
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        ending = [asyncio.gather(*self._tasks, return_exceptions=True), self.engine.close()]
         if self._gateway is not None:
-            await _within(1.0, self._gateway.aclose())
-        await _within(2.0, self.engine.close())
-        if workers:
-            await _within(3.0, self.runtime.stop_all(timeout=2.5))
-        await _within(0.5, self.hub.close())
-        await _within(1.0, self.database.close())
+            ending.append(self._gateway.aclose())
+        await asyncio.gather(*(_within(seconds * 0.4, work) for work in ending))
+        if self._use.is_last():
+            left = max(end - 0.3 - clock(), 0.5)
+            await _within(left + 0.1, self.runtime.stop_all(timeout=left))
+        self._use.end()
+        await _within(0.3, self.hub.close())
+        await _within(0.3, self.database.close())
 
     async def _ensure_machine(self) -> None:
         """This machine is a cluster like any other, that cannot be deleted."""
@@ -163,15 +174,6 @@ class Assembly:
         except Exception:  # whatever keeps the database from answering makes us not ready
             return ["database"]
         return []
-
-
-def machine_cluster_id(machine: Path) -> UUID:
-    """The cluster's id: kept with the workers, so that processes which share the folder are one cluster."""
-    machine.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path = machine / "cluster-id"
-    if not path.exists():
-        write_private(path, str(uuid4()))
-    return UUID(path.read_text().strip())
 
 
 async def _within(seconds: float, work: Awaitable[Any]) -> None:

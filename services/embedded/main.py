@@ -1,43 +1,79 @@
 """`stepway up`: one process with everything in it, from the data directory to the port, and back down within 5 seconds."""
 
 import asyncio
+import contextlib
 import json
+import logging as standard_logging
 import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import structlog
 import uvicorn
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 
+from services.app.identity import sealed
 from services.embedded.assembly import Assembly
-from services.embedded.folder import DataFolder, Places, StartError, write_private
+from services.embedded.folder import DataFolder, Places, StartError, why, write_private
 from shared import log as logging
 from shared.db import migrate
 from shared.db.embedded import EmbeddedPostgres, PostgresError
 from shared.db.engine import Database
+from shared.objects.blocking import settled
 from shared.security.envelope import Keyring, SealError
 from shared.settings import Settings
+
+STOP_SECONDS = 4.3  # for everything, of the five that are promised
+QUIET = ("alembic", "httpx", "httpcore", "uvicorn", "huggingface_hub", "asyncio")  # their news are of no use here
 
 log = structlog.get_logger(__name__)
 
 Say = Callable[[str], None]
 
 
+def say_aloud(sentence: str) -> None:
+    """To whoever started this, at once, also through a pipe."""
+    print(sentence, flush=True)  # noqa: T201 (it is for a person, not for the log)
+
+
 def run_up(
-    settings: Settings, ready_file: Path | None = None, *, json_logs: bool | None = None, say: Say = print
+    settings: Settings, ready_file: Path | None = None, *, json_logs: bool | None = None, say: Say = say_aloud
 ) -> int:
     """Run until SIGTERM or Ctrl-C; returns the exit code. `say` gets the few sentences that are for a person."""
-    logging.configure(json=json_logs)
-    try:
+    configure_logs(json_logs)
+
+    def run() -> int:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             return runner.run(_up(settings, ready_file, say))
+
+    return plainly(run)
+
+
+def configure_logs(json_logs: bool | None = None) -> None:
+    logging.configure(json=json_logs)
+    for name in QUIET:
+        standard_logging.getLogger(name).setLevel(standard_logging.WARNING)
+
+
+def plainly(command: Callable[[], int]) -> int:
+    """The command's exit code. What keeps it from its work becomes a sentence on standard error, and the code 1."""
+    try:
+        return command()
     except (StartError, PostgresError, SealError) as error:
-        print(f"stepway: {error}", file=sys.stderr)  # noqa: T201 (the last word to whoever started it)
-        return 1
+        return _complain(str(error))
+    except DBAPIError as error:
+        return _complain(f"The database failed: {str(error.orig).strip().partition(chr(10))[0]}.")
+    except OSError as error:
+        return _complain(f"{error.filename or 'A file or connection'} cannot be used: {why(error)}.")
+
+
+def _complain(sentence: str) -> int:
+    print(f"stepway: {sentence}", file=sys.stderr, flush=True)  # noqa: T201 (the last word to whoever started it)
+    return 1
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -54,38 +90,100 @@ async def _up(settings: Settings, ready_file: Path | None, say: Say) -> int:
     places = Places.of(settings)
     folder = DataFolder(places)
     folder.open()
-    listener = _listen(settings)
-    postgres: EmbeddedPostgres | None = None
-    assembly: Assembly | None = None
+    instance = _Instance(settings, places, ready_file, say)
+    starting = asyncio.create_task(instance.start(), name="start")
+    stopped = asyncio.create_task(stop.wait(), name="stop")
     try:
-        url = settings.database_url
-        if url is None:
-            postgres = EmbeddedPostgres(places.postgres)
-            url = await asyncio.to_thread(postgres.start)
-        await asyncio.to_thread(_migrate, url)
-        assembly = Assembly(settings, places, url, await _keyring(places, url))
-        key = await assembly.start()
-        server = _server(assembly)
-        serving = asyncio.create_task(server.serve(sockets=[listener]), name="http")
-        await _until_started(server, serving)
-        _announce(settings, places, listener, ready_file, key, say)
-        await asyncio.wait({serving, asyncio.ensure_future(stop.wait())}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({starting, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        if not starting.done():
+            await _give_up(starting)
+            return 0
+        serving = starting.result()
+        await asyncio.wait({serving, stopped}, return_when=asyncio.FIRST_COMPLETED)
         log.info("stopping")
-        server.should_exit = True
-        await assembly.stop()
-        server.force_exit = True
-        await asyncio.wait({serving}, timeout=0.5)
-        assembly = None
+        return 0 if stop.is_set() else 1
     finally:
-        if assembly is not None:
-            await assembly.stop()
-        if postgres is not None:
-            await asyncio.to_thread(postgres.stop, 1.5)
-        listener.close()
-        if ready_file is not None:
-            ready_file.unlink(missing_ok=True)
+        await instance.stop()
         folder.close()
-    return 0
+
+
+async def _give_up(starting: "asyncio.Task[asyncio.Task[None]]") -> None:
+    """Told to stop before the start was over. PostgreSQL may be busy with its recovery: then it goes down with us."""
+    starting.cancel()
+    await asyncio.wait({starting}, timeout=STOP_SECONDS - 1.5)
+    if not starting.done():
+        log.warning("start_does_not_end")
+        os._exit(1)
+
+
+class _Server(uvicorn.Server):
+    """Leaves the signals to us."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class _Instance:
+    """What has been started, so that it can be stopped wherever the start has come to."""
+
+    def __init__(self, settings: Settings, places: Places, ready_file: Path | None, say: Say) -> None:
+        self._settings = settings
+        self._places = places
+        self._ready_file = ready_file
+        self._say = say
+        self._listener: socket.socket | None = None
+        self._postgres: EmbeddedPostgres | None = None
+        self._assembly: Assembly | None = None
+        self._server: _Server | None = None
+        self._serving: asyncio.Task[None] | None = None
+
+    async def start(self) -> "asyncio.Task[None]":
+        """Start everything, and tell whoever waits for it. Returns the task that serves HTTP."""
+        if self._ready_file is not None:
+            self._ready_file.unlink(missing_ok=True)  # one that was killed has left it
+        self._listener = _listen(self._settings)
+        url = self._settings.database_url
+        if url is None:
+            self._postgres = EmbeddedPostgres(self._places.postgres)
+            url = await settled(self._postgres.start)
+        await settled(_migrate, url)
+        self._assembly = Assembly(self._settings, self._places, url, await _keyring(self._places, url))
+        key = await self._assembly.start()
+        self._server = _server(self._assembly)
+        self._serving = asyncio.create_task(self._server.serve(sockets=[self._listener]), name="http")
+        await _until_started(self._server, self._serving)
+        self._announce(self._listener.getsockname()[1], key)
+        return self._serving
+
+    async def stop(self) -> None:
+        clock = asyncio.get_running_loop().time
+        end = clock() + STOP_SECONDS
+        if self._ready_file is not None and self._listener is not None:
+            self._ready_file.unlink(missing_ok=True)
+        if self._server is not None:
+            self._server.should_exit = True
+        if self._assembly is not None:
+            await self._assembly.stop(end - 1.2 - clock())
+        if self._server is not None and self._serving is not None:
+            self._server.force_exit = True
+            await asyncio.wait({self._serving}, timeout=0.3)
+        if self._postgres is not None:
+            await asyncio.to_thread(self._postgres.stop, max(end - clock(), 0.5))
+        if self._listener is not None:
+            self._listener.close()
+
+    def _announce(self, port: int, key: str | None) -> None:
+        host = self._settings.host
+        if host in ("0.0.0.0", "::"):  # noqa: S104 (a comparison)
+            host = "127.0.0.1"
+        url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        if key is not None:
+            self._say(f"The admin's key, shown this once (kept in {self._places.admin_key}): {key}")
+        self._say(f"Stepway is ready at {url}")
+        if self._ready_file is not None:
+            content = {"url": url, "admin_key_file": str(self._places.admin_key), "pid": os.getpid()}
+            write_private(self._ready_file, json.dumps(content) + "\n")
 
 
 def _signals() -> asyncio.Event:
@@ -104,9 +202,9 @@ def _listen(settings: Settings) -> socket.socket:
     try:
         listener.bind((settings.host.strip("[]"), settings.port))
         listener.listen(1024)
-    except OSError as error:
+    except (OSError, OverflowError) as error:
         listener.close()
-        reason = (error.strerror or str(error)).lower()
+        reason = why(error) if isinstance(error, OSError) else "there is no such port"
         raise StartError(
             f"Cannot listen on {settings.host}:{settings.port}: {reason}. Choose another --port."
         ) from error
@@ -117,35 +215,38 @@ def _listen(settings: Settings) -> socket.socket:
 def _migrate(url: str) -> None:
     try:
         migrate.upgrade(url)
+    except DBAPIError:
+        raise
     except Exception as error:
         raise StartError(f"The database cannot be brought up to date: {type(error).__name__}: {error}") from error
 
 
 async def _keyring(places: Places, url: str) -> Keyring:
     """The encryption key: made at the first start. Never made again, for what is sealed could not be opened."""
-    if places.key.exists():
-        return await asyncio.to_thread(Keyring.load, places.key)
     database = Database(url, pool_size=1)
     try:
-        async with database.statement() as connection:
-            used = await connection.scalar(text('SELECT EXISTS (SELECT 1 FROM platform."user")'))
+        async with database.transaction() as session:
+            used = await session.scalar(text('SELECT EXISTS (SELECT 1 FROM platform."user")'))
+            needed = await sealed.keys_in_use(session)
     finally:
         await database.close()
-    if used:
+    if used and not places.key.exists():
         raise StartError(
             f"The encryption key {places.key} is missing, but the database has data that it protects. Restore it."
         )
-    return await asyncio.to_thread(Keyring.load_or_create, places.key)
+    keyring = await asyncio.to_thread(Keyring.load_or_create, places.key)
+    if needed and needed.isdisjoint(keyring.key_ids):
+        raise StartError(
+            f"The encryption key {places.key} is another installation's: it opens nothing in the database."
+        )
+    return keyring
 
 
-def _server(assembly: Assembly) -> uvicorn.Server:
-    config = uvicorn.Config(
+def _server(assembly: Assembly) -> _Server:
+    return _Server(uvicorn.Config(
         assembly.app, lifespan="off", log_config=None, access_log=False, server_header=False, date_header=True,
         timeout_graceful_shutdown=1, timeout_keep_alive=75, proxy_headers=False,
-    )  # fmt: skip
-    server = uvicorn.Server(config)
-    server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]  # ours are in place
-    return server
+    ))  # fmt: skip
 
 
 async def _until_started(server: uvicorn.Server, serving: "asyncio.Task[None]") -> None:
@@ -153,18 +254,3 @@ async def _until_started(server: uvicorn.Server, serving: "asyncio.Task[None]") 
         if serving.done():
             raise StartError("The HTTP server did not start.")
         await asyncio.sleep(0.01)
-
-
-def _announce(
-    settings: Settings, places: Places, listener: socket.socket, ready_file: Path | None, key: str | None, say: Say
-) -> None:
-    host, port = settings.host, listener.getsockname()[1]
-    if host in ("0.0.0.0", "::"):  # noqa: S104 (a comparison)
-        host = "127.0.0.1"
-    url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-    if key is not None:
-        say(f"The admin's key, shown this once (kept in {places.admin_key}): {key}")
-    say(f"Stepway is ready at {url}")
-    if ready_file is not None:
-        content = {"url": url, "admin_key_file": str(places.admin_key), "pid": os.getpid()}
-        write_private(ready_file, json.dumps(content) + "\n")

@@ -7,17 +7,22 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 import structlog
+from sqlalchemy import text
 
 from services.app.context import AppContext
+from services.app.identity import repository as identity
 from services.app.identity.idempotency import purge as purge_idempotency
 from services.app.models import service as models
 from services.app.wizards import service as wizards
 from shared.jobs import retention
 from shared.jobs.engine import EmbeddedEngine
 
-EVERY = 600.0
-FIRST = 30.0
-SCRATCH_DAYS = 7
+FIRST = 30.0  # seconds after the start
+KEPT = 7 * 86400.0  # seconds that the scratch of a failed import waits for a retry
+UNTOUCHED = 60.0  # seconds, and nobody may come back for it
+
+_UNFINISHED = text("""
+    SELECT EXISTS (SELECT 1 FROM jobs.job WHERE kind = 'import_model' AND state NOT IN ('succeeded', 'cancelled'))""")
 
 log = structlog.get_logger(__name__)
 
@@ -28,22 +33,32 @@ class Maintenance:
         self._engine = engine
 
     async def run(self) -> None:
-        await asyncio.sleep(FIRST)
+        every = self._context.settings.maintenance_seconds
+        await asyncio.sleep(min(FIRST, every))
         while True:
             if await self._is_ours():
-                for name, work in self._duties().items():
-                    await self._do(name, work)
-            await asyncio.sleep(EVERY)
+                await self.round()
+            await asyncio.sleep(every)
 
-    def _duties(self) -> dict[str, Callable[[], Awaitable[object]]]:
+    async def round(self) -> None:
+        """Every duty once."""
         context, settings = self._context, self._context.settings
-        return {
-            "expire_drafts": lambda: wizards.expire(context, settings.draft_idle_days),
-            "purge_jobs": lambda: retention.purge(context.database, settings.job_retention_days),
-            "purge_idempotency": lambda: purge_idempotency(context.database),
-            "sweep_blobs": lambda: models.sweep(context),
-            "sweep_scratch": lambda: context.objects.sweep_scratch(SCRATCH_DAYS * 86400.0),
-        }
+        await self._do("expire_drafts", lambda: wizards.expire(context, settings.draft_idle_days))
+        await self._do("purge_jobs", lambda: retention.purge(context.database, settings.job_retention_days))
+        await self._do("purge_idempotency", lambda: purge_idempotency(context.database))
+        await self._do("purge_logins", self._purge_logins)
+        await self._do("sweep_blobs", lambda: models.sweep(context))
+        await self._do("sweep_scratch", self._sweep_scratch)
+
+    async def _purge_logins(self) -> None:
+        async with self._context.database.transaction() as session:
+            await identity.purge_logins(session)
+
+    async def _sweep_scratch(self) -> None:
+        """What an import has left unfinished: soon, when no import may go on with it."""
+        async with self._context.database.statement() as connection:
+            wanted = await connection.scalar(_UNFINISHED)
+        await self._context.objects.sweep_scratch(KEPT if wanted else UNTOUCHED)
 
     async def _is_ours(self) -> bool:
         try:

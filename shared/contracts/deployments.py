@@ -77,6 +77,14 @@ class RemoveSpec(BaseModel):
     generation: int
 
 
+class ExpectedEndpoint(BaseModel):
+    """What a cluster should run for one endpoint. Without a `spec` it is to be left as it is: a job works on it, or failed."""
+
+    endpoint_id: UUID
+    replicas: int = 0
+    spec: DeploySpec | None = None
+
+
 class RegisterSpec(BaseModel):
     """The input of a registration; the kubeconfig is asked for by the cluster's id."""
 

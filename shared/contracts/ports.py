@@ -3,6 +3,8 @@
 from typing import Any, Protocol
 from uuid import UUID
 
+from shared.contracts.deployments import ExpectedEndpoint
+
 
 class AppPort(Protocol):
     """Every call names the job that it is for; the app refuses what is not that job's business.
@@ -34,5 +36,15 @@ class AppPort(Protocol):
     async def publish(self, job_id: UUID, endpoint_id: UUID, observation: dict[str, Any]) -> None:
         """Show what the job has just seen of its endpoint, before the observer's next look."""
 
+
+class ObserverPort(Protocol):
+    """What a cluster's observer may ask of the app. Every call carries the epoch of its lease; an older one is refused."""
+
     async def observe(self, cluster_id: UUID, epoch: int, observations: list[dict[str, Any]]) -> bool:
         """Take what the cluster's observer sees; False when another observer has a newer epoch."""
+
+    async def expected(self, cluster_id: UUID, epoch: int) -> list[ExpectedEndpoint] | None:
+        """Every endpoint that has or may have something on the cluster; None when another observer has a newer epoch."""
+
+    async def endpoint_key(self, cluster_id: UUID, epoch: int, endpoint_id: UUID) -> str:
+        """The key for the workers of an endpoint that the cluster should serve."""

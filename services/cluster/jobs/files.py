@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from shared.contracts.models import Manifest, ModelFile
 from shared.jobs.outcomes import Permanent
+from shared.objects.blocking import settled
 from shared.objects.store import ObjectStore, blob_key
 
 CHUNK = 4 * 1024 * 1024
@@ -55,7 +56,7 @@ async def _place(file: ModelFile, target: Path, objects: ObjectStore) -> None:
     partial = target.with_name(target.name + ".partial")
     partial.unlink(missing_ok=True)
     source = objects.local_path(blob_key(file.sha256))
-    if source is not None and await asyncio.to_thread(_link, source, partial):
+    if source is not None and await settled(_link, source, partial):
         await asyncio.to_thread(partial.replace, target)
         return
     digest = hashlib.sha256()

@@ -1,11 +1,22 @@
 """One real inference against a worker: the proof that it serves, before anyone is sent to it."""
 
+from uuid import UUID
+
 import httpx
 
-from services.cluster.runtimes.base import WorkerStatus
+from services.cluster.runtimes.base import Observation, Runtime, WorkerStatus
 from shared.jobs.outcomes import Permanent, Retry
 
 TIMEOUT = 120.0
+
+
+async def ready_workers(runtime: Runtime, endpoint_id: UUID, replicas: int) -> Observation:
+    """The endpoint, with so many workers ready. Raises Retry when one has gone since it was waited for."""
+    seen = (await runtime.observe()).get(str(endpoint_id))
+    ready = len(seen.ready) if seen is not None else 0
+    if seen is None or ready < replicas:
+        raise Retry("worker_not_ready", f"{ready} of {replicas} workers are ready.")
+    return seen
 
 
 async def probe(worker: WorkerStatus, key: str, model: str, apis: list[str]) -> str:

@@ -1,7 +1,11 @@
 """Add and remove workers. Adding that fails takes back what it added, and never touches the workers that ran before."""
 
+from contextlib import suppress
+
 from services.cluster.jobs.probe import probe as ask
+from services.cluster.jobs.probe import ready_workers
 from services.cluster.jobs.tools import ClusterTools
+from services.cluster.runtimes.base import UnknownEndpoint
 from shared.contracts.deployments import ScaleResult, ScaleSpec
 from shared.jobs.declare import RetryPolicy, job, step
 from shared.jobs.outcomes import Permanent
@@ -13,7 +17,8 @@ READY_SECONDS = 900.0
 async def _scale_back(ctx: Step, spec: ScaleSpec, _result: object) -> None:
     tools: ClusterTools = ctx.tools
     runtime = await tools.runtime(spec.cluster_id)
-    await runtime.scale(str(spec.endpoint_id), spec.before, spec.generation)
+    with suppress(UnknownEndpoint):  # nothing of it is there: nothing to take back
+        await runtime.scale(str(spec.endpoint_id), spec.before, spec.generation)
 
 
 @step("Verify the capacity", weight=1)
@@ -54,7 +59,7 @@ async def probe(ctx: Step, spec: ScaleSpec) -> ScaleResult:
     tools: ClusterTools = ctx.tools
     runtime = await tools.runtime(spec.cluster_id)
     key = await tools.app.worker_key(ctx.job_id, spec.endpoint_id)
-    seen = (await runtime.observe())[str(spec.endpoint_id)]
+    seen = await ready_workers(runtime, spec.endpoint_id, spec.after)
     for worker in seen.ready:
         if worker.ordinal >= spec.before:
             await ask(worker, key, spec.name, spec.apis)
@@ -62,7 +67,7 @@ async def probe(ctx: Step, spec: ScaleSpec) -> ScaleResult:
     return ScaleResult(endpoint_id=spec.endpoint_id, replicas=spec.after, generation=spec.generation)
 
 
-@step("Scale down", weight=1)
+@step("Scale down", weight=1, undo=_scale_back)
 async def scale_down(ctx: Step, spec: ScaleSpec) -> ScaleResult:
     tools: ClusterTools = ctx.tools
     runtime = await tools.runtime(spec.cluster_id)

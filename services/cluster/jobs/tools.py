@@ -15,19 +15,25 @@ from shared.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class ClusterTools:
-    """`models` is the folder of this machine in which workers find the files that they serve."""
+    """`models` is the folder of this machine in which workers find the files that they serve, `machine` its cluster's id."""
 
     app: AppPort
     objects: ObjectStore
     settings: Settings
     local: LocalRuntime
     models: Path
+    machine: UUID
 
     async def runtime(self, cluster_id: UUID) -> Runtime:
         """The runtime of a cluster. Kubernetes has none yet: registered clusters are inspected, not deployed to."""
         kind = await self.app.cluster_kind(cluster_id)
-        if kind == "local":
+        if kind == "local" and cluster_id == self.machine:
             return self.local
+        if kind == "local":
+            raise Permanent(
+                "runtime_elsewhere",
+                "This cluster is another machine. Processes that share a database deploy to the machine that they share.",
+            )
         raise Permanent("runtime_unsupported", "This version deploys to this machine only; choose it as the cluster.")
 
     async def manifest(self, digest: str) -> Manifest:

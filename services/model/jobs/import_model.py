@@ -1,7 +1,6 @@
 """Import a model: check that it may be had, bring its files, read what they say, store them."""
 
 import asyncio
-import tempfile
 from pathlib import Path
 
 import structlog
@@ -73,9 +72,8 @@ async def read_metadata(ctx: Step, fetched: Fetched) -> ModelMetadata:
     """What the files say: headers and configuration, none of the repository's code."""
     tools: ModelTools = ctx.tools
     manifest = await tools.manifest(fetched.digest)
-    with tempfile.TemporaryDirectory(prefix="stepway-metadata-") as folder:
-        places = [(file.path, await tools.place(Path(folder), file.sha256)) for file in manifest.files]
-        return await asyncio.to_thread(read, places)
+    async with tools.placed(manifest.files) as places:
+        return await asyncio.to_thread(read, [(file.path, place) for file, place in places])
 
 
 @step("Store", weight=1)

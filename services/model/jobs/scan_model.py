@@ -1,8 +1,5 @@
 """Scan a model: find its files, look through them in child processes, keep the report."""
 
-import tempfile
-from pathlib import Path
-
 from pydantic import BaseModel
 
 from services.model.jobs.tools import ModelTools
@@ -27,6 +24,10 @@ class Scanned(BaseModel):
     key: str
 
 
+def _report_key(spec: ScanSpec) -> str:
+    return f"scans/{spec.scan_id}.json"
+
+
 @step("Fetch the files", weight=1)
 async def fetch(ctx: Step, spec: ScanSpec) -> Found:
     """Every file of the digest must be there: what is missing cannot be judged."""
@@ -38,17 +39,19 @@ async def fetch(ctx: Step, spec: ScanSpec) -> Found:
     return Found(spec=spec, files=len(manifest.files), size=manifest.size)
 
 
-@step("Scan the files", weight=10, retry=RetryPolicy(attempts=2, timeout=4 * 3600.0))
+async def _forget_report(ctx: Step, found: Found, _result: object) -> None:
+    tools: ModelTools = ctx.tools
+    await tools.objects.delete(_report_key(found.spec))
+
+
+@step("Scan the files", weight=10, undo=_forget_report, retry=RetryPolicy(attempts=2, timeout=4 * 3600.0))
 async def scan_files(ctx: Step, found: Found) -> Scanned:
     tools: ModelTools = ctx.tools
     manifest = await tools.manifest(found.spec.digest)
-    with tempfile.TemporaryDirectory(prefix="stepway-scan-") as folder:
-        files = [
-            ScanFile(path=file.path, location=str(await tools.place(Path(folder), file.sha256)), size=file.size)
-            for file in manifest.files
-        ]
+    async with tools.placed(manifest.files) as places:
+        files = [ScanFile(path=file.path, location=str(place), size=file.size) for file, place in places]
         report = await scan(ScanRequest(digest=found.spec.digest, files=files), on_progress=ctx.progress)
-    key = f"scans/{found.spec.scan_id}.json"
+    key = _report_key(found.spec)
     await tools.objects.put(key, report.model_dump_json().encode())
     return Scanned(spec=found.spec, key=key)
 

@@ -1,0 +1,74 @@
+"""Brings this machine in line with what the app says should run: after a restore, a lost folder, or a crash between two steps.
+
+The observer calls it, under its lease. An endpoint on which a job works is left to that job. What is done is bound to
+the endpoint's generation: whoever has begun a later change wins, and the next round sees it.
+"""
+
+import asyncio
+from uuid import UUID
+
+import structlog
+
+from services.cluster.jobs import files
+from services.cluster.jobs.planning import plan_of, workload
+from services.cluster.jobs.tools import ClusterTools
+from services.cluster.runtimes.base import Observation, StaleGeneration, UnknownEndpoint
+from shared.contracts.deployments import ExpectedEndpoint
+from shared.contracts.ports import ObserverPort
+
+log = structlog.get_logger(__name__)
+
+
+async def bring_in_line(tools: ClusterTools, app: ObserverPort, cluster_id: UUID, epoch: int) -> None:
+    """One round. The machine is looked at first: what is there then has its row already, or is nobody's."""
+    there = await tools.local.observe()
+    folders = await asyncio.to_thread(_model_folders, tools)
+    expected = await app.expected(cluster_id, epoch)
+    if expected is None:
+        return
+    owned = {str(one.endpoint_id) for one in expected}
+    for endpoint_id in there.keys() - owned:
+        log.warning("orphan_removed", endpoint=endpoint_id)
+        await tools.local.remove(endpoint_id)
+    for name in folders - owned:
+        await files.forget(tools.models / name)
+    for one in expected:
+        try:
+            await _serve(tools, app, cluster_id, epoch, one, there.get(str(one.endpoint_id)))
+        except StaleGeneration:
+            continue
+        except Exception as error:  # one endpoint's fault keeps none of the others from serving
+            reason = f"{type(error).__name__}: {error}"[:300]
+            log.warning("endpoint_not_restored", endpoint=str(one.endpoint_id), reason=reason)
+
+
+async def _serve(
+    tools: ClusterTools,
+    app: ObserverPort,
+    cluster_id: UUID,
+    epoch: int,
+    one: ExpectedEndpoint,
+    there: Observation | None,
+) -> None:
+    if one.spec is None:
+        return
+    if there is not None and there.replicas == one.replicas:
+        return
+    endpoint_id = str(one.endpoint_id)
+    log.warning("endpoint_brought_in_line", endpoint=endpoint_id, replicas=one.replicas)
+    if there is not None:
+        try:
+            await tools.local.scale(endpoint_id, one.replicas, one.spec.generation)
+        except UnknownEndpoint:  # it is on its way out
+            pass
+        else:
+            return
+    plan = await plan_of(tools, one.spec)
+    manifest = await tools.manifest(one.spec.digest or "")
+    await files.bring(manifest, tools.model_folder(one.endpoint_id), tools.objects, lambda *_: None)
+    key = await app.endpoint_key(cluster_id, epoch, one.endpoint_id)
+    await tools.local.apply(workload(one.spec, plan, key, replicas=one.replicas))
+
+
+def _model_folders(tools: ClusterTools) -> set[str]:
+    return {path.name for path in tools.models.iterdir()} if tools.models.is_dir() else set()
