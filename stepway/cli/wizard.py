@@ -173,9 +173,9 @@ def _given(run: WizardRun, values: list[str]) -> dict[str, Any]:
             found.setdefault(top, {})[inner] = value
         else:
             found[top] = value
-        run.fields[top] = found[top]
-    for name, value in found.items():
-        found[name] = run.fields[name] = _by_name(run, name, value)
+    # In the wizard's order, for the options of one field may depend on the fields before it.
+    for name in [one.name for step in run.all_steps() for one in step.fields if one.name in found]:
+        found[name] = run.fields[name] = _by_name(run, name, found[name])
     return found
 
 
