@@ -40,7 +40,8 @@ class WorkerLogs(Protocol):
         """Lines of one worker or of all, oldest first; with `follow` also each new one."""
 
 
-def get_context(request: Request) -> AppContext:
+async def get_context(request: Request) -> AppContext:
+    """No plain function: FastAPI would run that in a thread, as it does with all plain dependencies."""
     context: AppContext = request.app.state.context
     return context
 

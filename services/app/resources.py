@@ -32,7 +32,7 @@ class Revised(Protocol):
     revision: Any  # an int; a mapped attribute on rows
 
 
-def _expected(if_match: Annotated[str | None, Header()] = None) -> int | None:
+async def _expected(if_match: Annotated[str | None, Header()] = None) -> int | None:
     return revision_of(if_match)
 
 

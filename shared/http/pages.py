@@ -61,7 +61,7 @@ class PageQuery:
     scope: str = ""
 
 
-def page_query(
+async def page_query(
     request: Request,
     limit: Annotated[int, Query(ge=1, le=MAX_LIMIT, description="Items in one page.")] = DEFAULT_LIMIT,
     cursor: Annotated[str | None, Query(max_length=2000, description="`next_cursor` of the page before.")] = None,

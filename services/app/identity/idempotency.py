@@ -130,7 +130,7 @@ def _replayed(earlier: Earlier, fingerprint: str) -> Response:
     return Response(answer.body, answer.status, headers)
 
 
-def _once(request: Request, context: Context, caller: Authenticated) -> OnceGuard:
+async def _once(request: Request, context: Context, caller: Authenticated) -> OnceGuard:
     keys = request.headers.getlist("idempotency-key")
     if not keys:
         return OnceGuard(context.database, None)
