@@ -63,7 +63,7 @@ def test_does_not_wait_longer_than_its_patience(server: FileServer, client: Clie
 
 
 def test_a_lost_connection_is_repeated_for_a_post_but_not_for_a_delete(server: FileServer, client: Client) -> None:
-    lost = []
+    lost: list[str] = []
 
     def cut(request: BaseHTTPRequestHandler, fault: Fault | None) -> None:
         if not lost:
