@@ -1,5 +1,7 @@
 """Fixtures that every tier uses: a database cloned from a migrated template."""
 
+import os
+import random
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -26,3 +28,26 @@ async def database(database_url: str) -> AsyncIterator[Database]:
     database = Database(database_url, pool_size=8)
     yield database
     await database.close()
+
+
+FAULT_SAMPLE = 2
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Of each test marked `faults` keep a seeded sample of its cases (`sample=` says how many), or all by STEPWAY_FAULTS=all."""
+    if os.environ.get("STEPWAY_FAULTS") == "all":
+        return
+    seed = os.environ.get("STEPWAY_FAULTS_SEED", "1")
+    cases: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        if item.get_closest_marker("faults"):
+            cases.setdefault(item.nodeid.split("[")[0], []).append(item)
+    dropped: list[pytest.Item] = []
+    for name, matrix in cases.items():
+        marker = matrix[0].get_closest_marker("faults")
+        size = marker.kwargs.get("sample", FAULT_SAMPLE) if marker else 0
+        kept = random.Random(f"{seed} {name}").sample(matrix, min(size, len(matrix)))
+        dropped += [item for item in matrix if item not in kept]
+    if dropped:
+        config.hook.pytest_deselected(items=dropped)
+        items[:] = [item for item in items if item not in dropped]

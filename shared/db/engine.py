@@ -22,6 +22,7 @@ class Database:
             pool_size=pool_size,
             max_overflow=pool_size,
             pool_timeout=15,
+            pool_use_lifo=True,  # few warm connections, whose statements are prepared, rather than all in turn
             pool_pre_ping=False,
             connect_args={
                 "application_name": name,

@@ -7,21 +7,24 @@ Undo uses the same records: a step that was taken back is `undone` and has forgo
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any, LiteralString, TypeVar
 from uuid import UUID, uuid4
 
+import psycopg
 import structlog
-from sqlalchemy import TextClause, text
-from sqlalchemy.exc import InterfaceError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy import exc, text
 
 from shared.db.engine import Database
 from shared.jobs.hub import Hub
+from shared.jobs.lane import Lane
 from shared.jobs.ledger import StaleFence, emit_job
 from shared.jobs.stored import json_text, short_text
 from shared.jobs.views import step_view
 
 PAUSE, LONGEST_PAUSE = 0.1, 2.0  # seconds between the tries to reach the database
+
+_PASSING = (psycopg.OperationalError, exc.OperationalError, exc.InterfaceError, exc.TimeoutError)
 
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
@@ -47,14 +50,14 @@ class CancelRequested(BaseException):
     """The job is to be undone; no step goes forward any more. No `Exception`, so that no job catches it by accident."""
 
 
-def _with_event(guard: str, change: str) -> TextClause:
+def _with_event(guard: LiteralString, change: LiteralString, more: LiteralString = "") -> LiteralString:
     """A statement that changes one step (`change`, returning its row) of a job that passes `guard`, and writes the event.
 
     The job is locked first, as everywhere. Its conditions and those in `change` are then checked on the newest rows, and
     no number of the sequence is used up when nothing changes.
     """
-    return text(f"""
-        WITH job AS (SELECT id FROM jobs.job WHERE id = :job AND fence = :fence AND {guard} FOR NO KEY UPDATE),
+    return f"""
+        WITH job AS (SELECT id FROM jobs.job WHERE id = %(job)s AND fence = %(fence)s AND {guard} FOR NO KEY UPDATE),
              changed AS ({change}),
              counted AS (UPDATE jobs.job SET event_seq = event_seq + 1 FROM changed WHERE job.id = changed.job_id
                          RETURNING job.id, job.event_seq, job.topic),
@@ -63,59 +66,62 @@ def _with_event(guard: str, change: str) -> TextClause:
                        SELECT counted.id, counted.event_seq, counted.topic, (SELECT seq FROM topic), 'step',
                               {step_view("changed")}
                          FROM counted, changed)
-        SELECT changed.attempt, changed.tries, counted.topic FROM changed, counted
-    """)
+        SELECT changed.attempt, changed.tries, counted.topic{more} FROM changed, counted
+    """
 
 
-_OWN = "step.job_id = job.id AND step.key = :key AND step.token = :token AND step.state = 'running'"
+_OWN = "step.job_id = job.id AND step.key = %(key)s AND step.token = %(token)s AND step.state = 'running'"
 
 _BEGIN = _with_event(
     "state = 'running' AND phase = 'forward'",
     """INSERT INTO jobs.step AS step (job_id, key, position, title, weight, state, attempt, tries, token, started_at)
-       SELECT job.id, :key, coalesce((SELECT max(position) FROM jobs.step WHERE job_id = :job), 0) + 1, :title, :weight,
-              'running', 1, 1, :token, clock_timestamp() FROM job
+       SELECT job.id, %(key)s, coalesce((SELECT max(position) FROM jobs.step WHERE job_id = %(job)s), 0) + 1,
+              %(title)s, %(weight)s, 'running', 1, 1, %(token)s, clock_timestamp() FROM job
        ON CONFLICT (job_id, key) DO UPDATE
           SET state = 'running', attempt = step.attempt + 1, tries = step.tries + 1, token = excluded.token,
               started_at = excluded.started_at, ended_at = NULL, percent = NULL, message = NULL, error = NULL
         WHERE step.state <> 'succeeded'
        RETURNING step.*""",
+    # An attempt that leaves nothing to undo may be forgotten when the server crashes within the next moments; what is
+    # recorded of its end is flushed, and with it all that went before.
+    ", set_config('synchronous_commit', CASE WHEN %(durable)s THEN current_setting('synchronous_commit') ELSE 'off' END, true)",
 )
 
 _SUCCEED = _with_event(
     "true",
-    f"""UPDATE jobs.step SET state = 'succeeded', result = CAST(:result AS jsonb), error = NULL, run_at = NULL,
+    f"""UPDATE jobs.step SET state = 'succeeded', result = CAST(%(result)s AS jsonb), error = NULL, run_at = NULL,
                percent = 100, token = NULL, ended_at = clock_timestamp()
           FROM job WHERE {_OWN} RETURNING step.*""",
 )
 
 _FAIL = _with_event(
     "true",
-    f"""UPDATE jobs.step SET state = :state, error = CAST(:error AS jsonb), token = NULL,
-               run_at = clock_timestamp() + make_interval(secs => :after), ended_at = clock_timestamp()
+    f"""UPDATE jobs.step SET state = %(state)s, error = CAST(%(error)s AS jsonb), token = NULL,
+               run_at = clock_timestamp() + make_interval(secs => %(after)s), ended_at = clock_timestamp()
           FROM job WHERE {_OWN} RETURNING step.*""",
 )
 
 _PROGRESS = _with_event(
-    "true", f"UPDATE jobs.step SET percent = :percent, message = :message FROM job WHERE {_OWN} RETURNING step.*"
+    "true", f"UPDATE jobs.step SET percent = %(percent)s, message = %(message)s FROM job WHERE {_OWN} RETURNING step.*"
 )
 
 _UNDONE = _with_event(
     "phase = 'undo'",
     """UPDATE jobs.step SET state = 'undone', result = NULL, token = NULL, error = NULL, run_at = NULL,
               percent = NULL, ended_at = clock_timestamp()
-         FROM job WHERE step.job_id = job.id AND step.key = :key RETURNING step.*""",
+         FROM job WHERE step.job_id = job.id AND step.key = %(key)s RETURNING step.*""",
 )
 
 _UNDO_FAILED = _with_event(
     "phase = 'undo'",
-    """UPDATE jobs.step SET error = CAST(:error AS jsonb)
-         FROM job WHERE step.job_id = job.id AND step.key = :key RETURNING step.*""",
+    """UPDATE jobs.step SET error = CAST(%(error)s AS jsonb)
+         FROM job WHERE step.job_id = job.id AND step.key = %(key)s RETURNING step.*""",
 )
 
-_LOOK = text("""
+_LOOK = """
     SELECT job.fence, job.state, job.phase, step.state AS step_state, step.token, step.result
-      FROM jobs.job job LEFT JOIN jobs.step step ON step.job_id = job.id AND step.key = :key WHERE job.id = :job
-""")
+      FROM jobs.job job LEFT JOIN jobs.step step ON step.job_id = job.id AND step.key = %(key)s WHERE job.id = %(job)s
+"""
 
 
 async def patiently(work: Callable[[], Awaitable[T]]) -> tuple[T, bool]:
@@ -128,7 +134,7 @@ async def patiently(work: Callable[[], Awaitable[T]]) -> tuple[T, bool]:
     while True:
         try:
             return await work(), pause > PAUSE
-        except (OperationalError, InterfaceError, PoolTimeout) as error:
+        except _PASSING as error:
             log.warning("ledger_away", error=type(error).__name__)
         await asyncio.sleep(pause)
         pause = min(pause * 2, LONGEST_PAUSE)
@@ -140,11 +146,21 @@ class Attempts:
     def __init__(self, database: Database, hub: Hub) -> None:
         self._database = database
         self._hub = hub
+        self._lane = Lane(database.url)
 
-    async def begin(self, job: UUID, fence: int, key: str, title: str, weight: float) -> Begun | Remembered:
-        """Raises `CancelRequested` when the job is to be undone, `StaleFence` when it belongs to another process."""
+    async def close(self) -> None:
+        await self._lane.close()
+
+    async def begin(
+        self, job: UUID, fence: int, key: str, title: str, weight: float, *, durable: bool
+    ) -> Begun | Remembered:
+        """`durable` where the attempt may leave something to undo.
+
+        Raises `CancelRequested` when the job is to be undone, `StaleFence` when it belongs to another process.
+        """
         token = uuid4()
         values = {"job": job, "fence": fence, "key": key, "title": title, "weight": weight, "token": token}
+        values["durable"] = durable
         row, _ = await self._write(_BEGIN, values)
         if row is not None:
             return Begun(token, row.attempt, row.tries)
@@ -183,8 +199,7 @@ class Attempts:
         """Tried once: the next one tells more."""
         message = None if message is None else short_text(message)
         values = {"job": job, "fence": fence, "key": key, "token": token, "percent": percent, "message": message}
-        async with self._database.statement() as connection:
-            row = (await connection.execute(_PROGRESS, values)).one_or_none()
+        row = await self._lane.one(_PROGRESS, values)
         if row is None:
             raise StaleFence(str(job))
         self._hub.publish(job, row.topic)
@@ -197,28 +212,24 @@ class Attempts:
 
     async def results(self, job: UUID) -> dict[str, Any]:
         """`{key: result}` of the steps that have one."""
-        statement = text("SELECT key, result FROM jobs.step WHERE job_id = :job AND state = 'succeeded'")
-
-        async def read() -> dict[str, Any]:
-            async with self._database.statement() as connection:
-                return {row.key: row.result for row in await connection.execute(statement, {"job": job})}
-
-        return (await patiently(read))[0]
+        statement = "SELECT key, result FROM jobs.step WHERE job_id = %(job)s AND state = 'succeeded'"
+        rows, _ = await patiently(partial(self._lane.all, statement, {"job": job}))
+        return {row.key: row.result for row in rows}
 
     async def backoff_left(self, job: UUID, key: str) -> float:
         """Seconds until a failed attempt may be followed by the next."""
-        statement = text("""SELECT extract(epoch FROM run_at - clock_timestamp()) FROM jobs.step
-                             WHERE job_id = :job AND key = :key AND state = 'pending'""")
+        statement = """SELECT extract(epoch FROM run_at - clock_timestamp()) FROM jobs.step
+                             WHERE job_id = %(job)s AND key = %(key)s AND state = 'pending'"""
         row, _ = await self._one(statement, {"job": job, "key": key})
         return 0.0 if row is None else max(float(row[0] or 0), 0.0)
 
     async def wait(self, job: UUID, fence: int, key: str, seconds: float | None) -> float | None:
         """Record when a wait ends (`seconds` from its first call), and return the seconds that are left; None is for ever."""
-        statement = text("""
-            UPDATE jobs.step SET run_at = coalesce(run_at, clock_timestamp() + make_interval(secs => :seconds))
-             WHERE job_id = :job AND key = :key
-               AND EXISTS (SELECT 1 FROM jobs.job WHERE id = :job AND fence = :fence)
-            RETURNING extract(epoch FROM run_at - clock_timestamp()) AS left""")
+        statement = """
+            UPDATE jobs.step SET run_at = coalesce(run_at, clock_timestamp() + make_interval(secs => %(seconds)s))
+             WHERE job_id = %(job)s AND key = %(key)s
+               AND EXISTS (SELECT 1 FROM jobs.job WHERE id = %(job)s AND fence = %(fence)s)
+            RETURNING extract(epoch FROM run_at - clock_timestamp()) AS left"""
         row, _ = await self._one(statement, {"job": job, "fence": fence, "key": key, "seconds": seconds})
         if row is None:
             raise StaleFence(str(job))
@@ -226,11 +237,11 @@ class Attempts:
 
     async def take_signal(self, job: UUID, key: str, name: str) -> tuple[bool, Any]:
         """Take the oldest event of that name for this step: (whether there was one, its data). Taking again gives the same."""
-        statement = text("""
-            UPDATE jobs.signal SET taken_by = :key WHERE id = (
-                SELECT id FROM jobs.signal WHERE job_id = :job AND name = :name AND (taken_by IS NULL OR taken_by = :key)
-                 ORDER BY (taken_by = :key) DESC NULLS LAST, id LIMIT 1 FOR UPDATE)
-            RETURNING data""")
+        statement = """
+            UPDATE jobs.signal SET taken_by = %(key)s WHERE id = (
+                SELECT id FROM jobs.signal WHERE job_id = %(job)s AND name = %(name)s AND (taken_by IS NULL OR taken_by = %(key)s)
+                 ORDER BY (taken_by = %(key)s) DESC NULLS LAST, id LIMIT 1 FOR UPDATE)
+            RETURNING data"""
         row, _ = await self._one(statement, {"job": job, "key": key, "name": name})
         return (False, None) if row is None else (True, row.data)
 
@@ -253,7 +264,7 @@ class Attempts:
 
         await patiently(add)
 
-    async def _report(self, statement: TextClause, values: dict[str, Any], state: str | None) -> None:
+    async def _report(self, statement: LiteralString, values: dict[str, Any], state: str | None) -> None:
         row, again = await self._write(statement, values)
         if row is None and not (again and await self._was_written(values, state)):
             raise StaleFence(str(values["job"]))
@@ -263,15 +274,11 @@ class Attempts:
         seen, _ = await self._one(_LOOK, {"job": values["job"], "key": values["key"]})
         return seen is not None and seen.fence == values["fence"] and seen.step_state == state and seen.token is None
 
-    async def _write(self, statement: TextClause, values: dict[str, Any]) -> tuple[Any, bool]:
+    async def _write(self, statement: LiteralString, values: dict[str, Any]) -> tuple[Any, bool]:
         row, again = await self._one(statement, values)
         if row is not None:
             self._hub.publish(values["job"], row.topic)
         return row, again
 
-    async def _one(self, statement: TextClause, values: dict[str, Any]) -> tuple[Any, bool]:
-        async def read() -> Any:
-            async with self._database.statement() as connection:
-                return (await connection.execute(statement, values)).one_or_none()
-
-        return await patiently(read)
+    async def _one(self, statement: LiteralString, values: dict[str, Any]) -> tuple[Any, bool]:
+        return await patiently(partial(self._lane.one, statement, values))

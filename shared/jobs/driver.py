@@ -185,12 +185,14 @@ class EmbeddedRun:
     # ---- going forward
 
     async def _try(self, done: _Done) -> Any:
-        definition, claim = done.definition, self._claim
+        definition = done.definition
         while True:
             left = await self._backoff_left(done.key)
             if left > 0:
                 await self._rest(left, frozenset(), asyncio.Event())
-            begun = await self._attempts.begin(claim.job_id, claim.fence, done.key, definition.title, definition.weight)
+            begun = await self._begin(
+                done.key, definition.title, definition.weight, durable=definition.undo is not None
+            )
             self._begun[done.key] = done
             if isinstance(begun, Remembered):
                 return definition.result.validate_python(begun.result)
@@ -207,6 +209,9 @@ class EmbeddedRun:
                 await self._record_failure(definition, done.key, begun, error)
                 continue
             return result
+
+    async def _begin(self, key: str, title: str, weight: float, *, durable: bool) -> Begun | Remembered:
+        return await self._attempts.begin(self.job_id, self._claim.fence, key, title, weight, durable=durable)
 
     async def _attempt(self, definition: StepDef, key: str, argument: Any, begun: Begun) -> Any:
         context = StepContext(self.job_id, key, begun.number, self._tools, partial(self._write_progress, begun))
@@ -237,7 +242,7 @@ class EmbeddedRun:
 
     async def _give_up(self, definition: StepDef, key: str) -> Any:
         message = "The process was lost each time while this step ran."
-        begun = await self._attempts.begin(self.job_id, self._claim.fence, key, definition.title, definition.weight)
+        begun = await self._begin(key, definition.title, definition.weight, durable=True)
         if isinstance(begun, Begun):
             body = error_body("worker_lost", message, key)
             await self._attempts.fail(self.job_id, self._claim.fence, key, begun.token, body)
@@ -266,7 +271,7 @@ class EmbeddedRun:
         if memory is not None and memory.state == "failed" and memory.error is not None:
             raise StepFailed(name, memory.error["code"], memory.error["message"])
         self._refuse_when_undoing()
-        begun = await self._attempts.begin(self.job_id, self._claim.fence, name, title, 0.0)
+        begun = await self._begin(name, title, 0.0, durable=False)
         if isinstance(begun, Remembered):
             return begun.result
         fence = self._claim.fence

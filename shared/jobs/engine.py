@@ -23,7 +23,7 @@ from shared.jobs.declare import JobDef, Registry
 from shared.jobs.driver import EmbeddedRun, Park, describe, error_body, small_enough
 from shared.jobs.heartbeat import Heartbeat
 from shared.jobs.hub import CANCEL, WORK
-from shared.jobs.ledger import Ledger, StaleFence
+from shared.jobs.ledger import REVOKED, Ledger, StaleFence
 from shared.jobs.run import StepFailed
 from shared.jobs.stored import json_text
 
@@ -49,6 +49,7 @@ class _Driven:
     interrupted: bool = False
     stopped: bool = False
     clean: bool = False  # whether the ledger knows how it ended
+    parked: bool = False
 
 
 class EmbeddedEngine:
@@ -98,6 +99,7 @@ class EmbeddedEngine:
             async with asyncio.timeout(LEAVE_SECONDS):
                 await self.claims.leave()
                 self._ledger.hub.publish(WORK)
+        await self._attempts.close()
 
     # ---- loops; each goes on after a fault, for the database may come back
 
@@ -107,8 +109,7 @@ class EmbeddedEngine:
             due = POLL_SECONDS
             work = self._ledger.hub.watch(WORK)
             try:
-                if await self._claim():
-                    continue
+                await self._claim()  # all that is due and has a slot: more is news, or an end, and wakes us
                 next_due = await self.claims.next_due(list(self._registry.announced()))
                 due = POLL_SECONDS if next_due is None else min(next_due, POLL_SECONDS)
             except Exception as error:
@@ -118,17 +119,16 @@ class EmbeddedEngine:
                 async with asyncio.timeout(max(due, 0.005)):
                     await work.wait()
 
-    async def _claim(self) -> bool:
+    async def _claim(self) -> None:
         claims = self.claims
         if self._doubtful:
             await claims.release_others(list(self._runs), delay=FAULT_SECONDS)
             self._doubtful = False
         taken = await claims.take(self._free_slots())
         if claims is not self.claims or not self._joined.is_set():
-            return False  # taken under a name that is no more: the reaper frees them
+            return  # taken under a name that is no more: the reaper frees them
         for claim in taken:
             self._launch(claim)
-        return bool(taken)
 
     async def _reap_forever(self) -> None:
         while True:
@@ -170,11 +170,13 @@ class EmbeddedEngine:
         run.task.add_done_callback(lambda _: self._ended(run))
 
     def _ended(self, run: _Driven) -> None:
+        was_full = self._free_slots()[run.claim.kind][1] <= 0
         if self._runs.get(run.claim.job_id) is run:
             del self._runs[run.claim.job_id]
         if not run.clean:
             self._doubtful = True
-        self._ledger.hub.wake(WORK)
+        if was_full or run.parked or not run.clean:
+            self._ledger.hub.wake(WORK)
 
     async def _drive(self, driven: _Driven) -> None:
         claim = driven.claim
@@ -201,6 +203,7 @@ class EmbeddedEngine:
         try:
             result = await self._forward(claim, definition, run)
         except Park as park:
+            driven.parked = True
             return partial(self._park, claim, park)
         except CancelRequested:
             return partial(self._undo, claim, run, _first_failure(claim.error))
@@ -247,11 +250,11 @@ class EmbeddedEngine:
         run.undo_from_here()
         left = await run.undo()
         async with self._database.transaction() as session:
-            asked = await session.scalar(
-                text("SELECT cancel_requested_at IS NOT NULL FROM jobs.job WHERE id = :id FOR UPDATE"),
-                {"id": claim.job_id},
-            )
-            state, error = "cancelled" if asked else "failed", None if asked else failure
+            statement = text("""SELECT cancel_requested_at IS NOT NULL AS asked, error->>'code' AS code, error
+                                  FROM jobs.job WHERE id = :id FOR UPDATE""")
+            row = (await session.execute(statement, {"id": claim.job_id})).one()
+            reason = row.error if row.code == REVOKED else None
+            state, error = ("cancelled", reason) if row.asked else ("failed", failure)
             if left:
                 cause = failure or left[0]["cause"]
                 state, error = "cleanup_required", {**left[0], "left": [one["step"] for one in left], "cause": cause}

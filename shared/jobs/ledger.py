@@ -18,17 +18,19 @@ from shared.jobs.declare import MAX_DATA_BYTES, JobDef
 from shared.jobs.hub import CANCEL, WORK, Hub, signal_name
 from shared.jobs.stored import json_text
 
+REVOKED = "access_revoked"  # the error of a job whose key or membership was lost while it waited
 FINAL = frozenset({"succeeded", "failed", "cancelled", "cleanup_required"})
 
 
 @dataclass(frozen=True, slots=True)
 class JobRequest:
-    """A job to be made. `topic` is the workflow whose events it joins."""
+    """A job to be made. `topic` is the workflow whose events it joins, `key_id` the key that asks for it."""
 
     definition: JobDef
     input: Any
     project_id: UUID | None = None
     owner_id: UUID | None = None
+    key_id: UUID | None = None
     topic: UUID | None = None
     resource_type: str | None = None
     resource_id: UUID | None = None
@@ -62,9 +64,9 @@ _EMIT_TOPIC = text("""
 
 _INSERT = text("""
     WITH job AS (
-        INSERT INTO jobs.job (id, kind, version, state, project_id, owner_id, topic, resource_type, resource_id, input,
-                              deadline)
-        VALUES (:id, :kind, :version, 'pending', :project_id, :owner_id, :topic, :resource_type, :resource_id,
+        INSERT INTO jobs.job (id, kind, version, state, project_id, owner_id, key_id, topic, resource_type, resource_id,
+                              input, deadline)
+        VALUES (:id, :kind, :version, 'pending', :project_id, :owner_id, :key_id, :topic, :resource_type, :resource_id,
                 CAST(:input AS jsonb), clock_timestamp() + make_interval(secs => CAST(:deadline AS float8)))
         RETURNING id, version, topic),
     run AS (INSERT INTO jobs.run (job_id, number, version) SELECT id, 1, version FROM job),
@@ -108,8 +110,9 @@ class Ledger:
             raise Problem("validation_failed", f"A job's input is at most {MAX_DATA_BYTES} bytes.")
         values = {
             "id": request.id, "kind": definition.kind, "version": definition.version, "project_id": request.project_id,
-            "owner_id": request.owner_id, "topic": request.topic, "resource_type": request.resource_type,
-            "resource_id": request.resource_id, "input": data, "deadline": definition.deadline,
+            "owner_id": request.owner_id, "key_id": request.key_id, "topic": request.topic,
+            "resource_type": request.resource_type, "resource_id": request.resource_id, "input": data,
+            "deadline": definition.deadline,
             "keys": [step.key for step in definition.steps], "titles": [step.title for step in definition.steps],
             "weights": [step.weight for step in definition.steps],
         }  # fmt: skip
@@ -127,29 +130,36 @@ class Ledger:
         changes = "started_at = clock_timestamp(), result = CAST(:result AS jsonb)"
         return await self.transition(session, request.id, "succeeded", set_=changes, values={"result": result})
 
-    async def cancel(self, session: AsyncSession, job_id: UUID) -> JobView:
-        """Ask for a job to end and be undone. Repeating it is harmless; a finished job is refused."""
+    async def cancel(self, session: AsyncSession, job_id: UUID, *, revoked: str | None = None) -> JobView:
+        """Ask for a job to end and be undone. Repeating it is harmless; a finished job is refused.
+
+        `revoked` says why nobody may want it any more; it stays in the job's error.
+        """
         view = await self._locked(session, job_id)
         if view["state"] in ("cancelling", "cancelled"):
             return view
         if view["state"] in FINAL:
             raise Problem("job_finished", f"The job has already ended: {view['state']}.")
         begun = any(step["state"] != "pending" or step["attempt"] > 0 for step in view["steps"])
+        changes, values = "phase = 'undo', cancel_requested_at = now()", {}
+        if revoked is not None:
+            changes += ", error = CAST(:error AS jsonb)"
+            values["error"] = json_text({"code": REVOKED, "message": revoked, "step": None})
         if not begun and view["state"] == "pending":
-            return await self.transition(
-                session, job_id, "cancelled", set_="phase = 'undo', cancel_requested_at = now()"
-            )
-        changes = "phase = 'undo', cancel_requested_at = now(), run_at = clock_timestamp()"
+            return await self.transition(session, job_id, "cancelled", set_=changes, values=values)
+        changes += ", run_at = clock_timestamp()"
         self.hub.publish_after_commit(session, CANCEL)
-        return await self.transition(session, job_id, "cancelling", set_=changes)
+        return await self.transition(session, job_id, "cancelling", set_=changes, values=values)
 
-    async def retry(self, session: AsyncSession, job_id: UUID) -> JobView:
-        """Run a failed job again from its failed step, or a failed undo from where it stopped."""
+    async def retry(self, session: AsyncSession, job_id: UUID, *, key_id: UUID | None = None) -> JobView:
+        """Run a failed job again from its failed step, or a failed undo from where it stopped. `key_id`: who asks."""
         view = await self._locked(session, job_id)
+        asker = {"key": key_id}
         if view["state"] == "cleanup_required":
             return await self.transition(
-                session, job_id, "cancelling",
-                set_="attempt = attempt + 1, run_at = clock_timestamp(), worker = NULL, ended_at = NULL",
+                session, job_id, "cancelling", values=asker,
+                set_="""key_id = coalesce(:key, key_id), attempt = attempt + 1, run_at = clock_timestamp(), worker = NULL,
+                        ended_at = NULL""",
             )  # fmt: skip
         if view["state"] != "failed":
             raise Problem("not_retryable", f"Only a failed job can be retried; this one is {view['state']}.")
@@ -159,11 +169,12 @@ class Ledger:
                      WHERE job_id = :job AND state IN ('failed', 'cancelled', 'undone', 'running')"""),
             {"job": job_id},
         )
-        changes = """attempt = attempt + 1, phase = 'forward', error = NULL, cancel_requested_at = NULL, ended_at = NULL,
+        changes = """key_id = coalesce(:key, key_id), attempt = attempt + 1, phase = 'forward', error = NULL,
+                     cancel_requested_at = NULL, ended_at = NULL,
                      run_at = clock_timestamp(), worker = NULL,
                      deadline = clock_timestamp() + (deadline - (
                          SELECT r.created_at FROM jobs.run r WHERE r.job_id = :job AND r.number = attempt))"""
-        return await self.transition(session, job_id, "pending", set_=changes)
+        return await self.transition(session, job_id, "pending", set_=changes, values=asker)
 
     async def send_event(self, session: AsyncSession, job_id: UUID, name: str, data: Any) -> None:
         """Give a waiting job the event it waits for; kept until a `wait_event` of that name takes it."""

@@ -32,6 +32,7 @@ class JobRow(Base):
     attempt: Mapped[int] = mapped_column(server_default="1")
     project_id: Mapped[UUID | None]
     owner_id: Mapped[UUID | None]
+    key_id: Mapped[UUID | None]  # the key that asked for the job, or for its latest retry
     topic: Mapped[UUID | None]  # the workflow whose event sequence this job also writes
     resource_type: Mapped[str | None]
     resource_id: Mapped[UUID | None]

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, LiteralString
 from uuid import UUID
 
 from sqlalchemy import text
@@ -13,7 +13,7 @@ from shared.clock import iso, now
 _MOMENT = """to_char({} AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')"""
 
 
-def step_view(alias: str) -> str:
+def step_view(alias: LiteralString) -> LiteralString:
     """SQL for a step's object; `alias` is the name of a step row in the statement."""
     return (
         f"jsonb_build_object('key', {alias}.key, 'title', {alias}.title, 'state', {alias}.state, "
