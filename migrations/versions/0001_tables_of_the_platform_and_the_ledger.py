@@ -24,6 +24,7 @@ def upgrade() -> None:
         sa.Column("attempt", sa.Integer(), server_default="1", nullable=False),
         sa.Column("project_id", sa.Uuid(), nullable=True),
         sa.Column("owner_id", sa.Uuid(), nullable=True),
+        sa.Column("key_id", sa.Uuid(), nullable=True),
         sa.Column("topic", sa.Uuid(), nullable=True),
         sa.Column("resource_type", sa.Text(), nullable=True),
         sa.Column("resource_id", sa.Uuid(), nullable=True),

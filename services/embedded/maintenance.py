@@ -12,12 +12,14 @@ from sqlalchemy import text
 from services.app.context import AppContext
 from services.app.identity import repository as identity
 from services.app.identity.idempotency import purge as purge_idempotency
+from services.app.jobs import revocation
 from services.app.models import service as models
 from services.app.wizards import service as wizards
 from shared.jobs import retention
 from shared.jobs.engine import EmbeddedEngine
 
 FIRST = 30.0  # seconds after the start
+REVOKE_EVERY = 20.0  # seconds: no queued job outlives its key or membership by a minute
 KEPT = 7 * 86400.0  # seconds that the scratch of a failed import waits for a retry
 UNTOUCHED = 60.0  # seconds, and nobody may come back for it
 
@@ -33,6 +35,15 @@ class Maintenance:
         self._engine = engine
 
     async def run(self) -> None:
+        await asyncio.gather(self._rounds(), self._revocations())
+
+    async def _revocations(self) -> None:
+        while True:
+            await asyncio.sleep(REVOKE_EVERY)
+            if await self._is_ours():
+                await self._do("revoke_jobs", lambda: revocation.cancel_revoked(self._context))
+
+    async def _rounds(self) -> None:
         every = self._context.settings.maintenance_seconds
         await asyncio.sleep(min(FIRST, every))
         while True:

@@ -100,7 +100,8 @@ async def start(visit: Visit, workflow: WorkflowRow) -> JobRequest:
     await visit.session.flush()
     return JobRequest(
         visit.context.jobs.latest("register_cluster"), RegisterSpec(cluster_id=cluster_id, name=cluster.name),
-        owner_id=visit.caller.user_id, topic=workflow.id, resource_type="cluster", resource_id=cluster_id,
+        owner_id=visit.caller.user_id, key_id=visit.caller.key_id, topic=workflow.id, resource_type="cluster",
+        resource_id=cluster_id,
     )  # fmt: skip
 
 

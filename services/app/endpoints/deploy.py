@@ -93,7 +93,7 @@ async def start(visit: Visit, workflow: WorkflowRow) -> JobRequest:
     )  # fmt: skip
     return JobRequest(
         visit.context.jobs.latest("deploy_model"), spec, project_id=project_id, owner_id=visit.caller.user_id,
-        topic=workflow.id, resource_type="endpoint", resource_id=endpoint.id,
+        key_id=visit.caller.key_id, topic=workflow.id, resource_type="endpoint", resource_id=endpoint.id,
     )  # fmt: skip
 
 

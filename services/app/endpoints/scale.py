@@ -90,6 +90,7 @@ async def _start(visit: Visit, endpoint: EndpointRow, more: int, kind: str, topi
         generation=endpoint.generation, apis=endpoint.desired.get("apis", []),
     )  # fmt: skip
     return JobRequest(
-        visit.context.jobs.latest(kind), spec, project_id=endpoint.project_id, owner_id=visit.caller.user_id, topic=topic,
+        visit.context.jobs.latest(kind), spec, project_id=endpoint.project_id, owner_id=visit.caller.user_id,
+            key_id=visit.caller.key_id, topic=topic,
         resource_type="endpoint", resource_id=endpoint.id,
     )  # fmt: skip

@@ -113,7 +113,8 @@ async def delete(context: AppContext, session: AsyncSession, caller: Caller, end
     request = JobRequest(
         context.jobs.latest("delete_endpoint"),
         RemoveSpec(endpoint_id=endpoint.id, cluster_id=endpoint.cluster_id, generation=endpoint.generation),
-        project_id=endpoint.project_id, owner_id=caller.user_id, resource_type="endpoint", resource_id=endpoint.id,
+        project_id=endpoint.project_id, owner_id=caller.user_id, key_id=caller.key_id,
+        resource_type="endpoint", resource_id=endpoint.id,
     )  # fmt: skip
     await audit.record(session, caller, "endpoint.delete", "endpoint", endpoint_id, project_id=endpoint.project_id)
     context.hub.publish_after_commit(session, ENDPOINTS)

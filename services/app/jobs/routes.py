@@ -119,7 +119,7 @@ async def retry_job(job_id: UUID, context: Context, caller: Authenticated, once:
         try:
             async with context.database.transaction() as session:
                 await repository.changeable(session, caller, job_id)
-                shown = await context.ledger.retry(session, job_id)
+                shown = await context.ledger.retry(session, job_id, key_id=caller.key_id)
                 await audit.record(session, caller, "job.retry", "job", job_id, kind=shown["kind"])
         except IntegrityError as error:
             raise problem_of_constraint(error) from error

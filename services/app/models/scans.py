@@ -82,7 +82,8 @@ async def start(visit: Visit, model_id: UUID, *, topic: UUID | None = None) -> J
     scan_id = uuid4()
     request = JobRequest(
         visit.context.jobs.latest("scan_model"), ScanSpec(model_id=model_id, digest=model.digest, scan_id=scan_id),
-        project_id=model.project_id, owner_id=visit.caller.user_id, topic=topic, resource_type="model", resource_id=model_id,
+        project_id=model.project_id, owner_id=visit.caller.user_id, key_id=visit.caller.key_id,
+        topic=topic, resource_type="model", resource_id=model_id,
     )  # fmt: skip
     visit.session.add(ScanRow(id=scan_id, model_id=model_id, job_id=request.id, status="running", digest=model.digest))
     await visit.session.flush()

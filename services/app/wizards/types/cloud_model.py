@@ -137,7 +137,8 @@ class CloudModelOnboarding(Wizard):
         await visit.session.flush()
         return JobRequest(
             visit.context.jobs.latest("add_cloud_model"), CloudModelSpec(model_id=model.id, uri=model.uri or ""),
-            project_id=project_id, owner_id=visit.caller.user_id, topic=workflow.id, resource_type="model",
+            project_id=project_id, owner_id=visit.caller.user_id,
+            key_id=visit.caller.key_id, topic=workflow.id, resource_type="model",
             resource_id=model.id, finished=CloudModelAdded(model_id=model.id),
         )  # fmt: skip
 

@@ -115,7 +115,7 @@ class LocalModelOnboarding(Wizard):
         )  # fmt: skip
         return JobRequest(
             visit.context.jobs.latest("import_model"), spec, project_id=project_id, owner_id=visit.caller.user_id,
-            topic=workflow.id, resource_type="model", resource_id=model.id,
+            key_id=visit.caller.key_id, topic=workflow.id, resource_type="model", resource_id=model.id,
         )  # fmt: skip
 
     async def finish(self, session: AsyncSession, workflow: WorkflowRow, job: JobView) -> dict[str, Any] | None:
