@@ -1,5 +1,6 @@
 """What a violated constraint means to the caller."""
 
+from psycopg.errors import ForeignKeyViolation
 from sqlalchemy.exc import IntegrityError
 
 from shared.errors import Problem
@@ -26,7 +27,15 @@ def constraint_of(error: IntegrityError) -> str | None:
 def problem_of_constraint(error: IntegrityError) -> Problem:
     """The problem of a known constraint; the error itself when it is not known."""
     meaning = _MEANINGS.get(constraint_of(error) or "")
+    if meaning is None and _names_what_is_gone(error):
+        return Problem("reference_not_found", "Something that this names has just been deleted.")
     if meaning is None:
         raise error
     code, sentence, param = meaning
     return Problem(code, sentence, param=param)
+
+
+def _names_what_is_gone(error: IntegrityError) -> bool:
+    """A foreign key of what is being written, rather than one that keeps something from being deleted."""
+    is_deletion = (error.statement or "").lstrip().upper().startswith("DELETE")
+    return isinstance(error.orig, ForeignKeyViolation) and not is_deletion

@@ -19,6 +19,7 @@ from services.app.icons import routes as icons
 from services.app.identity import routes as identity
 from services.app.identity.authenticate import Authenticator
 from services.app.jobs import routes as jobs
+from services.app.jobs.outcome import Outcome
 from services.app.models import outcomes as model_outcomes
 from services.app.models import provider_routes as providers
 from services.app.models import routes as models
@@ -61,19 +62,11 @@ def hooks(context: AppContext) -> dict[str, Hook]:
         "remove_worker": endpoint_outcomes.ScaleOutcome(context),
         "delete_endpoint": endpoint_outcomes.RemoveOutcome(context),
     }
-    return {kind: _both(hook, workflow) for kind, hook in resources.items()}
+    return {kind: Outcome(context.ledger, hook, workflow) for kind, hook in resources.items()}
 
 
 async def _nothing(*_arguments: object) -> None:
     """The trigger itself has made the row."""
-
-
-def _both(first: Hook, second: Hook) -> Hook:
-    async def hook(session, job, spec) -> None:  # type: ignore[no-untyped-def]
-        await first(session, job, spec)
-        await second(session, job, spec)
-
-    return hook
 
 
 Ready = Callable[[], Awaitable[list[str]]]

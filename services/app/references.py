@@ -49,6 +49,7 @@ class Reference:
 
 
 Wanted = Iterable[tuple[str, UUID]]
+Found = Mapping[tuple[str, UUID], Reference]
 
 
 async def find(session: AsyncSession, wanted: Wanted) -> dict[tuple[str, UUID], Reference]:
@@ -66,6 +67,10 @@ async def find(session: AsyncSession, wanted: Wanted) -> dict[tuple[str, UUID], 
     return {(one.kind, one.id): one for one in found}
 
 
+def named(found: Found, kind: str, value: str | None) -> Reference | None:
+    return found.get((kind, UUID(value))) if value else None
+
+
 def named_in(fields: Mapping[str, Any], references: Mapping[str, str]) -> list[tuple[str, UUID]]:
     return [(kind, UUID(fields[name])) for name, kind in references.items() if fields.get(name)]
 
@@ -74,7 +79,7 @@ def faults(
     caller: Caller,
     fields: Mapping[str, Any],
     references: Mapping[str, str],
-    found: Mapping[tuple[str, UUID], Reference],
+    found: Found,
     names: Iterable[str],
 ) -> list[Fault]:
     """A fault for each of the named fields whose id names nothing that the caller may see."""
@@ -83,7 +88,7 @@ def faults(
         kind = references.get(name)
         if kind is None or not fields.get(name):
             continue
-        reference = found.get((kind, UUID(fields[name])))
+        reference = named(found, kind, fields[name])
         if reference is None or not reference.may_be_named_by(caller):
             what = kind.replace("_", " ")
             wrong.append(Fault(name, "reference_not_found", f"There is no such {what}."))

@@ -8,10 +8,10 @@ from services.app.clusters.tables import ClusterRow
 from services.app.endpoints.deploy import effective_config
 from services.app.models import repository as models
 from services.app.models.tables import ModelRow
-from services.app.wizards import repository as workflows
-from services.app.wizards.contract import Visit
+from services.app.wizards import service as wizards
+from services.app.wizards.contract import Fields, Visit
 from services.app.wizards.fields import CONFIG_REQUIRED
-from services.app.wizards.service import check_may_read
+from services.app.wizards.registry import WIZARDS
 from shared.errors import Fault, Problem
 
 OVERHEAD_BYTES = 256 * 1024**2  # of a server beside weights and cache
@@ -20,23 +20,29 @@ HEADROOM = 1.2
 
 async def recommend(visit: Visit, workflow_id: UUID) -> list[dict[str, Any]]:
     """`[{id, cluster, fits, score, reasons}]`, the best first. 422 `missing_fields` when asked too early."""
-    workflow = await workflows.get(visit.session, workflow_id)
-    if workflow is None:
-        raise Problem("not_found", "There is no such workflow.")
-    check_may_read(visit.caller, workflow)
+    workflow = await wizards.readable(visit, workflow_id)
     if workflow.type != "model_deployment":
         raise Problem("wrong_wizard", "Clusters are recommended for the deployment of a model.")
-    config = await effective_config(visit.session, workflow.fields)
-    absent = [name for name in ("project_id", "model_id") if not workflow.fields.get(name)]
+    fields = workflow.fields
+    config = await effective_config(visit.session, fields)
+    absent = [name for name in ("project_id", "model_id") if not fields.get(name)]
     absent += [f"deploy_config.{name}" for name in CONFIG_REQUIRED if config.get(name) is None]
     if absent:
-        faults = [Fault(name, "missing", "is needed for a recommendation") for name in absent]
-        raise Problem("missing_fields", f"Needed first: {', '.join(absent)}.", faults=faults)
-    model = await models.get(visit.session, UUID(workflow.fields["model_id"]))
-    if model is None:
+        raise await _too_early(visit, fields, absent)
+    model = await models.get(visit.session, UUID(fields["model_id"]))
+    if model is None or model.state == "deleted":
         raise Problem("reference_not_found", "There is no such model any more.", param="model_id")
     found = [_judge(cluster, model, config) for cluster in await repository.candidates(visit.session)]
     return sorted(found, key=lambda one: (not one["fits"], -one["score"], one["cluster"]["name"]))
+
+
+async def _too_early(visit: Visit, fields: Fields, absent: list[str]) -> Problem:
+    wizard = WIZARDS["model_deployment"]
+    variant = await wizard.variant(visit, fields)
+    faults = [
+        Fault(name, "missing", "is needed for a recommendation", wizard.step_of(name, variant)) for name in absent
+    ]
+    return Problem("missing_fields", f"Needed first: {', '.join(absent)}.", faults=faults)
 
 
 def memory_needed(model: ModelRow, config: dict[str, Any]) -> int | None:
@@ -50,37 +56,39 @@ def memory_needed(model: ModelRow, config: dict[str, Any]) -> int | None:
 
 
 def _judge(cluster: ClusterRow, model: ModelRow, config: dict[str, Any]) -> dict[str, Any]:
-    reasons: list[str] = []
-    fits, score = True, 50
-    if cluster.state != "available":
-        fits, score = False, 0
-        reasons.append(f"The cluster is {cluster.state}.")
-    if model.provider_type == "cloud_model":
-        if cluster.kind == "local":
-            fits, score = False, 0
-            reasons.append("This machine does not run proxies to cloud models; register a Kubernetes cluster.")
-    else:
-        fits, score = _judge_memory(cluster, memory_needed(model, config), fits, score, reasons)
+    fits, score, reason = _fit(cluster, model, config)
     return {
         "id": str(cluster.id),
         "cluster": {"id": str(cluster.id), "name": cluster.name, "icon": cluster.icon, "kind": cluster.kind},
         "fits": fits,
         "score": score,
-        "reasons": reasons or ["It has room for the model."],
+        "reasons": [reason],
     }
 
 
-def _judge_memory(
-    cluster: ClusterRow, needed: int | None, fits: bool, score: int, reasons: list[str]
-) -> tuple[bool, int]:
-    free = max((node.get("memory_available_bytes") or 0 for node in cluster.facts.get("nodes", [])), default=0)
-    if needed is None or not free:
-        return fits, score
+def _fit(cluster: ClusterRow, model: ModelRow, config: dict[str, Any]) -> tuple[bool, int, str]:
+    """Whether it fits, how well from 0 to 100, and why."""
+    if cluster.state != "available":
+        return False, 0, f"The cluster is {cluster.state}."
+    if model.provider_type == "cloud_model":
+        if cluster.kind == "local":
+            return False, 0, "This machine does not run proxies to cloud models; register a Kubernetes cluster."
+        return True, 50, "A proxy to a cloud model needs little."
+    needed, free = memory_needed(model, config), _free_memory(cluster)
+    if needed is None or free is None:
+        return True, 50, f"Not known: how much memory {'the model needs' if needed is None else 'is free there'}."
     if needed > free:
-        reasons.append(f"It needs about {_gib(needed)} GiB of memory; the largest node has {_gib(free)} GiB free.")
-        return False, 0
-    reasons.append(f"It needs about {_gib(needed)} GiB of memory, and {_gib(free)} GiB are free.")
-    return fits, min(99, score + int(49 * (1 - needed / free))) if fits else score
+        return False, 0, f"It needs about {_gib(needed)} GiB of memory; the largest node has {_gib(free)} GiB free."
+    words = f"It needs about {_gib(needed)} GiB of memory, and {_gib(free)} GiB are free."
+    return True, 50 + int(50 * (1 - needed / free)), words
+
+
+def _free_memory(cluster: ClusterRow) -> int | None:
+    """Bytes on the node that has most: those of this machine as last seen, of others what pods may have."""
+    found = [
+        node.get("memory_available_bytes") or node.get("memory_allocatable") for node in cluster.facts.get("nodes", [])
+    ]
+    return max((int(one) for one in found if one), default=None)
 
 
 def _gib(size: int) -> str:

@@ -20,7 +20,7 @@ from services.app.wizards.fields import dns_label
 from services.app.wizards.tables import WorkflowRow
 from shared.contracts.deployments import DeploySpec, ServedConfig
 from shared.contracts.models import ModelMetadata
-from shared.errors import Fault, Problem
+from shared.errors import Problem
 from shared.jobs.ledger import JobRequest
 
 RESULT_SCHEMA = {
@@ -49,13 +49,6 @@ async def effective_config(session: AsyncSession, fields: Fields) -> dict[str, A
     return {**(template.deploy_config if template else {}), **given}
 
 
-async def cluster_faults(session: AsyncSession, cluster_id: UUID) -> list[Fault]:
-    cluster = await clusters.get(session, cluster_id)
-    if cluster is not None and cluster.state == "deleting":
-        return [Fault("cluster_id", "cluster_unavailable", "is being deleted")]
-    return []
-
-
 async def no_longer_fitting(visit: Visit, fields: Fields) -> list[Missing]:
     """Choices that an earlier one has since ruled out."""
     found: list[Missing] = []
@@ -65,7 +58,18 @@ async def no_longer_fitting(visit: Visit, fields: Fields) -> list[Missing]:
         found.append(Missing("model_id", "The model belongs to another project.", "inconsistent"))
     if model is not None and model.provider_type != "cloud_model" and fields.get("credential_id"):
         found.append(Missing("credential_id", "A local model takes no credential.", "inconsistent"))
+    elif project and fields.get("credential_id") and not await _is_usable(visit, fields):
+        found.append(Missing("credential_id", "The credential belongs to another project.", "inconsistent"))
     return found
+
+
+async def _is_usable(visit: Visit, fields: Fields) -> bool:
+    credential_id, project_id = UUID(fields["credential_id"]), UUID(fields["project_id"])
+    try:
+        await credentials.check_usable(visit.session, visit.caller, credential_id, project_id)
+    except Problem:
+        return False
+    return True
 
 
 async def start(visit: Visit, workflow: WorkflowRow) -> JobRequest:
@@ -113,9 +117,8 @@ async def _check_cluster(session: AsyncSession, cluster_id: UUID) -> None:
     if cluster is None or cluster.state == "deleted":
         raise Problem("reference_not_found", "There is no such cluster any more.", param="cluster_id")
     if cluster.state != "available":
-        raise Problem(
-            "cluster_unavailable", f"The cluster is {cluster.state}: {cluster.reason or ''}".strip(), param="cluster_id"
-        )
+        why = f": {cluster.reason}" if cluster.reason else "."
+        raise Problem("cluster_not_ready", f"The cluster is {cluster.state}{why}", param="cluster_id")
 
 
 def _endpoint(visit: Visit, fields: Fields, project_id: UUID, model: ModelRow, config: ServedConfig) -> EndpointRow:

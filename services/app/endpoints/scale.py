@@ -70,7 +70,7 @@ async def remove_workers(visit: Visit, endpoint_id: UUID, count: int) -> JobView
 async def _serving(visit: Visit, endpoint_id: UUID) -> EndpointRow:
     endpoint = await service.changeable(visit.session, visit.caller, endpoint_id)
     if endpoint.phase == "updating":
-        raise Problem("endpoint_busy", "Another job is changing the endpoint; wait for its end.", param="endpoint_id")
+        raise Problem("endpoint_locked", "Another job is changing the endpoint; wait for its end.", param="endpoint_id")
     if endpoint.phase != "serving":
         raise Problem("endpoint_not_ready", f"The endpoint is {endpoint.state}.", param="endpoint_id")
     return endpoint

@@ -98,13 +98,13 @@ async def changeable(session: AsyncSession, caller: Caller, endpoint_id: UUID) -
 
 
 async def delete(context: AppContext, session: AsyncSession, caller: Caller, endpoint_id: UUID) -> JobView:
-    """Begin to delete an endpoint, a failed one too. While a job works on it: `endpoint_busy` (409)."""
+    """Begin to delete an endpoint, a failed one too. While a job works on it: `endpoint_locked` (409)."""
     endpoint = await changeable(session, caller, endpoint_id)
     if endpoint.phase == "deleting":
-        raise Problem("endpoint_busy", "The endpoint is being deleted already.")
+        raise Problem("endpoint_locked", "The endpoint is being deleted already.")
     if endpoint.phase in ("deploying", "updating"):
         raise Problem(
-            "endpoint_busy", f"A job works on the endpoint ({endpoint.phase}); cancel it first, or wait for its end."
+            "endpoint_locked", f"A job works on the endpoint ({endpoint.phase}); cancel it first, or wait for its end."
         )
     endpoint.generation += 1
     endpoint.phase = "deleting"

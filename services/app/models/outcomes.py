@@ -13,6 +13,7 @@ from services.app.models import repository
 from services.app.models.tables import ModelFileRow, ModelRow
 from shared.contracts.deployments import ScanSummary
 from shared.contracts.models import ImportResult, Manifest
+from shared.errors import Problem
 from shared.jobs.ledger import JobView
 from shared.objects.store import manifest_key
 
@@ -25,10 +26,13 @@ class ImportOutcome:
 
     async def __call__(self, session: AsyncSession, job: JobView, spec: dict[str, Any]) -> None:
         model = await repository.get(session, UUID(spec["model_id"]), lock=True)
-        if model is None:
+        is_retry = job["state"] == "pending" and job["attempt"] > 1
+        if model is None or model.state == "deleted":
+            if is_retry:
+                raise Problem("not_retryable", "The model has been deleted since; add it anew.")
             return
         match job["state"]:
-            case "pending" if job["attempt"] > 1:
+            case "pending" if is_retry:
                 _set(model, "importing", None)
             case "succeeded":
                 await self._imported(session, model, ImportResult.model_validate(job["result"]))

@@ -3,30 +3,29 @@
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, Header, Query, Response
+from fastapi import APIRouter, Query, Request, Response
+from pydantic_core import to_json
 
 from services.app.context import Context, Session
 from services.app.identity.authenticate import Authenticated
+from services.app.identity.idempotency import Once
 from services.app.models import catalog, repository, scans, service
 from services.app.models.schemas import ModelChange, OverrideIn
 from services.app.models.tables import ScanOverrideRow
-from services.app.precondition import revision_of
-from services.app.resources import FilterText
+from services.app.resources import JSON, Expected, FilterText
 from shared.clock import iso
 from shared.errors import Problem
-from shared.http.bodies import StrictRoute
-from shared.http.pages import PageQuery, page_query
+from shared.http.bodies import StrictRoute, fingerprint_of
+from shared.http.pages import PageParams
 
 router = APIRouter(prefix="/models", tags=["models"], route_class=StrictRoute)
-Pages = Annotated[PageQuery, Depends(page_query)]
-IfMatch = Annotated[str | None, Header()]
 
 
 @router.get("")
 async def list_models(
     session: Session,
     caller: Authenticated,
-    query: Pages,
+    query: PageParams,
     source: Annotated[Literal["catalog", "cloud", "local"] | None, Query()] = None,
     provider_type: Annotated[FilterText | None, Query()] = None,
     provider_id: Annotated[UUID | None, Query()] = None,
@@ -60,18 +59,18 @@ async def show_model(model_id: UUID, session: Session, caller: Authenticated, re
 
 @router.patch("/{model_id}")
 async def change_model(
-    model_id: UUID, body: ModelChange, session: Session, caller: Authenticated, if_match: IfMatch = None
+    model_id: UUID, body: ModelChange, session: Session, caller: Authenticated, expected: Expected
 ) -> dict[str, Any]:
     """Changes how a model is known: name, description, author, icon, tags."""
     given = body.model_dump(mode="json", exclude_unset=True)
-    return service.view(await service.change(session, caller, model_id, given, revision_of(if_match)))
+    return service.view(await service.change(session, caller, model_id, given, expected))
 
 
 @router.delete("/{model_id}", status_code=204)
-async def delete_model(model_id: UUID, context: Context, caller: Authenticated) -> None:
+async def delete_model(model_id: UUID, context: Context, caller: Authenticated, expected: Expected) -> None:
     """Deletes a model that nothing serves; its bytes go when no other model has them."""
     async with context.database.transaction() as session:
-        digests = await service.delete(context, session, caller, model_id)
+        digests = await service.delete(session, caller, model_id, expected)
     await service.free(context, digests)
 
 
@@ -79,7 +78,7 @@ async def delete_model(model_id: UUID, context: Context, caller: Authenticated) 
 
 
 @router.get("/{model_id}/scans")
-async def list_scans(model_id: UUID, session: Session, caller: Authenticated, query: Pages) -> dict[str, Any]:
+async def list_scans(model_id: UUID, session: Session, caller: Authenticated, query: PageParams) -> dict[str, Any]:
     """The history of a model's scans, newest first."""
     await service.visible(session, caller, model_id)
     return (await repository.scans(session, model_id, query)).envelope(scans.view)
@@ -104,9 +103,17 @@ async def list_overrides(model_id: UUID, session: Session, caller: Authenticated
 
 
 @router.post("/{model_id}/scan-overrides", status_code=201)
-async def make_override(model_id: UUID, body: OverrideIn, session: Session, caller: Authenticated) -> dict[str, Any]:
+async def make_override(
+    model_id: UUID, body: OverrideIn, request: Request, context: Context, caller: Authenticated, once: Once
+) -> Response:
     """An admin lets the model's present files be deployed in spite of their scan, and says why."""
-    return _override(await scans.record_override(session, caller, model_id, body.reason))
+
+    async def work() -> Response:
+        async with context.database.transaction() as session:
+            made = _override(await scans.record_override(session, caller, model_id, body.reason))
+        return Response(to_json(made), 201, media_type=JSON)
+
+    return await once.run(fingerprint_of(request), work)
 
 
 @router.delete("/{model_id}/scan-overrides/{override_id}", status_code=204)

@@ -9,11 +9,12 @@ from services.app.audit import service as audit
 from services.app.identity.caller import Caller
 from services.app.models import repository, service
 from services.app.models.tables import ModelRow, ScanOverrideRow, ScanRow
-from services.app.projects import policies
+from services.app.projects import policies, quotas
 from services.app.wizards.contract import Visit
 from shared.clock import iso
 from shared.contracts.deployments import ScanSpec
 from shared.errors import Fault, Problem
+from shared.jobs import views
 from shared.jobs.ledger import JobRequest
 
 SEVERITIES = ("low", "medium", "high", "critical")
@@ -62,7 +63,7 @@ def view(scan: ScanRow, *, whole: bool = False) -> dict[str, Any]:
 async def faults(session: AsyncSession, model_id: UUID) -> list[Fault]:
     model = await repository.get(session, model_id)
     if model is not None and model.provider_type == "cloud_model":
-        return [Fault("model_id", "not_scannable", "is a cloud model: it has no files to scan")]
+        return [Fault("model_id", "not_scannable", "A cloud model has no files to scan.")]
     return []
 
 
@@ -70,15 +71,19 @@ async def start(visit: Visit, model_id: UUID, *, topic: UUID | None = None) -> J
     """Begin a scan. `scan_in_progress` (409) names the job of the one that runs."""
     model = await service.visible(visit.session, visit.caller, model_id, lock=True)
     if not visit.caller.works_in(model.project_id):
-        raise Problem("forbidden", "You may only read what is in this model's project.")
+        raise Problem("forbidden", "You may only read what is in this model's project.", param="model_id")
     if model.provider_type == "cloud_model":
         raise Problem("not_scannable", "A cloud model has no files to scan.", param="model_id")
     if model.state != "active" or model.digest is None:
         raise Problem("model_not_ready", f"The model is {model.state}.", param="model_id")
     running = await repository.running_scan(visit.session, model_id)
     if running is not None:
-        job = {"job_id": str(running.job_id)}
-        raise Problem("scan_in_progress", f"A scan of this model runs already: job {running.job_id}.", members=job)
+        job = await views.load_one(visit.session, running.job_id)
+        raise Problem(
+            "scan_in_progress", f"A scan of this model runs already: job {running.job_id}.", param="model_id",
+            members={"job_id": str(running.job_id), "job": job},
+        )  # fmt: skip
+    await quotas.check(visit.session, model.project_id, jobs_in_flight=1)
     scan_id = uuid4()
     request = JobRequest(
         visit.context.jobs.latest("scan_model"), ScanSpec(model_id=model_id, digest=model.digest, scan_id=scan_id),

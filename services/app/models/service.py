@@ -14,12 +14,14 @@ from services.app.context import AppContext
 from services.app.identity.caller import Caller
 from services.app.models import repository
 from services.app.models.tables import ModelRow
+from services.app.resources import check_revision, save
 from services.app.wizards.contract import Fields
 from shared.clock import iso
 from shared.contracts.models import Source
 from shared.errors import Fault, Problem
 from shared.objects.store import blob_key
-from shared.security.uris import InvalidUri, check_revision, check_uri
+from shared.security import uris
+from shared.security.uris import InvalidUri, check_uri
 from shared.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -128,10 +130,17 @@ def secret_uri_faults(uri: str) -> list[Fault]:
 
 def revision_faults(revision: str) -> list[Fault]:
     try:
-        check_revision(revision)
+        uris.check_revision(revision)
     except InvalidUri as error:
         return [Fault("revision", error.code, error.message)]
     return []
+
+
+def check_may_add(caller: Caller, project_id: UUID | None) -> None:
+    """At the trigger: a membership may have ended since the step; a key that is bound to a project adds to that one."""
+    if not caller.works_in(project_id):
+        where = "in this project" if project_id else "outside the project that this key is bound to"
+        raise Problem("forbidden", f"You may not add models {where}.", param="project_id")
 
 
 async def check_name_free(session: AsyncSession, name: str | None) -> None:
@@ -161,8 +170,7 @@ async def change(
 ) -> ModelRow:
     """Change name, description, author, icon or tags."""
     model = await changeable(session, caller, model_id)
-    if revision is not None and revision != model.revision:
-        raise Problem("revision_mismatch", f"The model is at revision {model.revision}.")
+    check_revision(model, revision)
     if "name" in given and given["name"] != model.name:
         await check_name_free(session, given["name"])
     if given.get("icon") and icons.resolve(given["icon"]) is None:
@@ -171,16 +179,17 @@ async def change(
         setattr(model, name, value)
     model.revision += 1
     model.updated_at = datetime.now(UTC)
-    await session.flush()
+    await save(session)
     await audit.record(
         session, caller, "model.change", "model", model_id, project_id=model.project_id, fields=sorted(given)
     )
     return model
 
 
-async def delete(context: AppContext, session: AsyncSession, caller: Caller, model_id: UUID) -> list[str]:
+async def delete(session: AsyncSession, caller: Caller, model_id: UUID, expected: int | None = None) -> list[str]:
     """Delete a model that nothing serves. Returns the digests whose bytes may go once this is committed."""
     model = await changeable(session, caller, model_id)
+    check_revision(model, expected)
     if model.state == "importing":
         raise Problem("conflict", "The model is being imported; cancel its job first.")
     serving = await repository.live_endpoints(session, model_id)

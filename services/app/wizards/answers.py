@@ -1,82 +1,117 @@
-"""How a workflow looks on the wire: the answer to every step, GET /workflows/{id}, and the data of its events."""
+"""How a workflow looks on the wire: the answer to a step, GET /workflows/{id} and the data of its events are one object."""
 
-from collections.abc import Mapping
 from typing import Any
-from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from services.app import references
-from services.app.references import Reference
+from services.app.context import AppContext
+from services.app.identity.caller import Caller
+from services.app.references import Found
+from services.app.wizards import repository
 from services.app.wizards.contract import Missing, Variant, Visit, Wizard
+from services.app.wizards.registry import WIZARDS
+from services.app.wizards.repository import Standing, standing_of
 from services.app.wizards.tables import WorkflowRow
 from shared.clock import iso
 from shared.jobs import views
+from shared.jobs.ledger import JobView
 
-Found = Mapping[tuple[str, UUID], Reference]
+_MESSAGES = {
+    Standing.DRAFT: "Step {current_step} of {total_steps} is saved.",
+    Standing.RUNNING: "The job has been started.",
+    Standing.FAILED: "The workflow has failed: {reason}",
+    Standing.COMPLETED: "The workflow is completed.",
+    Standing.CANCELLED: "The workflow is cancelled.",
+}
 
 
 async def render(
-    visit: Visit, wizard: Wizard, workflow: WorkflowRow, message: str, *, found: Found | None = None
+    context: AppContext,
+    session: AsyncSession,
+    workflow: WorkflowRow,
+    caller: Caller | None = None,
+    found: Found | None = None,
 ) -> dict[str, Any]:
-    """The whole answer. `found` spares the look-up of what the fields name."""
-    if found is None:
-        found = await references.find(visit.session, references.named_in(workflow.fields, wizard.references))
+    """The whole object, as its owner sees it.
+
+    `caller` spares the look-up of the owner when it is they who ask, `found` that of what the fields name.
+    """
+    owner = caller if caller is not None and caller.user_id == workflow.owner_id else None
+    visit = Visit(context, session, owner or await repository.owner_of(session, workflow))
+    wizard = WIZARDS[workflow.type]
+    job = await views.load_one(session, workflow.job_id) if workflow.job_id else None
+    standing = standing_of(workflow, job["state"] if job else None)
     variant = await wizard.variant(visit, workflow.fields)
-    missing = await missing_now(visit, wizard, workflow, variant)
-    steps = {**steps_view(visit, wizard, workflow, found), **await wizard.computed(visit, workflow.fields)}
-    return await compose(visit.session, wizard, workflow, message, missing_view(wizard, variant, missing), steps)
-
-
-async def missing_now(visit: Visit, wizard: Wizard, workflow: WorkflowRow, variant: Variant) -> list[Missing]:
-    """What a trigger would still refuse; nothing once the workflow has ended."""
-    if workflow.status in ("completed", "cancelled"):
-        return []
-    present = {**workflow.fields, **workflow.files}
-    absent = [Missing(name, f"{label(name)} is required.") for name in variant.required if present.get(name) is None]
-    return absent + await wizard.inconsistent(visit, workflow.fields)
-
-
-def missing_view(wizard: Wizard, variant: Variant, missing: list[Missing]) -> list[dict[str, Any]]:
-    return [
+    if found is None:
+        found = await references.find(session, references.named_in(workflow.fields, wizard.references))
+    missing = await missing_of(visit, wizard, workflow, variant, found) if standing in _EDITABLE else []
+    shown = [
         {"field": one.field, "step": wizard.step_of(one.field, variant), "code": one.code, "message": one.message}
         for one in missing
     ]
+    steps = {**_fields(visit, wizard, workflow, found), **await wizard.computed(visit, workflow.fields)}
+    return _compose(workflow, job, standing, shown, steps)
 
 
-def label(name: str) -> str:
-    return name.replace("_", " ").replace(".", ": ").capitalize()
+_EDITABLE = (Standing.DRAFT, Standing.FAILED)
 
 
-def steps_view(visit: Visit, wizard: Wizard, workflow: WorkflowRow, found: Found) -> dict[str, Any]:
+async def missing_of(
+    visit: Visit, wizard: Wizard, workflow: WorkflowRow, variant: Variant, found: Found
+) -> list[Missing]:
+    """What a trigger would refuse: each field once, for the first reason."""
+    fields = workflow.fields
+    files = {name for name, file in workflow.files.items() if file.get("sealed")}
+    absent = [
+        Missing(name, f"{_label(name)} is required.")
+        for name in variant.required
+        if fields.get(name) is None and name not in files
+    ]
+    gone = [
+        Missing(str(fault.param), fault.message, "reference_not_found")
+        for fault in references.faults(visit.caller, fields, wizard.references, found, sorted(wizard.references))
+    ]
+    by_field: dict[str, Missing] = {}
+    for one in (*absent, *gone, *await wizard.inconsistent(visit, fields)):
+        by_field.setdefault(one.field, one)
+    return list(by_field.values())
+
+
+def _label(name: str) -> str:
+    return name.removesuffix("_id").replace("_", " ").capitalize()
+
+
+def _fields(visit: Visit, wizard: Wizard, workflow: WorkflowRow, found: Found) -> dict[str, Any]:
     """The fields as sent, files by their description, and beside every `X_id` what it names."""
     shown: dict[str, Any] = dict(workflow.fields)
     for name, file in workflow.files.items():
         shown[name] = {key: file[key] for key in ("name", "size", "sha256")}
     for name, kind in wizard.references.items():
         if name in workflow.fields:
-            value = workflow.fields[name]
-            reference = found.get((kind, UUID(value))) if value else None
+            reference = references.named(found, kind, workflow.fields[name])
             visible = reference is not None and reference.may_be_named_by(visit.caller)
             shown[name.removesuffix("_id")] = reference.view() if reference is not None and visible else None
     return shown
 
 
-async def compose(
-    session: AsyncSession,
-    wizard: Wizard,
+def _compose(
     workflow: WorkflowRow,
-    message: str,
+    job: JobView | None,
+    standing: Standing,
     missing: list[dict[str, Any]],
     steps: dict[str, Any],
 ) -> dict[str, Any]:
-    job = await views.load_one(session, workflow.job_id) if workflow.job_id else None
     base = f"/workflows/{workflow.id}"
+    message = _MESSAGES[standing].format(
+        current_step=workflow.current_step, total_steps=workflow.total_steps, reason=workflow.reason
+    )
     return {
         "object": "workflow",
         "message": message,
         "workflow_id": str(workflow.id),
-        "workflow_type": wizard.type,
+        "workflow_type": workflow.type,
+        "owner_id": str(workflow.owner_id),
         "status": workflow.status,
         "current_step": workflow.current_step,
         "total_steps": workflow.total_steps,

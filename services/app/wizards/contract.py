@@ -68,16 +68,16 @@ class Variant:
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """What the trigger still needs: a field that is absent, or one that no longer fits an earlier choice."""
+    """What the trigger still needs: a field that is absent, that no longer fits an earlier choice, or whose object is gone."""
 
     field: str
     message: str
-    code: Literal["missing", "inconsistent"] = "missing"
+    code: Literal["missing", "inconsistent", "reference_not_found"] = "missing"
 
 
 @dataclass(frozen=True, slots=True)
 class Visit:
-    """One request to a wizard: who, with what, in which transaction."""
+    """One look at a wizard: for whom, with what, in which transaction."""
 
     context: AppContext
     session: AsyncSession
@@ -110,14 +110,17 @@ class Wizard:
         return {}
 
     async def check(self, visit: Visit, fields: Fields, changed: set[str]) -> list[Fault]:
-        """What is wrong with the changed fields beyond their format and references: nothing is stored when there is something."""
+        """What is wrong with the changed fields beyond their format and references: nothing is stored when there is something.
+
+        When all faults have one code that `shared.error_codes` lists, the refusal has it too.
+        """
         return []
 
     async def check_file(self, visit: Visit, name: str, content: bytes, fields: Fields) -> None:
         """Raise a problem when an uploaded file cannot be used: nothing is stored then."""
 
-    async def check_names(self, visit: Visit, fields: Fields) -> None:
-        """Raise `name_taken` when a name is in use; called at the step that sends it, and again by `start`."""
+    async def check_names(self, visit: Visit, fields: Fields, changed: set[str]) -> None:
+        """Raise `name_taken` when a name that has changed is in use; nothing is stored then. `start` checks again."""
 
     async def inconsistent(self, visit: Visit, fields: Fields) -> list[Missing]:
         """What no longer fits an earlier choice; shown in `missing`, refused at the trigger."""
@@ -129,9 +132,6 @@ class Wizard:
         Raises a problem to refuse; the draft is kept.
         """
         raise NotImplementedError
-
-    async def reopen(self, visit: Visit, workflow: WorkflowRow) -> None:
-        """A failed workflow is edited: let go of what its failed job still holds."""
 
     async def finish(self, session: AsyncSession, workflow: WorkflowRow, job: JobView) -> dict[str, Any] | None:
         """The `result` of a workflow whose job has succeeded: `{type, id, name, href}` and the fields of `result_schema`."""

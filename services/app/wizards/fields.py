@@ -4,7 +4,6 @@ import re
 import unicodedata
 from enum import StrEnum
 from typing import Annotated, Any, Literal
-from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, StrictBool, StrictInt
 from pydantic_core import PydanticCustomError
@@ -21,23 +20,31 @@ class Modality(StrEnum):
     OMNI = "omni"
 
 
+_UNPRINTABLE = frozenset({"Cc", "Cs", "Co", "Cn", "Zl", "Zp"})
+_REORDERING = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")  # makes a text look like another
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE | re.ASCII)
+
+
 def _printable(text: str) -> str:
-    if any(unicodedata.category(character) in ("Cc", "Cs", "Co", "Cn") for character in text):
-        raise PydanticCustomError("not_printable", "Must not contain control characters")
+    if any(unicodedata.category(character) in _UNPRINTABLE for character in text) or _REORDERING.search(text):
+        raise ValueError("must not contain control characters")
+    return text
+
+
+def _visible(text: str) -> str:
+    if not any(unicodedata.category(character)[0] in "LNPS" for character in text):
+        raise ValueError("must contain something that can be seen")
     return text
 
 
 def _id_text(value: object) -> object:
     """Ids are lower-case UUIDs with hyphens; upper case is read too."""
-    if isinstance(value, str):
-        try:
-            return str(UUID(value))
-        except ValueError as error:
-            raise PydanticCustomError("uuid_parsing", "Must be a UUID") from error
-    raise PydanticCustomError("uuid_type", "Must be a UUID, as text")
+    if isinstance(value, str) and _UUID.fullmatch(value):
+        return value.lower()
+    raise PydanticCustomError("uuid_parsing", "Must be a UUID")
 
 
-Name = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_printable)]
+Name = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_printable), AfterValidator(_visible)]
 ShortText = Annotated[str, Field(max_length=500), AfterValidator(_printable)]
 LongText = Annotated[str, Field(max_length=5000)]
 Id = Annotated[str, BeforeValidator(_id_text), Field(json_schema_extra={"format": "uuid"})]
@@ -55,7 +62,7 @@ class Tag(BaseModel):
 
 def _distinct(tags: list[Tag]) -> list[Tag]:
     if len({tag.name for tag in tags}) != len(tags):
-        raise PydanticCustomError("repeated_tag", "Must not name one tag twice")
+        raise ValueError("must not name one tag twice")
     return tags
 
 
@@ -64,7 +71,7 @@ Tags = Annotated[list[Tag], Field(max_length=20), AfterValidator(_distinct)]
 
 def _distinct_modalities(value: Any) -> Any:
     if isinstance(value, list) and len(set(value)) != len(value):
-        raise PydanticCustomError("repeated_modality", "Must not name one modality twice")
+        raise ValueError("must not name one modality twice")
     return value
 
 
@@ -73,12 +80,18 @@ Modalities = Annotated[
 ]
 
 Positive = Annotated[StrictInt, Field(gt=0, le=10_000_000)]
-_Bound = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False, strict=True)]
+
+
+def _as_sent(value: float) -> float:
+    return int(value) if value.is_integer() else value
+
+
+_Bound = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False, strict=True), AfterValidator(_as_sent)]
 
 
 def _ordered(value: tuple[float, float]) -> tuple[float, float]:
     if value[0] > value[1]:
-        raise PydanticCustomError("range_order", "Must be [min, max] with min not above max")
+        raise ValueError("must be [min, max] with min not above max")
     return value
 
 

@@ -1,7 +1,7 @@
 """Uploaded files of a draft: sealed before they are stored, opened when the trigger needs them."""
 
 import base64
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
@@ -10,16 +10,19 @@ from shared.http.multipart import UploadedFile
 from shared.security.envelope import Keyring, Sealed
 
 
-def seal(
-    keyring: Keyring, workflow_id: UUID, files: Mapping[str, UploadedFile], names: Iterable[str]
-) -> dict[str, dict[str, Any]]:
-    """The named files as a draft keeps them: `{field: {name, size, sha256, sealed}}`."""
+def seal(keyring: Keyring, workflow_id: UUID, files: Mapping[str, UploadedFile | None]) -> dict[str, dict[str, Any]]:
+    """The files as a draft keeps them: `{field: {name, size, sha256, sealed}}`. One that is None is not kept."""
     kept: dict[str, dict[str, Any]] = {}
-    for name in names:
-        file = files[name]
-        sealed = base64.b64encode(keyring.seal(file.content, context_of(workflow_id, name))).decode()
-        kept[name] = {"name": file.name, "size": file.size, "sha256": file.sha256, "sealed": sealed}
+    for name, file in files.items():
+        if file is not None:
+            sealed = base64.b64encode(keyring.seal(file.content, context_of(workflow_id, name))).decode()
+            kept[name] = {"name": file.name, "size": file.size, "sha256": file.sha256, "sealed": sealed}
     return kept
+
+
+def without_content(files: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """What stays when nobody will open them again: their names, sizes and digests."""
+    return {name: {**file, "sealed": None} for name, file in files.items()}
 
 
 def open_file(keyring: Keyring, workflow: WorkflowRow, name: str) -> bytes:

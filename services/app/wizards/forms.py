@@ -14,15 +14,15 @@ from pydantic import BaseModel, Field, StrictBool, StrictInt, ValidationError, c
 
 from services.app.wizards.contract import Wizard
 from services.app.wizards.fields import Id
-from shared.errors import Fault, Problem
+from shared.errors import Fault
 from shared.http.bodies import Form
 from shared.http.multipart import UploadedFile
 from shared.http.problems import faults_of, problem_of
 
 MAX_TOTAL = 20
 SERVER_FIELDS = frozenset(
-    {"status", "job", "result", "current_step", "workflow_type", "workflow_steps", "field_steps", "missing", "reason", "links",
-     "revision"}
+    {"object", "message", "workflow_type", "owner_id", "status", "current_step", "total_steps", "reason", "missing",
+     "workflow_steps", "field_steps", "job", "result", "links", "revision", "created_at", "updated_at"}
 )  # fmt: skip
 INTEGER = re.compile(r"-?[0-9]{1,9}", re.ASCII)
 TRUE, FALSE = frozenset({"true", "1"}), frozenset({"false", "0"})
@@ -39,14 +39,14 @@ class Control(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class StepBody:
-    """A step as it was sent, in JSON form. `fields` has null for what is to be cleared."""
+    """A step as it was sent, in JSON form. `fields` and `files` have None for what is to be cleared."""
 
     workflow_id: UUID | None
     total_steps: int | None
     step_number: int
     trigger: bool
     fields: dict[str, Any]
-    files: dict[str, UploadedFile] = field(default_factory=dict)
+    files: dict[str, UploadedFile | None] = field(default_factory=dict)
 
 
 @cache
@@ -62,50 +62,50 @@ def patch_model(wizard: Wizard) -> type[BaseModel]:
     return create_model(f"{wizard.type}_patch", __config__=config, **fields)
 
 
-def read(wizard: Wizard, sent: dict[str, Any], files: dict[str, UploadedFile] | None = None) -> StepBody:
-    """Check the format of a step's body. Raises 422 with every fault; nothing has been stored then."""
-    control_sent = {k: v for k, v in sent.items() if k in Control.model_fields and v is not None}
-    fields_sent = {k: v for k, v in sent.items() if k not in Control.model_fields}
+def read(wizard: Wizard, form: Form) -> StepBody:
+    """Check the format of a step's body, JSON or a form. Raises 422 with every fault; nothing has been stored then."""
+    control_sent: dict[str, Any] = {}
+    fields_sent: dict[str, Any] = {}
+    files: dict[str, UploadedFile | None] = {}
     faults: list[Fault] = []
+    for name, value in form.fields.items():
+        if name in Control.model_fields:
+            if value is not None:
+                control_sent[name] = value
+        elif name not in wizard.files:
+            fields_sent[name] = value
+        elif value is None:
+            files[name] = None
+        else:
+            faults.append(Fault(name, "file_expected", "must be sent as a file"))
+    for name, file in form.files.items():
+        if name in wizard.files:
+            files[name] = file
+        else:
+            faults.append(Fault(name, "unknown_field", "is no file of this wizard"))
     control = _validate(Control, control_sent, faults)
     patch = _validate(patch_model(wizard), fields_sent, faults)
-    faults = [_with_step(wizard, fault) for fault in faults]
-    if control is not None and not faults:
-        faults = _control_faults(control)
+    if control is not None:
+        faults += _control_faults(control)
     if faults or control is None or patch is None:
-        raise problem_of(faults)
-    dumped = patch.model_dump(mode="json", exclude_unset=True)
+        raise problem_of([_with_step(wizard, fault) for fault in faults])
     return StepBody(
         UUID(control.workflow_id) if control.workflow_id else None,
         control.workflow_total_steps,
         control.step_number,
         control.trigger_workflow,
-        {name: _as_sent(value) for name, value in dumped.items()},
-        files or {},
+        patch.model_dump(mode="json", exclude_unset=True),
+        files,
     )
 
 
-def read_form(wizard: Wizard, form: Form) -> StepBody:
-    """The same from a form: its values are texts; an empty text is null."""
-    sent: dict[str, Any] = {}
-    for name, value in form.fields.items():
-        sent[name] = _typed(wizard, name, value) if isinstance(value, str) else value
-    unknown = [name for name in form.files if name not in wizard.files]
-    if unknown:
-        faults = [Fault(name, "unknown_field", "This wizard takes no such file.") for name in unknown]
-        raise Problem("unknown_field", "This wizard takes no such file.", faults=faults)
-    misplaced = [name for name in sent if name in wizard.files]
-    for name in misplaced:
-        if sent.pop(name) is not None:
-            message = "Must be sent as a file."
-            raise Problem(
-                "validation_failed", message, faults=[Fault(name, "file_expected", message, wizard.step_of(name))]
-            )
-    return read(wizard, sent, dict(form.files))
+def typed(wizard: Wizard, form: Form) -> Form:
+    """A form's texts as the values that they spell; an empty text is null."""
+    return Form({name: _typed(wizard, name, value) for name, value in form.fields.items()}, form.files)
 
 
-def _typed(wizard: Wizard, name: str, text: str) -> Any:
-    if text == "":
+def _typed(wizard: Wizard, name: str, text: str | None) -> Any:
+    if not text:
         return None
     if name in ("workflow_total_steps", "step_number"):
         return int(text) if INTEGER.fullmatch(text) else text
@@ -141,10 +141,3 @@ def _with_step(wizard: Wizard, fault: Fault) -> Fault:
     if fault.param in SERVER_FIELDS:
         return Fault(fault.param, "server_field", "is set by the server only", None)
     return Fault(fault.param, fault.code, fault.message, wizard.step_of(fault.param))
-
-
-def _as_sent(value: Any) -> Any:
-    """Objects keep only what was sent: a dumped model's absent members are null."""
-    if isinstance(value, dict):
-        return {k: _as_sent(v) for k, v in value.items() if v is not None}
-    return [_as_sent(one) for one in value] if isinstance(value, list) else value

@@ -4,30 +4,25 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from pydantic_core import to_json
 
 from services.app.context import Context, Session
 from services.app.identity.authenticate import Authenticated
 from services.app.identity.idempotency import Once
-from services.app.precondition import revision_of
-from services.app.resources import FilterText
+from services.app.resources import Expected, FilterText, answer, whole
 from services.app.streams import open_stream
-from services.app.wizards import forms, repository, service
+from services.app.wizards import forms, repository, service, steps
 from services.app.wizards.contract import Visit, Wizard
 from services.app.wizards.descriptor import describe
 from services.app.wizards.registry import WIZARDS
 from shared.errors import Problem
-from shared.http.bodies import Form, read_form, read_json
-from shared.http.pages import PageQuery, page_query
+from shared.http.bodies import READ_JSON, Form, read_form, read_json
+from shared.http.pages import PageParams
 from shared.http.sse import Batch, last_event_id
 
 router = APIRouter(tags=["wizards"])
 JSON = "application/json"
-
-
-def _answer(body: dict[str, Any]) -> Response:
-    return Response(to_json(body), media_type=JSON, headers={"ETag": f'"{body["revision"]}"'})
 
 
 def _step_route(wizard: Wizard) -> Callable[..., Awaitable[Response]]:
@@ -36,21 +31,13 @@ def _step_route(wizard: Wizard) -> Callable[..., Awaitable[Response]]:
         context: Context,
         caller: Authenticated,
         once: Once,
-        if_match: Annotated[str | None, Header()] = None,
+        expected: Expected,
     ) -> Response:
-        if wizard.encoding == "multipart":
-            form = await read_form(request)
-            body = (
-                forms.read_form(wizard, form)
-                if form.files or not _is_json(request)
-                else forms.read(wizard, form.fields)
-            )
-        else:
-            form = Form(await read_json(request))
-            body = forms.read(wizard, form.fields)
+        form = await _form(wizard, request)
 
         async def work() -> Response:
-            return _answer(await service.take_step(context, caller, wizard, body, revision_of(if_match)))
+            body = forms.read(wizard, form)
+            return answer(await steps.take_step(context, caller, wizard, body, expected))
 
         return await once.run(form.fingerprint(), work)
 
@@ -59,8 +46,12 @@ def _step_route(wizard: Wizard) -> Callable[..., Awaitable[Response]]:
     return take_step
 
 
-def _is_json(request: Request) -> bool:
-    return request.headers.get("content-type", "").split(";")[0].strip().lower() == JSON
+async def _form(wizard: Wizard, request: Request) -> Form:
+    """The body in JSON form: a form's texts are read as what they spell."""
+    if wizard.encoding == "json":
+        return Form(await read_json(request))
+    form = await read_form(request)
+    return form if READ_JSON in request.scope else forms.typed(wizard, form)
 
 
 def _openapi(wizard: Wizard) -> dict[str, Any]:
@@ -99,7 +90,7 @@ for one in WIZARDS.values():
 async def list_wizards(_caller: Authenticated) -> Response:
     """Describes all wizards: their steps, schemas, options and what the trigger requires."""
     data = [describe(wizard) for wizard in WIZARDS.values()]
-    return Response(to_json({"object": "list", "data": data, "total": len(data), "next_cursor": None}), media_type=JSON)
+    return Response(to_json(whole(data)), media_type=JSON)
 
 
 @router.get("/wizards/{type}")
@@ -115,7 +106,7 @@ async def list_workflows(
     context: Context,
     session: Session,
     caller: Authenticated,
-    query: Annotated[PageQuery, Depends(page_query)],
+    query: PageParams,
     type: Annotated[FilterText | None, Query()] = None,
     status: Annotated[FilterText | None, Query()] = None,
     owner_id: Annotated[UUID | None, Query()] = None,
@@ -133,35 +124,41 @@ async def list_workflows(
 @router.get("/workflows/{workflow_id}")
 async def show_workflow(workflow_id: UUID, context: Context, session: Session, caller: Authenticated) -> Response:
     """Shows a workflow: the same as a step's answer."""
-    return _answer(await service.show(Visit(context, session, caller), workflow_id))
+    return answer(await service.show(Visit(context, session, caller), workflow_id))
 
 
 @router.post("/workflows/{workflow_id}/cancel")
-async def cancel_workflow(workflow_id: UUID, context: Context, caller: Authenticated, once: Once) -> Response:
+async def cancel_workflow(
+    workflow_id: UUID, context: Context, caller: Authenticated, once: Once, expected: Expected
+) -> Response:
     """Cancels a draft, or stops and undoes the job of a triggered workflow. May be repeated."""
 
     async def work() -> Response:
         async with context.database.transaction() as session:
-            return _answer(await service.cancel(Visit(context, session, caller), workflow_id))
+            return answer(await service.cancel(Visit(context, session, caller), workflow_id, expected))
 
     return await once.run("", work)
 
 
 @router.post("/workflows/{workflow_id}/retry")
-async def retry_workflow(workflow_id: UUID, context: Context, caller: Authenticated, once: Once) -> Response:
+async def retry_workflow(
+    workflow_id: UUID, context: Context, caller: Authenticated, once: Once, expected: Expected
+) -> Response:
     """Runs the job of a failed workflow again from its failed step."""
 
     async def work() -> Response:
         async with context.database.transaction() as session:
-            return _answer(await service.retry(Visit(context, session, caller), workflow_id))
+            return answer(await service.retry(Visit(context, session, caller), workflow_id, expected))
 
     return await once.run("", work)
 
 
 @router.delete("/workflows/{workflow_id}", status_code=204)
-async def delete_workflow(workflow_id: UUID, context: Context, session: Session, caller: Authenticated) -> None:
+async def delete_workflow(
+    workflow_id: UUID, context: Context, session: Session, caller: Authenticated, expected: Expected
+) -> None:
     """Deletes a draft."""
-    await service.delete(Visit(context, session, caller), workflow_id)
+    await service.delete(Visit(context, session, caller), workflow_id, expected)
 
 
 @router.get("/workflows/{workflow_id}/events")
@@ -169,15 +166,18 @@ async def follow_workflow(request: Request, workflow_id: UUID, context: Context,
     """Server-sent events of a workflow, its jobs and their steps, in one sequence; resumes after Last-Event-ID."""
     after = last_event_id(request) or 0
     async with context.database.transaction() as session:
-        shown = await service.show(Visit(context, session, caller), workflow_id)
-        drained = await service.is_drained(session, workflow_id, after)
-    if shown["status"] != "in_progress" and drained:
-        return Response(status_code=204)
+        await service.readable(Visit(context, session, caller), workflow_id)
+        if await service.has_ended(session, workflow_id, after):
+            return Response(status_code=204)
 
     async def batches() -> AsyncIterator[Batch]:
         async for events in context.feeds.follow("topic", workflow_id, after):
             yield b"".join(event.encoded for event in events)
-            if events[-1].type == "end":
+            if any(event.type == "end" for event in events) and await nothing_after(events[-1].number):
                 return
+
+    async def nothing_after(number: int) -> bool:
+        async with context.database.transaction() as session:
+            return await service.has_ended(session, workflow_id, number)
 
     return open_stream(request, caller, batches())

@@ -33,7 +33,7 @@ class WorkflowRow(Base):
     )  # {field: {name, size, sha256, sealed}}
     job_id: Mapped[UUID | None]
     result: Mapped[dict[str, Any] | None] = mapped_column(JSONB)
-    reason: Mapped[dict[str, Any] | None] = mapped_column(JSONB)
+    reason: Mapped[str | None] = mapped_column(JSONB)  # a sentence; the whole error is the job's
     revision: Mapped[int] = mapped_column(server_default="1")
     created_at: Mapped[Created]
     updated_at: Mapped[Created]

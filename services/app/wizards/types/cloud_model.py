@@ -91,8 +91,9 @@ class CloudModelOnboarding(Wizard):
             faults += model_service.cloud_uri_faults(fields["uri"])
         return faults
 
-    async def check_names(self, visit: Visit, fields: Fields) -> None:
-        await model_service.check_name_free(visit.session, fields.get("name"))
+    async def check_names(self, visit: Visit, fields: Fields, changed: set[str]) -> None:
+        if "name" in changed:
+            await model_service.check_name_free(visit.session, fields["name"])
 
     async def inconsistent(self, visit: Visit, fields: Fields) -> list[Missing]:
         faults: list[Missing] = []
@@ -116,6 +117,7 @@ class CloudModelOnboarding(Wizard):
     async def start(self, visit: Visit, workflow: WorkflowRow) -> JobRequest:
         fields = workflow.fields
         project_id = project_of(fields)
+        model_service.check_may_add(visit.caller, project_id)
         await quotas.check(visit.session, project_id, models=1)
         await model_service.check_name_free(visit.session, fields["name"])
         seed = (

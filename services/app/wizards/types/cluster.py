@@ -10,6 +10,7 @@ from services.app.wizards.contract import Fields, Option, StepModel, Variant, Vi
 from services.app.wizards.fields import Flag, Name, ShortText
 from services.app.wizards.tables import WorkflowRow
 from shared.errors import Fault
+from shared.http.multipart import UploadedFile
 from shared.jobs.ledger import JobRequest, JobView
 from shared.security.plain_yaml import Bounds
 
@@ -18,7 +19,7 @@ class ClusterStep(StepModel):
     name: Name
     icon: ShortText | None = None
     ingress_url: ShortText | None = None
-    configuration_file: Any = None
+    configuration_file: UploadedFile
     allow_insecure_tls: Flag | None = None
 
 
@@ -46,8 +47,9 @@ class ClusterOnboarding(Wizard):
     async def check_file(self, visit: Visit, name: str, content: bytes, fields: Fields) -> None:
         onboarding.read(visit.context.settings, content, insecure=bool(fields.get("allow_insecure_tls")))
 
-    async def check_names(self, visit: Visit, fields: Fields) -> None:
-        await onboarding.check_name_free(visit.session, fields.get("name"))
+    async def check_names(self, visit: Visit, fields: Fields, changed: set[str]) -> None:
+        if "name" in changed:
+            await onboarding.check_name_free(visit.session, fields["name"])
 
     async def start(self, visit: Visit, workflow: WorkflowRow) -> JobRequest:
         return await onboarding.start(visit, workflow)

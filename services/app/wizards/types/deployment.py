@@ -48,7 +48,7 @@ class ModelDeployment(Wizard):
         ),
         WizardStep(
             "credential", "Access", "The key with which the provider is asked; for cloud models only.", CredentialStep,
-            {"credential_id": Option("/credentials{?project_id}", depends_on=("model_id",))},
+            {"credential_id": Option("/credentials{?project_id}", depends_on=("project_id",))},
         ),
         WizardStep(
             "template", "Template", "Defaults for a kind of use.", TemplateStep, {"template_id": Option("/templates")},
@@ -60,7 +60,7 @@ class ModelDeployment(Wizard):
             {
                 "cluster_id": Option(
                     "/clusters/recommended/{workflow_id}", "cluster.id", "cluster.name",
-                    ("project_id", "model_id", "endpoint_name", "deploy_config"),
+                    ("project_id", "model_id", "template_id", "deploy_config"),
                 )
             },
         ),
@@ -104,12 +104,10 @@ class ModelDeployment(Wizard):
             faults.append(
                 Fault("endpoint_name", "no_dns_label", "must contain a letter or a digit of the Latin alphabet")
             )
-        if "cluster_id" in changed and fields.get("cluster_id"):
-            faults += await deploy.cluster_faults(visit.session, UUID(fields["cluster_id"]))
         return faults
 
-    async def check_names(self, visit: Visit, fields: Fields) -> None:
-        if fields.get("project_id") and fields.get("endpoint_name"):
+    async def check_names(self, visit: Visit, fields: Fields, changed: set[str]) -> None:
+        if changed & {"project_id", "endpoint_name"} and fields.get("project_id") and fields.get("endpoint_name"):
             await repository.check_name_free(
                 visit.session, UUID(fields["project_id"]), dns_label(fields["endpoint_name"])
             )

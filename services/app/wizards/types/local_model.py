@@ -5,11 +5,22 @@ from uuid import UUID, uuid4
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from services.app.credentials import service as credentials
 from services.app.models import repository as models
 from services.app.models import service as model_service
 from services.app.models.tables import ModelRow
 from services.app.projects import quotas
-from services.app.wizards.contract import Fields, Option, StepModel, Variant, Visit, Wizard, WizardStep, project_of
+from services.app.wizards.contract import (
+    Fields,
+    Missing,
+    Option,
+    StepModel,
+    Variant,
+    Visit,
+    Wizard,
+    WizardStep,
+    project_of,
+)
 from services.app.wizards.fields import (
     Id,
     LongText,
@@ -22,7 +33,7 @@ from services.app.wizards.fields import (
 )
 from services.app.wizards.tables import WorkflowRow
 from shared.contracts.models import ImportSpec, Source
-from shared.errors import Fault
+from shared.errors import Fault, Problem
 from shared.jobs.ledger import JobRequest, JobView
 
 _KEYS = ("modality", "provider_type", "details", "credential", "job", "result")
@@ -83,7 +94,7 @@ class LocalModelOnboarding(Wizard):
         source = fields.get("provider_type")
         if "provider_type" in changed and source == "cloud_model":
             faults.append(Fault("provider_type", "wrong_provider_type", "must be hugging_face, url or disk here"))
-        elif source and fields.get("uri") and changed & {"provider_type", "uri"}:
+        elif source and fields.get("uri") and "uri" in changed:
             faults += model_service.local_uri_faults(visit.context.settings, Source(source), fields["uri"])
         elif fields.get("uri") and "uri" in changed:
             faults += model_service.secret_uri_faults(fields["uri"])
@@ -91,15 +102,27 @@ class LocalModelOnboarding(Wizard):
             faults += model_service.revision_faults(fields["revision"])
         return faults
 
-    async def check_names(self, visit: Visit, fields: Fields) -> None:
-        await model_service.check_name_free(visit.session, fields.get("name"))
+    async def check_names(self, visit: Visit, fields: Fields, changed: set[str]) -> None:
+        if "name" in changed:
+            await model_service.check_name_free(visit.session, fields["name"])
+
+    async def inconsistent(self, visit: Visit, fields: Fields) -> list[Missing]:
+        """A source that was chosen later may not know the uri that was entered before."""
+        source, uri = fields.get("provider_type"), fields.get("uri")
+        if not source or not uri:
+            return []
+        faults = model_service.local_uri_faults(visit.context.settings, Source(source), uri)
+        return [Missing("uri", f"The uri {fault.message}.", "inconsistent") for fault in faults]
 
     async def start(self, visit: Visit, workflow: WorkflowRow) -> JobRequest:
         fields = workflow.fields
         project_id = project_of(fields)
-        await quotas.check(visit.session, project_id, models=1)
-        await model_service.check_name_free(visit.session, fields["name"])
+        model_service.check_may_add(visit.caller, project_id)
         credential = fields.get("proprietary_credential_id")
+        if credential:
+            await _check_credential(visit, UUID(credential), project_id)
+        await quotas.check(visit.session, project_id, models=1, jobs_in_flight=1)
+        await model_service.check_name_free(visit.session, fields["name"])
         model = ModelRow(
             id=uuid4(), name=fields["name"], provider_type=fields["provider_type"],
             provider_id=await models.provider_of_type(visit.session, fields["provider_type"]), uri=fields["uri"],
@@ -120,3 +143,10 @@ class LocalModelOnboarding(Wizard):
 
     async def finish(self, session: AsyncSession, workflow: WorkflowRow, job: JobView) -> dict[str, Any] | None:
         return await model_service.result_of(session, UUID(job["resource"]["id"]))
+
+
+async def _check_credential(visit: Visit, credential_id: UUID, project_id: UUID | None) -> None:
+    try:
+        await credentials.check_usable(visit.session, visit.caller, credential_id, project_id)
+    except Problem as problem:
+        raise Problem(problem.code, problem.detail, param="proprietary_credential_id") from problem
