@@ -33,7 +33,7 @@ app = typer.Typer(
     name="stepway", no_args_is_help=True, pretty_exceptions_enable=False,
     help="Takes AI models from found to served to used.",
 )  # fmt: skip
-server.add_to(app)
+server.add_to(app, keys.app)
 login.add_to(app)
 for noun in (wizard, workflows, jobs, models, clusters, endpoints, templates, credentials, projects, keys, users):
     app.add_typer(noun.app)

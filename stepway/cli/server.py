@@ -1,25 +1,36 @@
-"""`stepway up` and `stepway demo`: the server itself. The only commands that import it, and only when they run."""
+"""The commands of the server itself: `up`, `backup`, `restore`, `keys rotate-encryption`, and `demo`.
+
+They alone import the server, and only when they run.
+"""
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from stepway.cli.command import Cli, command
 from stepway.cli.problems import Usage
 
+if TYPE_CHECKING:
+    from shared.settings import Settings
+
 DataDir = Annotated[
     Path | None, typer.Option("--data-dir", help="Where everything is kept.", show_default="~/.local/share/stepway")
 ]
-Port = Annotated[
-    int | None, typer.Option("--port", min=0, max=65535, help="The port; 0 for a free one.", show_default="8400")
+DatabaseUrl = Annotated[
+    str | None,
+    typer.Option("--database-url", help="A PostgreSQL to use; prefer DATABASE_URL when it holds a password."),
 ]
+Archive = Annotated[Path, typer.Argument(metavar="FILE", help="The archive.")]
 
 
-def add_to(app: typer.Typer) -> None:
+def add_to(app: typer.Typer, keys: typer.Typer) -> None:
     command(app, "up")(up)
     command(app, "demo")(demo)
+    command(app, "backup")(backup)
+    command(app, "restore")(restore)
+    command(keys, "rotate-encryption")(rotate_encryption)
 
 
 def up(
@@ -28,36 +39,43 @@ def up(
     host: Annotated[
         str | None, typer.Option("--host", help="The address to listen on.", show_default="127.0.0.1")
     ] = None,
-    port: Port = None,
-    ready_file: Annotated[Path | None, typer.Option("--ready-file", help="Written when the service is ready.")] = None,
-    database_url: Annotated[
-        str | None,
-        typer.Option("--database-url", help="A PostgreSQL to use; prefer DATABASE_URL when it holds a password."),
+    port: Annotated[
+        int | None, typer.Option("--port", min=0, max=65535, help="The port; 0 for a free one.", show_default="8400")
     ] = None,
+    ready_file: Annotated[Path | None, typer.Option("--ready-file", help="Written when the service is ready.")] = None,
+    database_url: DatabaseUrl = None,
     model_roots: Annotated[
-        list[str] | None, typer.Option("--model-root", help="A folder from which models may be added; may be repeated.")
+        list[str] | None,
+        typer.Option("--model-root", help="A folder from which models may be added; may be repeated."),
     ] = None,
     log_json: Annotated[bool | None, typer.Option("--log-json/--log-text", help="How logs are written.")] = None,
 ) -> None:
     """Run Stepway: the API, the jobs, this machine as a cluster, and PostgreSQL. Ctrl-C stops it."""
-    from pydantic import ValidationError
-
     from services.embedded.main import run_up
-    from shared.settings import load
 
-    try:
-        settings = load(
-            os.environ,
-            data_dir=data_dir,
-            host=host,
-            port=port,
-            database_url=database_url,
-            model_roots=model_roots or None,
-        )
-    except ValidationError as error:
-        faults = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors(include_input=False)]
-        raise Usage("A setting is wrong:", faults) from None
-    raise typer.Exit(run_up(settings, ready_file, json_logs=log_json))
+    given = {"host": host, "port": port, "model_roots": model_roots or None}
+    raise typer.Exit(run_up(_settings(data_dir, database_url, **given), ready_file, json_logs=log_json))
+
+
+def backup(cli: Cli, file: Archive, data_dir: DataDir = None, database_url: DatabaseUrl = None) -> None:
+    """Write the database, the objects and the encryption key into one archive, while Stepway runs or not."""
+    from services.embedded.backup import run_backup
+
+    raise typer.Exit(run_backup(_settings(data_dir, database_url), file))
+
+
+def restore(cli: Cli, file: Archive, data_dir: DataDir = None, database_url: DatabaseUrl = None) -> None:
+    """Fill an empty data directory from a backup that you made: an archive of a stranger's could do anything."""
+    from services.embedded.backup import run_restore
+
+    raise typer.Exit(run_restore(_settings(data_dir, database_url), file))
+
+
+def rotate_encryption(cli: Cli, data_dir: DataDir = None, database_url: DatabaseUrl = None) -> None:
+    """Make a new encryption key and bring every secret under it, while Stepway runs or not."""
+    from services.embedded.backup import run_rotate_encryption
+
+    raise typer.Exit(run_rotate_encryption(_settings(data_dir, database_url)))
 
 
 def demo(
@@ -75,3 +93,16 @@ def demo(
     from stepway.demo.main import run_demo
 
     raise typer.Exit(run_demo(data_dir, port=port, stay=not exit_at_end))
+
+
+def _settings(data_dir: Path | None, database_url: str | None, **given: object) -> "Settings":
+    """The server's settings: the environment, and what was given on the command line."""
+    from pydantic import ValidationError
+
+    from shared.settings import load
+
+    try:
+        return load(os.environ, data_dir=data_dir, database_url=database_url, **given)
+    except ValidationError as error:
+        faults = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors(include_input=False)]
+        raise Usage("A setting is wrong:", faults) from None

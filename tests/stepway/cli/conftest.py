@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ class Service:
     """A running server. `roots` may be filled with models; `gguf` is a real small one."""
 
     url: str
-    key: str
+    key: str = field(repr=False)
     key_file: Path
     pid: int
     roots: Path

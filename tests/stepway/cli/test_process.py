@@ -1,5 +1,6 @@
 """The command as a process: completion, signals, closed pipes, and no traceback whatever happens."""
 
+import json
 import os
 import signal
 import subprocess
@@ -103,3 +104,77 @@ def test_a_wrong_setting_is_named(tmp_path: Path) -> None:
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30, check=False)
     assert ended.returncode == 2
     assert "port" in ended.stderr
+
+
+def test_a_backup_of_the_running_server_is_restored_elsewhere(service: Service, tmp_path: Path) -> None:
+    archive, data = tmp_path / "backup.tar", tmp_path / "data"
+    running = ["--data-dir", str(service.key_file.parent)]
+    made = subprocess.run(
+        [*STEPWAY, "backup", str(archive), *running], capture_output=True, text=True, timeout=90, check=False
+    )
+    assert made.returncode == 0, made.stderr
+    command = [*STEPWAY, "restore", str(archive), "--data-dir", str(data)]
+    restored = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
+    assert restored.returncode == 0, restored.stderr
+    assert (data / "admin.key").read_text() == service.key_file.read_text()
+    again = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert again.returncode == 1
+    assert "is not empty" in again.stderr
+    assert "Traceback" not in again.stderr
+
+
+def test_the_encryption_key_is_rotated_while_the_server_runs(service: Service, run: Run) -> None:
+    made = run("credentials", "create", "rotated", "--type", "huggingface", stdin="hf_abcdefghijklmnopqrstuvwxyz1234\n")
+    assert made.code == 0, made.err
+    command = [*STEPWAY, "keys", "rotate-encryption", "--data-dir", str(service.key_file.parent)]
+    rotated = subprocess.run(command, capture_output=True, text=True, timeout=150, check=False)
+    assert rotated.returncode == 0, rotated.stderr
+    assert "under the new key" in rotated.stdout + rotated.stderr
+    assert run("credentials", "delete", "rotated", "--yes").code == 0
+
+
+def test_nothing_to_back_up_is_one_sentence(tmp_path: Path) -> None:
+    command = [*STEPWAY, "backup", str(tmp_path / "x.tar"), "--data-dir", str(tmp_path / "nothing")]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert ended.returncode == 1
+    assert "nothing to back up" in ended.stderr
+    assert not (tmp_path / "x.tar").exists()
+
+
+def test_logs_are_followed_until_ctrl_c(environment: dict[str, str], endpoint: dict[str, object]) -> None:
+    command = [*STEPWAY, "endpoints", "logs", str(endpoint["id"]), "--follow", "--tail", "1"]
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as following:
+        assert following.stdout is not None
+        assert following.stdout.readline().strip()
+        assert following.poll() is None
+        following.send_signal(signal.SIGINT)
+        assert following.wait(10) == 130
+
+
+def test_a_terminal_shows_the_steps_of_a_job_as_they_go(environment: dict[str, str], model: dict[str, object]) -> None:
+    main, terminal = os.openpty()
+    command = [*STEPWAY, "models", "scan", str(model["id"]), "-o", "json"]
+    with subprocess.Popen(
+        command, env={**environment, "TERM": "xterm", "COLUMNS": "100"}, stdout=subprocess.PIPE, stderr=terminal
+    ) as scanning:
+        os.close(terminal)
+        shown = b""
+        while chunk := _read(main):
+            shown += chunk
+        assert scanning.wait(30) == 0
+        assert scanning.stdout is not None
+        assert json.loads(scanning.stdout.read())["status"] == "safe"
+    os.close(main)
+    text = shown.decode()
+    assert "scan_model succeeded" in text
+    assert "Scan the files" in text
+    assert "\x1b[" in text  # drawn over, not written below each other
+
+
+def _read(terminal: int) -> bytes:
+    try:
+        return os.read(terminal, 65536)
+    except OSError:  # the other side has been closed: the end, on Linux
+        return b""
