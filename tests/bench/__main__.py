@@ -18,7 +18,7 @@ from tests.bench.figures import Figure
 BENCHES = {
     "wizard_steps": "Wizard steps over HTTP, against the same SQL through bare psycopg",
     "trigger": "From the trigger's answer to the first step of the job",
-    "engine": "The engine's steps, against DBOS",
+    "engine_peer": "The engine's steps, against DBOS",
     "importing": "Import of a large file by URL, against download + sha256 + fsync",
     "scanning": "Scan of model files, against picklescan alone",
     "readers": "One event to many readers of server-sent events",

@@ -48,11 +48,10 @@ class Connection:
         """What has come of a stream, at least one byte; nothing at its end."""
         return await self._reader.read(1 << 20)
 
-    async def read_stream(self) -> None:
-        """Pass over a chunked answer to its end."""
-        while size := int(await self._reader.readuntil(b"\r\n"), 16):
-            await self._reader.readexactly(size + 2)
-        await self._reader.readexactly(2)
+    async def read_chunk(self) -> bytes:
+        """The next chunk of a chunked answer; nothing at its end."""
+        size = int(await self._reader.readuntil(b"\r\n"), 16)
+        return (await self._reader.readexactly(size + 2))[:size]
 
     def close(self) -> None:
         self._writer.close()

@@ -27,12 +27,14 @@ class Stepway:
         self._folder = tempfile.TemporaryDirectory(prefix="stepway-bench-", ignore_cleanup_errors=True)
         self.root = Path(self._folder.name)
         self.data = self.root / "data"
+        self.models = self.root / "models"  # from here models may be added by path
+        self.models.mkdir()
 
     def __enter__(self) -> Self:
         ready, home = self.root / "ready.json", self.root / "home"
         home.mkdir()
         # Far more requests than a client may send in earnest: the limit is counted, but never met.
-        settings = {"STEPWAY_RATE_QUOTA": "100000000", **self._environment}
+        settings = {"STEPWAY_RATE_QUOTA": "100000000", "STEPWAY_MODEL_ROOTS": str(self.models), **self._environment}
         environment = {"PATH": os.environ["PATH"], "HOME": str(home), "LANG": "C.UTF-8", **settings}
         command = [sys.executable, "-m", "stepway", "up", "--data-dir", str(self.data), "--port", "0"]
         with (self.root / "log").open("wb") as log:
