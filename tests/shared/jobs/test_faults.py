@@ -10,6 +10,7 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -86,6 +87,13 @@ def workers(database_url: str, tmp_path: Path) -> Iterator[Workers]:
     made = Workers(database_url, tmp_path)
     yield made
     made.stop()
+
+
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """Short enough for the socket to be in it: then the server has the same URL after a restart."""
+    with tempfile.TemporaryDirectory(prefix="pg-") as folder:
+        yield Path(folder) / "pg"
 
 
 @asynccontextmanager
@@ -233,8 +241,8 @@ async def test_a_process_that_stops_in_good_order_leaves_its_runs_at_once(ledger
     await check_whole(ledger, job, view)
 
 
-async def test_the_database_restarts_in_the_midst(tmp_path: Path) -> None:
-    server = EmbeddedPostgres(tmp_path / "postgres", durable=False)
+async def test_the_database_restarts_in_the_midst(tmp_path: Path, short_folder: Path) -> None:
+    server = EmbeddedPostgres(short_folder, durable=False)
     url = server.start()
     workers = Workers(url, tmp_path / "work")
     try:
