@@ -1,6 +1,7 @@
 """Shows a job while it runs: a live tree of its steps on a terminal, a line per change elsewhere."""
 
 from collections.abc import Iterable
+from datetime import datetime
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -75,6 +76,13 @@ def tree(job: Job) -> RenderableType:
     return Group(head, table, *foot)
 
 
+def _seconds(step: dict[str, Any]) -> str:
+    if not step.get("started_at") or not step.get("ended_at"):
+        return ""
+    taken = datetime.fromisoformat(step["ended_at"]) - datetime.fromisoformat(step["started_at"])
+    return f"{taken.total_seconds():.1f} s"
+
+
 def _row(step: dict[str, Any]) -> tuple[RenderableType, ...]:
     mark, style = _MARKS.get(step["state"], ("?", ""))
     percent = step.get("percent")
@@ -83,7 +91,8 @@ def _row(step: dict[str, Any]) -> tuple[RenderableType, ...]:
         pulse = percent is None
         bar = ProgressBar(total=100, completed=percent or 0, width=24, pulse=pulse)
     error = step.get("error") or {}
-    message = error.get("message") if step["state"] == "failed" else step.get("message")
+    messages = {"failed": error.get("message"), "running": step.get("message"), "succeeded": _seconds(step)}
+    message = messages.get(step["state"])
     number = "" if percent is None or step["state"] != "running" else f"{percent:.0f} %"
     return (
         Text(f"  {mark}", style=style),

@@ -17,7 +17,7 @@ from stepway.cli.resolve import is_id
 from stepway.cli.terminal import confirm
 from stepway.cli.values import Unreadable, hint, properties, read
 from stepway.client import ApiError
-from stepway.wizards import Choice, WizardRun, kinds, send_all
+from stepway.wizards import Choice, Field, WizardRun, kinds, send_all
 
 app = group("wizard", "Do things in steps: add models, scan, deploy, add clusters and workers.")
 Type = Annotated[str, typer.Argument(metavar="TYPE", help="A wizard of `stepway wizard list`.")]
@@ -51,16 +51,15 @@ def _rows(run: WizardRun, step: dict[str, Any], required: set[str]) -> list[dict
     head = {"step": step["number"], "title": step["title"]}
     if not fields:
         return [{**head, "values": step["description"]}]
-    return [
-        {**head, "field": one.name, "required": one.name in required, "values": _values(one.schema, one.options)}
-        for one in fields
-    ]
+    return [{**head, "field": one.name, "required": one.name in required, "values": _values(one)} for one in fields]
 
 
-def _values(schema: dict[str, Any], options: dict[str, Any] | None) -> str:
-    if options is not None:
-        return f"from GET {options['href']}"
-    return hint(schema) or (", ".join(sorted(kinds(schema))) or "a file")
+def _values(field: Field) -> str:
+    if field.is_file:
+        return "a file"
+    if field.options is not None:
+        return f"from GET {field.options['href']}"
+    return hint(field.schema) or ", ".join(sorted(kinds(field.schema)))
 
 
 @command(app, "run")

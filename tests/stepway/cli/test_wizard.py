@@ -75,6 +75,31 @@ def test_the_seeds_add_worker_steps_from_stdin(run: Run, endpoint: dict[str, Any
     assert run("workflows", "delete", draft.json["workflow_id"], "--yes").code == 0
 
 
+def test_the_seeds_deployment_from_a_file(run: Run, client: Client, model: dict[str, Any], tmp_path: Path) -> None:
+    project, template = (
+        next(client.items("/projects", search="default")),
+        next(client.items("/templates", search="chat")),
+    )
+    cluster = next(client.items("/clusters"))
+    draft = {"workflow_id": "0d9bd0d9-8f11-4a01-bda2-7bfab4735842", "trigger_workflow": False}
+    config = {
+        "concurrent_requests": 10, "avg_sequence_length": 100, "avg_context_length": 102,
+        "per_session_tokens_per_sec": [100, 100], "ttft": [50, 1000], "e2e_latency": [100, 100],
+    }  # fmt: skip
+    bodies: list[dict[str, Any]] = [
+        {"workflow_total_steps": 6, "step_number": 1, "trigger_workflow": False, "project_id": project["id"],
+         "model_id": model["id"]},
+        {**draft, "step_number": 2, "template_id": template["id"]},
+        {**draft, "step_number": 3, "endpoint_name": "test endpoint", "deploy_config": config},
+        {**draft, "step_number": 5, "trigger_workflow": True, "cluster_id": cluster["id"]},
+    ]  # fmt: skip
+    result = run("wizard", "run", "model_deployment", "--file", steps_file(tmp_path, bodies), "-o", "json")
+    assert result.code == 0, result.err
+    assert result.json["result"]["name"] == "test endpoint"
+    assert run("endpoints", "show", "test-endpoint", "-o", "json").json["deploy_config"]["ttft"] == [50, 1000]
+    assert run("endpoints", "delete", "test endpoint", "--yes").code == 0
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
