@@ -36,6 +36,7 @@ class Settings(BaseModel):
     maintenance_seconds: float = Field(600.0, gt=0)  # between two rounds of what must be done now and then
     rate_quota: int = 6000  # requests of one key in each window
     rate_window: float = 10.0  # seconds
+    streams_per_key: int = Field(100, ge=1)  # event streams, followed logs and waits that are open at once
     max_model_bytes: int = 500 * 1024**3
 
     model_config = {"populate_by_name": True}

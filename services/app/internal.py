@@ -40,7 +40,8 @@ class AppAccess:
 
     async def credential(self, job_id: UUID, credential_id: UUID) -> dict[str, str]:
         async with self._context.database.transaction() as session:
-            await self._check_job(session, job_id, credential_id)
+            job = await self._check_job(session, job_id, credential_id=credential_id)
+            await _check_use(session, job, credential_id)
             try:
                 return await credentials.reveal(session, self._context.keyring, credential_id)
             except Problem as problem:
@@ -48,7 +49,7 @@ class AppAccess:
 
     async def kubeconfig(self, job_id: UUID, cluster_id: UUID) -> bytes:
         async with self._context.database.transaction() as session:
-            await self._check_job(session, job_id, cluster_id)
+            await self._check_job(session, job_id, cluster_id=cluster_id)
             cluster = await clusters.get(session, cluster_id)
             if cluster is None or cluster.sealed is None:
                 raise Permanent("cluster_gone", "The cluster is not registered any more.")
@@ -56,7 +57,7 @@ class AppAccess:
 
     async def worker_key(self, job_id: UUID, endpoint_id: UUID) -> str:
         async with self._context.database.transaction() as session:
-            await self._check_job(session, job_id, endpoint_id)
+            await self._check_job(session, job_id, endpoint_id=endpoint_id)
             endpoint = await endpoints.get(session, endpoint_id)
             if endpoint is None or endpoint.phase == "deleted":
                 raise Permanent("endpoint_gone", "The endpoint is not there any more.")
@@ -64,7 +65,7 @@ class AppAccess:
 
     async def check_gate(self, job_id: UUID, model_id: UUID, project_id: UUID, digest: str | None) -> None:
         async with self._context.database.transaction() as session:
-            await self._check_job(session, job_id, model_id)
+            await self._check_job(session, job_id, model_id=model_id, project_id=project_id)
             model = await models.get(session, model_id)
             if model is None or model.state != "active":
                 raise Permanent("model_gone", "The model is not there any more.")
@@ -77,6 +78,7 @@ class AppAccess:
 
     async def admit_bytes(self, job_id: UUID, project_id: UUID | None, size: int) -> None:
         async with self._context.database.transaction() as session:
+            await self._check_job(session, job_id, project_id=project_id)
             try:
                 await quotas.check(session, project_id, bytes=size)
             except Problem as problem:
@@ -85,7 +87,7 @@ class AppAccess:
     async def claim_cluster(self, job_id: UUID, cluster_id: UUID, uid: str) -> None:
         try:
             async with self._context.database.transaction() as session:
-                await self._check_job(session, job_id, cluster_id)
+                await self._check_job(session, job_id, cluster_id=cluster_id)
                 known = await clusters.of_uid(session, uid)
                 if known is not None and known.id != cluster_id:
                     raise Permanent("cluster_known", f"This cluster is registered already, as {known.name}.")
@@ -105,7 +107,7 @@ class AppAccess:
 
     async def publish(self, job_id: UUID, endpoint_id: UUID, observation: dict[str, Any]) -> None:
         async with self._context.database.transaction() as session:
-            await self._check_job(session, job_id, endpoint_id)
+            await self._check_job(session, job_id, endpoint_id=endpoint_id)
             endpoint = await endpoints.get(session, endpoint_id, lock=True)
             if endpoint is None or endpoint.phase == "deleted":
                 raise Permanent("endpoint_gone", "The endpoint is not there any more.")
@@ -155,16 +157,35 @@ class AppAccess:
                 raise Permanent("endpoint_gone", "The endpoint is not there any more.")
             return self._context.keyring.open(endpoint.sealed, key_context(endpoint_id)).decode()
 
-    async def _check_job(self, session: AsyncSession, job_id: UUID, names: UUID) -> None:
-        """A job may ask only about what its own input names, and only while it lives."""
-        row = (
-            await session.execute(
-                text("SELECT input::text AS input, state FROM jobs.job WHERE id = :id"), {"id": job_id}
-            )
-        ).one_or_none()
-        if row is None or row.state not in ("running", "cancelling") or str(names) not in row.input:
+    async def _check_job(self, session: AsyncSession, job_id: UUID, **names: UUID | None) -> Any:
+        """A job may ask only about what these fields of its own input name, and only while it lives."""
+        row = (await session.execute(_JOB, {"id": job_id})).one_or_none()
+        wanted = {name: None if value is None else str(value) for name, value in names.items()}
+        if row is None or any(row.input.get(name) != value for name, value in wanted.items()):
             log.warning("internal_call_refused", job=str(job_id))
             raise Permanent("not_this_jobs_business", "The job does not name what it asks for.")
+        return row
+
+
+_JOB = text("""SELECT id, input, owner_id, project_id FROM jobs.job
+                WHERE id = :id AND state IN ('running', 'cancelling')""")
+
+_USABLE = text("""
+    SELECT EXISTS (
+        SELECT 1 FROM platform.credential c
+          JOIN platform."user" u ON u.id = :owner AND u.disabled_at IS NULL AND u.role <> 'viewer'
+          LEFT JOIN platform.member m ON m.project_id = c.project_id AND m.user_id = u.id
+         WHERE c.id = :credential
+           AND (c.project_id IS NULL AND c.owner_id = u.id
+                OR c.project_id = :project AND (u.role <> 'member' OR m.role IN ('member', 'manager'))))""")
+
+
+async def _check_use(session: AsyncSession, job: Any, credential_id: UUID) -> None:
+    """As at the trigger: since then the credential may have changed hands, or who asked may have left the project."""
+    values = {"owner": job.owner_id, "credential": credential_id, "project": job.project_id}
+    if not await session.scalar(_USABLE, values):
+        log.warning("credential_refused", job=str(job.id))
+        raise Permanent("credential_gone", "The credential is not there any more for who asked for this job.")
 
 
 def _expected(endpoint: EndpointRow, model: ModelRow) -> ExpectedEndpoint:

@@ -77,7 +77,7 @@ def create_app(context: AppContext, ready: Ready) -> FastAPI:
     app = FastAPI(title="Stepway", version="1", docs_url=None, redoc_url=None, openapi_url=None)
     app.state.context = context
     app.state.authenticator = Authenticator(context)
-    app.state.stream_slots = StreamSlots(per_key=600)
+    app.state.stream_slots = StreamSlots(per_key=context.settings.streams_per_key)
     problems.install(app)
     settings = context.settings
     guards.install(

@@ -41,7 +41,7 @@ class Reference:
 
     def may_be_named_by(self, caller: Caller) -> bool:
         if self.kind == "credential" and self.project_id is None:
-            return self.owner_id == caller.user_id
+            return self.owner_id == caller.user_id and caller.only_project is None
         return caller.sees(self.project_id)
 
     def view(self) -> dict[str, Any]:

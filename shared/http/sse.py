@@ -48,6 +48,9 @@ class EventStream(Response):
     iterator is closed when the client goes away.
     """
 
+    media_type = "text/event-stream"
+    pulse = HEARTBEAT
+
     def __init__(
         self,
         batches: AsyncIterator[Batch],
@@ -57,7 +60,7 @@ class EventStream(Response):
         recheck: float = 30.0,
         headers: dict[str, str] | None = None,
     ) -> None:
-        super().__init__(None, headers={**HEADERS, **(headers or {})}, media_type="text/event-stream")
+        super().__init__(None, headers={**HEADERS, **(headers or {})})
         del self.headers["content-length"]
         self._batches = batches
         self._heartbeat = heartbeat
@@ -68,7 +71,7 @@ class EventStream(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         # The first bytes at once: proxies and EventSource then know that the stream is open.
-        await send({"type": "http.response.body", "body": HEARTBEAT, "more_body": True})
+        await send({"type": "http.response.body", "body": self.pulse, "more_body": True})
         writer = asyncio.create_task(self._write(send))
         others = [asyncio.create_task(_gone(receive)), asyncio.create_task(self._beat(send))]
         if self._allowed is not None:
@@ -107,7 +110,14 @@ class EventStream(Response):
             await asyncio.sleep(max(0.0, self._sent_at + self._heartbeat - loop.time()))
             if loop.time() >= self._sent_at + self._heartbeat:
                 self._sent_at = loop.time()
-                await send({"type": "http.response.body", "body": HEARTBEAT, "more_body": True})
+                await send({"type": "http.response.body", "body": self.pulse, "more_body": True})
+
+
+class TextStream(EventStream):
+    """The same for lines of plain text, which know no comments: nothing is sent while nothing comes."""
+
+    media_type = "text/plain"
+    pulse = b""
 
 
 async def _until_refused(allowed: Callable[[], Awaitable[bool]], interval: float) -> None:

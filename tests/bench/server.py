@@ -33,8 +33,13 @@ class Stepway:
     def __enter__(self) -> Self:
         ready, home = self.root / "ready.json", self.root / "home"
         home.mkdir()
-        # Far more requests than a client may send in earnest: the limit is counted, but never met.
-        settings = {"STEPWAY_RATE_QUOTA": "100000000", "STEPWAY_MODEL_ROOTS": str(self.models), **self._environment}
+        # Far more requests and streams than a client may have in earnest: the limits are counted, but never met.
+        settings = {
+            "STEPWAY_RATE_QUOTA": "100000000",
+            "STEPWAY_STREAMS_PER_KEY": "1000",
+            "STEPWAY_MODEL_ROOTS": str(self.models),
+            **self._environment,
+        }
         environment = {"PATH": os.environ["PATH"], "HOME": str(home), "LANG": "C.UTF-8", **settings}
         command = [sys.executable, "-m", "stepway", "up", "--data-dir", str(self.data), "--port", "0"]
         with (self.root / "log").open("wb") as log:

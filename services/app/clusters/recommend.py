@@ -30,7 +30,7 @@ async def recommend(visit: Visit, workflow_id: UUID) -> list[dict[str, Any]]:
     if absent:
         raise await _too_early(visit, fields, absent)
     model = await models.get(visit.session, UUID(fields["model_id"]))
-    if model is None or model.state == "deleted":
+    if model is None or model.state == "deleted" or not visit.caller.sees(model.project_id):
         raise Problem("reference_not_found", "There is no such model any more.", param="model_id")
     found = [_judge(cluster, model, config) for cluster in await repository.candidates(visit.session)]
     return sorted(found, key=lambda one: (not one["fits"], -one["score"], one["cluster"]["name"]))

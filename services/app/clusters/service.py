@@ -49,6 +49,7 @@ async def change(
 ) -> ClusterRow:
     """Change name, icon or ingress_url."""
     caller.require("operator")
+    caller.require_unbound()
     cluster = await existing(session, cluster_id, lock=True)
     if revision is not None and revision != cluster.revision:
         raise Problem("revision_mismatch", f"The cluster is at revision {cluster.revision}.")
@@ -64,6 +65,7 @@ async def change(
 async def delete(session: AsyncSession, caller: Caller, cluster_id: UUID) -> None:
     """Forget a cluster that has no endpoints. Nothing of ours is left on it then: each endpoint's delete removed it."""
     caller.require("operator")
+    caller.require_unbound()
     cluster = await existing(session, cluster_id, lock=True)
     if cluster.kind == "local":
         raise Problem("cluster_is_local", "This machine cannot be deleted.")

@@ -3,7 +3,7 @@
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Select, and_, or_, select, true, update
+from sqlalchemy import ColumnElement, Select, and_, false, or_, select, true, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from services.app.credentials.tables import CredentialRow
@@ -43,6 +43,8 @@ async def page(
 
 def _visible(caller: Caller) -> ColumnElement[bool]:
     personal = true() if caller.role == "admin" else CredentialRow.owner_id == caller.user_id
+    if caller.only_project is not None:
+        personal = false()
     return or_(
         and_(CredentialRow.project_id.is_(None), personal),
         and_(CredentialRow.project_id.is_not(None), caller.visible(CredentialRow.project_id)),

@@ -34,7 +34,10 @@ async def page(
 
 
 async def visible(session: AsyncSession, caller: Caller, credential_id: UUID, *, lock: bool = False) -> CredentialRow:
-    """The caller's own, a project's that they see, and for admins everyone's; else `not_found`."""
+    """The caller's own, a project's that they see, and for admins everyone's; else `not_found`.
+
+    A key that is bound to a project reaches that project's only.
+    """
     credential = await repository.get(session, credential_id, lock=lock)
     if credential is None or not _sees(caller, credential):
         raise Problem("not_found", "There is no such credential.")
@@ -43,7 +46,7 @@ async def visible(session: AsyncSession, caller: Caller, credential_id: UUID, *,
 
 def _sees(caller: Caller, credential: CredentialRow) -> bool:
     if credential.project_id is None:
-        return credential.owner_id == caller.user_id or caller.role == "admin"
+        return caller.only_project is None and (credential.owner_id == caller.user_id or caller.role == "admin")
     return caller.sees(credential.project_id)
 
 
@@ -162,7 +165,7 @@ async def check_usable(session: AsyncSession, caller: Caller, credential_id: UUI
     """
     credential = await repository.get(session, credential_id)
     if credential is not None:
-        own = credential.project_id is None and credential.owner_id == caller.user_id
+        own = credential.project_id is None and credential.owner_id == caller.user_id and caller.only_project is None
         shared = (
             credential.project_id is not None and credential.project_id == project_id and caller.works_in(project_id)
         )

@@ -1,16 +1,16 @@
 """The routes of endpoints and their workers. What they serve, `/endpoints/{id}/v1`, is the gateway's."""
 
-from collections.abc import AsyncIterator
 from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Query, Request, Response
-from fastapi.responses import PlainTextResponse, StreamingResponse
+from fastapi.responses import PlainTextResponse
 
 from services.app.context import Context, Session
 from services.app.endpoints import repository, scale, service
 from services.app.identity.authenticate import Authenticated
 from services.app.resources import FilterText
+from services.app.streams import open_text
 from services.app.wizards.contract import Visit
 from shared.errors import Problem
 from shared.http.bodies import StrictRoute
@@ -111,13 +111,7 @@ async def read_logs(
     if not follow:
         text = "".join([f"{line}\n" async for line in lines])
         return PlainTextResponse(text)
-
-    async def encoded() -> AsyncIterator[bytes]:
-        async for line in lines:
-            yield f"{line}\n".encode()
-
-    with request.app.state.stream_slots.hold(str(caller.key_id)):
-        return StreamingResponse(encoded(), media_type="text/plain; charset=utf-8")
+    return open_text(request, caller, lines)
 
 
 def _ordinal(endpoint_id: UUID, worker: str | None) -> int | None:

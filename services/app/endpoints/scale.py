@@ -4,8 +4,6 @@ import math
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy.ext.asyncio import AsyncSession
-
 from services.app.audit import service as audit
 from services.app.endpoints import repository, service
 from services.app.endpoints.deploy import RESULT_SCHEMA as ENDPOINT_SCHEMA
@@ -32,9 +30,11 @@ def plan(endpoint: EndpointRow, additional_concurrency: int) -> dict[str, int] |
     }
 
 
-async def plan_view(session: AsyncSession, endpoint_id: UUID, additional_concurrency: int) -> dict[str, Any]:
-    endpoint = await repository.get(session, endpoint_id)
-    return (plan(endpoint, additional_concurrency) if endpoint else None) or {}
+async def plan_view(visit: Visit, endpoint_id: UUID, additional_concurrency: int) -> dict[str, Any]:
+    endpoint = await repository.get(visit.session, endpoint_id)
+    if endpoint is None or not visit.caller.sees(endpoint.project_id):
+        return {}
+    return plan(endpoint, additional_concurrency) or {}
 
 
 async def faults(visit: Visit, endpoint_id: UUID) -> list[Fault]:

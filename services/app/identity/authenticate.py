@@ -23,6 +23,7 @@ from shared.security import apikeys
 COOKIE = "stepway_session"
 REMEMBER_SECONDS = 5.0
 REMEMBER_CALLERS = 2048
+LOGINS, LOGIN_WINDOW = 30, 60.0  # tries from one address, in so many seconds
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 _BY_KEY = text("""
@@ -52,6 +53,7 @@ class Authenticator:
         self._context = context
         self._known: OrderedDict[str, tuple[float, Caller]] = OrderedDict()
         self.limiter = RateLimiter(context.settings.rate_quota, context.settings.rate_window, name="key")
+        self.login_limiter = RateLimiter(LOGINS, LOGIN_WINDOW, name="login")
 
     def forget(self) -> None:
         """Look everyone up again: a key, a role or a membership has changed."""

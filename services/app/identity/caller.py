@@ -45,6 +45,11 @@ class Caller:
         if scope not in self.scopes:
             raise Problem("forbidden", f"This key does not have the scope {scope}.")
 
+    def require_unbound(self) -> None:
+        """Problem `forbidden` for a key that is bound to one project, where something is everyone's."""
+        if self.only_project is not None:
+            raise Problem("forbidden", "This key is bound to one project, and this belongs to none.")
+
     # ---- projects
 
     def sees(self, project_id: UUID | None) -> bool:

@@ -29,7 +29,7 @@ async def caller_of(request: Request, key: str) -> Caller:
     if "origin" in request.headers:  # a browser asks: a foreign page must not log anybody in
         check_origin(request, request.app.state.context.settings.cors_origins)
     address = request.client.host if request.client else None
-    authenticator.limiter.take(f"login:{address}")
+    authenticator.login_limiter.take(f"{address}")
     caller = await authenticator.by_key(key)
     if caller is None:
         raise Problem("unauthenticated", "This key is not valid: mistyped, revoked or expired.")

@@ -3,7 +3,7 @@
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Select, or_, select, text
+from sqlalchemy import ColumnElement, Select, and_, false, or_, select, text, true
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from services.app.identity.caller import Caller
@@ -16,13 +16,7 @@ LISTING = Listing(id=JobRow.id, sortable={"created_at": JobRow.created_at}, defa
 
 
 async def page(session: AsyncSession, caller: Caller, filters: dict[str, Any], query: PageQuery) -> dict[str, Any]:
-    statement: Select[Any] = select(JobRow.id)
-    if caller.only_project is not None:
-        statement = statement.where(JobRow.project_id == caller.only_project)
-    elif not caller.is_at_least("operator"):
-        statement = statement.where(
-            or_(JobRow.owner_id == caller.user_id, JobRow.project_id.in_(list(caller.projects)))
-        )
+    statement: Select[Any] = select(JobRow.id).where(_seen(caller))
     for name, value in filters.items():
         if value is not None:
             statement = statement.where(getattr(JobRow, name) == value)
@@ -31,8 +25,17 @@ async def page(session: AsyncSession, caller: Caller, filters: dict[str, Any], q
     return found.envelope(lambda job_id: shown[job_id])
 
 
+def _seen(caller: Caller) -> ColumnElement[bool]:
+    """`_sees` in SQL."""
+    theirs = true() if caller.is_at_least("operator") else JobRow.owner_id == caller.user_id
+    if caller.only_project is not None:
+        theirs = false()
+    within = and_(JobRow.project_id.is_not(None), caller.visible(JobRow.project_id))
+    return or_(within, and_(JobRow.project_id.is_(None), theirs))
+
+
 async def _scope(session: AsyncSession, job_id: UUID) -> Any:
-    statement = text("SELECT owner_id, project_id FROM jobs.job WHERE id = :id")
+    statement = text("SELECT owner_id, project_id, resource_type FROM jobs.job WHERE id = :id")
     return (await session.execute(statement, {"id": job_id})).one_or_none()
 
 
@@ -46,19 +49,21 @@ async def visible(session: AsyncSession, caller: Caller, job_id: UUID) -> dict[s
 
 
 async def changeable(session: AsyncSession, caller: Caller, job_id: UUID) -> None:
-    """Whoever started it, and whoever may work in its project, may cancel and retry a job."""
+    """Whoever may work in its project may cancel and retry a job; what is in none, whoever started it, and operators.
+
+    Jobs on clusters are for operators, as their start is.
+    """
     await visible(session, caller, job_id)
     scope = await _scope(session, job_id)
-    caller.require("member")
-    if scope.owner_id == caller.user_id or caller.is_at_least("operator"):
-        return
-    if scope.project_id is None or not caller.works_in(scope.project_id):
+    caller.require("operator" if scope.resource_type == "cluster" else "member")
+    if scope.project_id is not None and not caller.works_in(scope.project_id):
         raise Problem("not_owner", "This job belongs to someone else.")
 
 
 def _sees(caller: Caller, scope: Any) -> bool:
     if scope.project_id is None:
-        return bool(scope.owner_id == caller.user_id or caller.is_at_least("operator"))
+        is_theirs = scope.owner_id == caller.user_id or caller.is_at_least("operator")
+        return bool(is_theirs and caller.only_project is None)
     return caller.sees(scope.project_id)
 
 

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from pydantic_core import to_json
 from sqlalchemy.exc import IntegrityError
 
@@ -18,8 +18,8 @@ from services.app.identity.caller import Caller
 from services.app.identity.idempotency import Once
 from services.app.jobs import repository
 from services.app.resources import FilterText
-from services.app.streams import open_stream
-from shared.http.pages import PageQuery, page_query
+from services.app.streams import check_still_valid, hold_slot, open_stream
+from shared.http.pages import PageParams
 from shared.http.sse import Batch, last_event_id
 from shared.jobs.ledger import FINAL
 
@@ -40,7 +40,7 @@ async def _visible(context: AppContext, caller: Caller, job_id: UUID) -> dict[st
 async def list_jobs(
     session: Session,
     caller: Authenticated,
-    query: Annotated[PageQuery, Depends(page_query)],
+    query: PageParams,
     kind: Annotated[FilterText | None, Query()] = None,
     state: Annotated[FilterText | None, Query()] = None,
     project_id: Annotated[UUID | None, Query()] = None,
@@ -56,19 +56,34 @@ async def list_jobs(
 
 @router.get("/{job_id}")
 async def show_job(
-    job_id: UUID, context: Context, caller: Authenticated, wait: Annotated[float, Query(ge=0, le=60)] = 0
+    request: Request,
+    job_id: UUID,
+    context: Context,
+    caller: Authenticated,
+    wait: Annotated[float, Query(ge=0, le=60)] = 0,
 ) -> Response:
     """Shows a job; `wait=30` answers at its end, or after 30 s."""
-    deadline = asyncio.get_running_loop().time() + wait
+    if not wait:
+        return _answer(await _visible(context, caller, job_id))
+    with hold_slot(request, caller):
+        return _answer(await _awaited(request, context, caller, job_id, wait))
+
+
+async def _awaited(
+    request: Request, context: AppContext, caller: Caller, job_id: UUID, seconds: float
+) -> dict[str, Any]:
+    clock = asyncio.get_running_loop().time
+    deadline = clock() + seconds
     while True:
         changed = context.hub.watch(job_id)
         shown = await _visible(context, caller, job_id)
-        left = deadline - asyncio.get_running_loop().time()
+        left = deadline - clock()
         if shown["state"] in FINAL or left <= 0:
-            return _answer(shown)
+            return shown
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(min(left, 5.0)):
                 await changed.wait()
+        await check_still_valid(request, caller)
 
 
 @router.get("/{job_id}/events")

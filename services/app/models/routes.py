@@ -6,6 +6,7 @@ from uuid import UUID
 from fastapi import APIRouter, Query, Request, Response
 from pydantic_core import to_json
 
+from services.app.audit import service as audit
 from services.app.context import Context, Session
 from services.app.identity.authenticate import Authenticated
 from services.app.identity.idempotency import Once
@@ -119,10 +120,11 @@ async def make_override(
 @router.delete("/{model_id}/scan-overrides/{override_id}", status_code=204)
 async def revoke_override(model_id: UUID, override_id: UUID, session: Session, caller: Authenticated) -> None:
     """Takes an override back. What has been deployed stays."""
-    caller.require("admin")
-    await service.visible(session, caller, model_id)
+    model = await service.visible(session, caller, model_id)
+    scans.check_may_override(caller, model)
     if not await repository.revoke_override(session, model_id, override_id):
         raise Problem("not_found", "There is no such override.")
+    await audit.record(session, caller, "scan.override_revoke", "model", model_id, project_id=model.project_id)
 
 
 def _override(row: ScanOverrideRow) -> dict[str, Any]:

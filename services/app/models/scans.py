@@ -141,15 +141,22 @@ def _findings(scan: ScanRow) -> dict[str, Any]:
     }
 
 
+def check_may_override(caller: Caller, model: ModelRow) -> None:
+    caller.require("admin")
+    if model.project_id is None:
+        caller.require_unbound()
+
+
 async def record_override(session: AsyncSession, caller: Caller, model_id: UUID, reason: str) -> ScanOverrideRow:
     """An admin lets the model's present files through the gate, and says why."""
-    caller.require("admin")
     model = await service.visible(session, caller, model_id)
+    check_may_override(caller, model)
     if model.digest is None:
         raise Problem("not_scannable", "The model has no files.")
     made = ScanOverrideRow(id=uuid4(), model_id=model_id, digest=model.digest, reason=reason, created_by=caller.user_id)
     session.add(made)
     await session.flush()
     await session.refresh(made)
-    await audit.record(session, caller, "scan.override", "model", model_id, digest=model.digest, reason=reason)
+    details = {"digest": model.digest, "reason": reason}
+    await audit.record(session, caller, "scan.override", "model", model_id, project_id=model.project_id, **details)
     return made

@@ -120,11 +120,12 @@ def local_uri_faults(settings: Settings, source: Source, uri: str) -> list[Fault
 
 def secret_uri_faults(uri: str) -> list[Fault]:
     """A uri that holds a credential is refused before its source is known."""
-    try:
-        check_uri(Source.HUGGING_FACE, uri)
-    except InvalidUri as error:
-        if error.code == "credentials_in_uri":
-            return [Fault("uri", error.code, error.message)]
+    for source in Source:
+        try:
+            check_uri(source, uri)
+        except InvalidUri as error:
+            if error.code == "credentials_in_uri":
+                return [Fault("uri", error.code, error.message)]
     return []
 
 

@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from services.app.identity.caller import Caller
 from services.app.identity.tables import UserRow
 from services.app.projects.tables import MemberRow
+from services.app.wizards.access import readable
 from services.app.wizards.tables import WorkflowRow
 from shared.http.pages import Listing, Page, PageQuery, paginate
 from shared.jobs.ledger import FINAL
@@ -93,13 +94,7 @@ async def open_drafts(session: AsyncSession, owner_id: UUID, limit: int) -> int:
 
 
 async def page(session: AsyncSession, caller: Caller, filters: dict[str, Any], query: PageQuery) -> Page[WorkflowRow]:
-    statement: Select[Any] = select(WorkflowRow)
-    if not caller.is_at_least("operator"):
-        statement = statement.where(WorkflowRow.owner_id == caller.user_id)
-    if caller.only_project is not None:
-        statement = statement.where(
-            or_(WorkflowRow.project_id.is_(None), WorkflowRow.project_id == caller.only_project)
-        )
+    statement: Select[Any] = select(WorkflowRow).where(readable(caller))
     for name, value in filters.items():
         if value is not None:
             statement = statement.where(getattr(WorkflowRow, name) == value)

@@ -14,7 +14,7 @@ A fault in what was sent stores nothing. A refused trigger carries the whole wor
 
 from datetime import UTC, datetime
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 from sqlalchemy.exc import IntegrityError
 
@@ -26,7 +26,7 @@ from services.app.identity.caller import Caller
 from services.app.references import Found
 from services.app.wizards import answers, files, repository
 from services.app.wizards.access import check_may_change
-from services.app.wizards.contract import Variant, Visit, Wizard, project_of
+from services.app.wizards.contract import Fields, Variant, Visit, Wizard, project_of
 from services.app.wizards.forms import StepBody
 from services.app.wizards.repository import Locked, Standing
 from services.app.wizards.tables import WorkflowRow
@@ -47,6 +47,8 @@ async def take_step(
 ) -> dict[str, Any]:
     """The whole answer to a step, committed. `revision`: the one that the caller has read."""
     caller.require(wizard.role)
+    if wizard.role == "operator":
+        caller.require_unbound()
     async with context.database.transaction() as session:
         visit = Visit(context, session, caller)
         if body.workflow_id is None:
@@ -116,7 +118,7 @@ async def _edit(visit: Visit, wizard: Wizard, workflow: WorkflowRow, body: StepB
     """A draft, or a failed workflow that becomes one again."""
     fields = {**workflow.fields, **body.fields}
     found = await _check(visit, wizard, fields, changed, body)
-    stored = _write(visit, workflow, body, changed)
+    stored = _write(visit, wizard, workflow, body, changed, found)
     if stored:
         await _stored(visit, wizard, workflow, body)
     refusal = await _trigger(visit, wizard, workflow, found) if body.trigger else None
@@ -162,7 +164,9 @@ def _refusal(faults: list[Fault]) -> Problem:
     return problem_of(faults)
 
 
-def _write(visit: Visit, workflow: WorkflowRow, body: StepBody, changed: set[str]) -> bool:
+def _write(
+    visit: Visit, wizard: Wizard, workflow: WorkflowRow, body: StepBody, changed: set[str], found: Found
+) -> bool:
     """Take over what was sent; whether anything is new. A null that was never a value is kept too: it was sent."""
     new = changed | {name for name in body.fields if name not in workflow.fields}
     if not _advance(workflow, body) and not new:
@@ -174,8 +178,16 @@ def _write(visit: Visit, workflow: WorkflowRow, body: StepBody, changed: set[str
     sent = {name: file for name, file in body.files.items() if name in changed}
     kept = {name: file for name, file in workflow.files.items() if name not in sent}
     workflow.files = {**kept, **files.seal(visit.context.keyring, workflow.id, sent)}
-    workflow.project_id = project_of(workflow.fields)
+    workflow.project_id = _project_of(wizard, workflow.fields, found)
     return True
+
+
+def _project_of(wizard: Wizard, fields: Fields, found: Found) -> UUID | None:
+    """The project that is named, or that of what is named where a wizard asks for no project."""
+    if "project_id" in wizard.references:
+        return project_of(fields)
+    named = (references.named(found, kind, fields.get(name)) for name, kind in wizard.references.items())
+    return next((one.project_id for one in named if one is not None), None)
 
 
 def _advance(workflow: WorkflowRow, body: StepBody) -> bool:

@@ -47,7 +47,7 @@ class AddWorker(Wizard):
     async def computed(self, visit: Visit, fields: Fields) -> dict[str, Any]:
         if not fields.get("endpoint_id") or not fields.get("additional_concurrency"):
             return {}
-        return await scale.plan_view(visit.session, UUID(fields["endpoint_id"]), fields["additional_concurrency"])
+        return await scale.plan_view(visit, UUID(fields["endpoint_id"]), fields["additional_concurrency"])
 
     async def start(self, visit: Visit, workflow: WorkflowRow) -> JobRequest:
         endpoint_id, more = UUID(workflow.fields["endpoint_id"]), workflow.fields["additional_concurrency"]

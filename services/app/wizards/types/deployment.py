@@ -89,7 +89,8 @@ class ModelDeployment(Wizard):
 
     async def variant(self, visit: Visit, fields: Fields) -> Variant:
         model = await models.get(visit.session, UUID(fields["model_id"])) if fields.get("model_id") else None
-        is_cloud = model is not None and model.provider_type == "cloud_model"
+        is_seen = model is not None and visit.caller.sees(model.project_id)  # else as if there were none
+        is_cloud = model is not None and is_seen and model.provider_type == "cloud_model"
         return self.variants[0] if is_cloud else self.variants[1]
 
     async def check(self, visit: Visit, fields: Fields, changed: set[str]) -> list[Fault]:
