@@ -83,7 +83,7 @@ def logs(
     cli: Cli,
     ref: Ref,
     follow_on: Annotated[bool, typer.Option("--follow", "-f", help="Go on with new lines.")] = False,
-    tail: Annotated[int, typer.Option("--tail", "-n", min=1, max=5000, help="The last lines of each worker.")] = 200,
+    tail: Annotated[int, typer.Option("--tail", "-n", min=1, max=5000, help="So many of the last lines.")] = 200,
     worker: Annotated[str | None, typer.Option("--worker", "-w", help="Of this worker only.")] = None,
 ) -> None:
     """Print the logs of an endpoint's workers."""
