@@ -67,7 +67,7 @@ class CloudModelOnboarding(Wizard):
         ),
         WizardStep(
             "details", "Details", "How the model is known here.", DetailsStep,
-            {"icon": Option("/icons", "path"), "project_id": Option("/projects")},
+            {"icon": Option("/icons"), "project_id": Option("/projects")},
         ),
         WizardStep("job", "Adding", "The model is added."),
         WizardStep("result", "Done", "The model can be deployed."),

@@ -33,7 +33,7 @@ class ClusterOnboarding(Wizard):
     files: ClassVar[dict[str, int]] = {"configuration_file": Bounds().max_bytes}
     steps = (
         WizardStep(
-            "cluster", "Cluster", "Its name and its kubeconfig.", ClusterStep, {"icon": Option("/icons", "path")},
+            "cluster", "Cluster", "Its name and its kubeconfig.", ClusterStep, {"icon": Option("/icons")},
         ),
         WizardStep("job", "Registering", "Stepway connects, checks its permissions, and looks at the nodes."),
         WizardStep("result", "Done", "The cluster can be deployed to."),

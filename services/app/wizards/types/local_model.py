@@ -72,7 +72,7 @@ class LocalModelOnboarding(Wizard):
         WizardStep("provider_type", "Source", "Where the files come from.", ProviderTypeStep),
         WizardStep(
             "details", "Details", "How the model is known here, and where its files are.", DetailsStep,
-            {"icon": Option("/icons", "path"), "project_id": Option("/projects")},
+            {"icon": Option("/icons"), "project_id": Option("/projects")},
         ),
         WizardStep(
             "credential", "Access", "A credential, when the source asks for one.", CredentialStep,
