@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AliasChoices, BaseModel, BeforeValidator, Field
 
@@ -31,6 +31,11 @@ class Settings(BaseModel):
     allow_private_clusters: bool = True
     allow_loopback_clusters: bool = False
     hf_endpoint: str = Field("https://huggingface.co", validation_alias=AliasChoices("hf_endpoint", "HF_ENDPOINT"))
+    image_llama_cpp: str = "ghcr.io/ggml-org/llama.cpp:server"
+    image_llama_cpp_program: Literal["server", "xllamacpp"] = "server"  # the program that the image starts
+    image_vllm: str = "docker.io/vllm/vllm-openai:v0.11.0"
+    image_litellm: str = "ghcr.io/berriai/litellm-non_root:main-stable"
+    image_loader: str | None = "docker.io/library/python:3.13-slim"  # with Python, for images without it
     draft_idle_days: int = 30
     job_retention_days: int = 90
     maintenance_seconds: float = Field(600.0, gt=0)  # between two rounds of what must be done now and then

@@ -7,11 +7,13 @@ Sizes are in bytes.
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from pydantic import BaseModel, Field
 
 from services.cluster.runtimes.base import Process
+from services.cluster.runtimes.containers import Container
+from shared.contracts.clusters import NodeFacts
 from shared.contracts.models import ModelFile, ModelMetadata
 from shared.jobs.outcomes import Permanent
 
@@ -40,11 +42,19 @@ class ModelSource(BaseModel):
     metadata: ModelMetadata
 
 
-class EnginePlan(BaseModel):
-    """How one worker is made, and how many are needed. All workers of an endpoint are alike."""
+class CloudModel(BaseModel):
+    """A model that somebody else serves. `parameters` are the LiteLLM parameters that the credential gives, by name."""
+
+    name: str = Field(min_length=1, max_length=200)
+    uri: str = Field(pattern=r"^[a-z0-9_]+/[!-~]{1,250}$")
+    metadata: ModelMetadata = Field(default_factory=ModelMetadata)
+    parameters: list[str] = Field(default_factory=list)
+
+
+class Plan(BaseModel):
+    """How many workers are needed and what each takes. All workers of an endpoint are alike."""
 
     engine: str
-    process: Process
     replicas: int  # for the configuration's concurrent requests
     concurrency: int  # requests that one worker serves at the same time
     context_tokens: int  # that one request may use, prompt and answer together
@@ -54,6 +64,47 @@ class EnginePlan(BaseModel):
 
     def workers_needed(self, concurrent_requests: int) -> int:
         return math.ceil(concurrent_requests / self.concurrency)
+
+
+class EnginePlan(Plan):
+    """A worker as a process of this machine."""
+
+    process: Process
+
+
+class ContainerPlan(Plan):
+    """A worker as a pod. `secrets` are the names that its workload must bring values for, beside the key for workers."""
+
+    container: Container
+    secrets: list[str] = Field(default_factory=list)
+
+
+class Tuning(BaseModel):
+    """What an operator may set beyond the configuration. None: the engine decides."""
+
+    dtype: Literal["auto", "float16", "bfloat16", "float32"] = "auto"
+    quantization: str | None = Field(None, pattern=r"^[a-z0-9_-]{1,40}$")
+    gpu_memory_share: float = Field(0.9, gt=0.1, le=0.98)
+    tensor_parallel: int | None = Field(None, ge=1, le=64)
+    pipeline_parallel: int | None = Field(None, ge=1, le=64)
+    max_context: int | None = Field(None, ge=128)
+    tool_parser: str | None = Field(None, pattern=r"^[a-z0-9_]{1,40}$")
+    lora: dict[str, str] = Field(default_factory=dict)  # name by which clients ask: folder among the model's files
+
+
+class ContainerEngine(Protocol):
+    """An engine that runs as pods on a cluster."""
+
+    @property
+    def name(self) -> str: ...
+
+    def lacks(self, files: Sequence[ModelFile], metadata: ModelMetadata, nodes: Sequence[NodeFacts]) -> str | None:
+        """Why such a model cannot run on such nodes, as one sentence; None if it can."""
+
+    def container_plan(
+        self, model: ModelSource, config: DeployConfig, nodes: Sequence[NodeFacts], tuning: Tuning
+    ) -> ContainerPlan:
+        """A plan for pods; the model's files are below `containers.MODEL`. Raises Unsupported."""
 
 
 class Engine(Protocol):

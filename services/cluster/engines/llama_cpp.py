@@ -5,6 +5,7 @@ import math
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from services.cluster.engines import llama_cpp_server
@@ -53,40 +54,75 @@ class LlamaCpp:
         return None
 
     def plan(self, model: ModelSource, config: DeployConfig, *, cpus: float) -> EnginePlan:
-        main = _choose(model.files)
-        kind = _kind(model.metadata, model.files)
-        replicas = math.ceil(config.concurrent_requests / _MAX_CONCURRENCY)
-        concurrency = math.ceil(config.concurrent_requests / replicas)
-        context = _context(model.metadata, config)
-        threads = max(1, min(_MAX_THREADS, int(cpus / max(2, replicas))))
-        batch = context if kind == "embedding" else _BATCH
+        shape = shape_of(model, config, cpus=cpus)
         arguments = {
-            "model": str(model.directory / main.path),
+            "model": str(model.directory / shape.main.path),
             "name": model.name,
             "host": "127.0.0.1",
             "port": "{port}",
-            "context": str(context * concurrency),
-            "parallel": str(concurrency),
-            "batch": str(batch),
-            "threads": str(threads),
+            "context": str(shape.context * shape.concurrency),
+            "parallel": str(shape.concurrency),
+            "batch": str(shape.batch),
+            "threads": str(shape.threads),
             "api-key-file": "{api_key_file}",
         }
-        projector = _projector(model.files)
-        if kind == "mllm" and projector is not None:
-            arguments["projector"] = str(model.directory / projector.path)
+        if shape.projector is not None:
+            arguments["projector"] = str(model.directory / shape.projector.path)
         argv = [*_program(), *(f"--{name}={value}" for name, value in arguments.items())]
-        if kind == "embedding":
+        if shape.embedding:
             argv.append("--embedding")
         return EnginePlan(
             engine=self.name,
             process=Process(argv=argv, health=Health(path="/health"), stop_grace=10.0),
-            replicas=replicas,
-            concurrency=concurrency,
-            context_tokens=context,
-            memory_bytes=memory_estimate(model.files, model.metadata, context * concurrency, batch),
-            threads=threads,
-            apis=["/v1/embeddings"] if kind == "embedding" else ["/v1/chat/completions", "/v1/completions"],
+            replicas=shape.replicas,
+            concurrency=shape.concurrency,
+            context_tokens=shape.context,
+            memory_bytes=shape.memory_bytes,
+            threads=shape.threads,
+            apis=shape.apis,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What a worker of a model must be, wherever it runs."""
+
+    main: ModelFile
+    projector: ModelFile | None
+    embedding: bool
+    replicas: int
+    concurrency: int
+    context: int  # tokens of one request
+    batch: int  # tokens of a prompt that are computed at once
+    threads: int
+    memory_bytes: int
+    weights_bytes: int
+
+    @property
+    def apis(self) -> list[str]:
+        return ["/v1/embeddings"] if self.embedding else ["/v1/chat/completions", "/v1/completions"]
+
+
+def shape_of(model: ModelSource, config: DeployConfig, *, cpus: float) -> Shape:
+    """Raises Unsupported."""
+    main = _choose(model.files)
+    kind = _kind(model.metadata, model.files)
+    replicas = math.ceil(config.concurrent_requests / _MAX_CONCURRENCY)
+    concurrency = math.ceil(config.concurrent_requests / replicas)
+    context = _context(model.metadata, config)
+    batch = context if kind == "embedding" else _BATCH
+    return Shape(
+        main=main,
+        projector=_projector(model.files) if kind == "mllm" else None,
+        embedding=kind == "embedding",
+        replicas=replicas,
+        concurrency=concurrency,
+        context=context,
+        batch=batch,
+        threads=max(1, min(_MAX_THREADS, int(cpus / max(2, replicas)))),
+        memory_bytes=memory_estimate(model.files, model.metadata, context * concurrency, batch),
+        weights_bytes=sum(file.size for file in model.files if file.path.lower().endswith(".gguf")),
+    )
 
 
 def memory_estimate(files: Sequence[ModelFile], metadata: ModelMetadata, context: int, batch: int) -> int:

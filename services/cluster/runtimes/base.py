@@ -1,16 +1,17 @@
 """The runtime interface: what a cluster is asked to run, and what it says of it.
 
-`engines` make the `Process` of a workload, `local` (and a Kubernetes runtime beside it) run it, the cluster's jobs and
-observers call it. All sizes are in bytes, all durations in seconds, all times in UTC. Intent carries a `generation`:
-a caller with an older one than the runtime has seen is refused.
+`engines` make the `Process` of a workload or its `Container`, `local` runs the one and `kubernetes` the other, the
+cluster's jobs and observers call them. All sizes are in bytes, all durations in seconds, all times in UTC. Intent
+carries a `generation`: a caller with an older one than the runtime has seen is refused.
 """
 
 from collections.abc import AsyncIterator, Callable
 from datetime import datetime
 from typing import Annotated, Literal, Protocol
 
-from pydantic import BaseModel, Field, SecretStr
+from pydantic import BaseModel, Field, SecretStr, model_validator
 
+from services.cluster.runtimes.containers import Autoscale, Container, Delivery, Exposure, SecretName
 from shared.jobs.outcomes import Permanent
 
 EndpointId = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
@@ -26,6 +27,22 @@ Reason = Literal[
     "cannot_start",  # the program could not be started at all
     "stopped",  # stopped as asked
     "lost",  # its supervisor is gone; the next reconcile starts it again
+    # of clusters that run pods
+    "no_image",  # there is no such image
+    "pull_denied",  # the registry does not give the image to the cluster
+    "pull_failed",  # the registry could not be reached, or sent nonsense
+    "unschedulable",  # no node has room, or none is suitable
+    "claim_not_bound",  # its volume is not there
+    "mount_failed",  # a volume, Secret or ConfigMap could not be mounted
+    "not_created",  # the cluster refuses its pod: quota, admission, security
+    "quota_exceeded",
+    "admission_denied",
+    "load_failed",  # the model's files could not be fetched
+    "evicted",  # its node was short of memory or disk
+    "node_lost",  # its node does not answer
+    "deadline",  # the cluster gave up waiting
+    "removed_by_others",  # objects of ours were deleted
+    "changed_by_others",  # objects of ours were edited
 ]
 
 
@@ -106,27 +123,54 @@ class Process(BaseModel):
 
 
 class Workload(BaseModel):
-    """What should run for one endpoint: `replicas` workers of `process`, numbered from 0. Memory and threads are per worker."""
+    """What should run for one endpoint: `replicas` workers, numbered from 0. Memory and threads are per worker.
+
+    A worker is a `process` for a runtime of processes, a `container` for one of pods. The rest is for pods only;
+    `secrets` are the values behind the names in `container`, and `job` is the job that asks for all this.
+    """
 
     endpoint_id: EndpointId
     generation: int = Field(ge=0)
     replicas: int = Field(ge=0, le=256)
-    process: Process
+    process: Process | None = None
     memory_bytes: int = Field(gt=0)
     threads: int = Field(1, ge=1)
     api_key: SecretStr | None = None
+    container: Container | None = None
+    secrets: dict[SecretName, SecretStr] = Field(default_factory=dict)
+    delivery: Delivery | None = None
+    exposure: Exposure | None = None
+    autoscale: Autoscale | None = None
+    job: str | None = Field(None, pattern=r"^[a-z0-9-]{1,63}$")
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> "Workload":
+        if (self.process is None) == (self.container is None):
+            raise ValueError("a workload has either a process or a container")
+        return self
+
+
+Via = Literal[
+    "direct",  # its url answers, with the worker's key as Bearer
+    "ingress",  # the same, with `host` as Host header
+    "api_server",  # its url is a proxy of the cluster's API server, which `KubernetesRuntime.transport` speaks to
+]
 
 
 class WorkerStatus(BaseModel):
     """One worker as it is now. `reason`, `exit_code` and `last_log` tell of its latest end, and stay while it restarts."""
 
-    id: str  # {endpoint_id}-{ordinal}
+    id: str  # {endpoint_id}-{ordinal}, or the pod's name
     ordinal: int
     generation: int
     state: WorkerState
     pid: int | None = None  # of the server
     port: int | None = None
     url: str | None = None
+    via: Via = "direct"
+    host: str | None = None  # the Host header to send, where it is not the URL's
+    node: str | None = None
+    gpus: int = 0
     memory_bytes: int | None = None
     started_at: datetime | None = None
     ready_at: datetime | None = None
@@ -138,13 +182,18 @@ class WorkerStatus(BaseModel):
 
 
 class Observation(BaseModel):
-    """An endpoint as it is now, and the intent (`generation`, `replicas`) that the runtime works towards."""
+    """An endpoint as it is now, and the intent (`generation`, `replicas`) that the runtime works towards.
+
+    `reason` and `message` tell why there are no workers, or what others have changed; a worker's own are with it.
+    """
 
     endpoint_id: str
     generation: int
     replicas: int
     workers: list[WorkerStatus]
     observed_at: datetime
+    reason: Reason | None = None
+    message: str | None = None
 
     @property
     def ready(self) -> list[WorkerStatus]:

@@ -9,10 +9,11 @@ address), take proxies and .netrc from the environment, keep cookies, read answe
 Beside it: `faults` (the errors), `permissions` and `inspect` (what is asked).
 """
 
+import contextlib
 import json
 import ssl
 import tempfile
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace, TracebackType
@@ -23,6 +24,7 @@ import aiohttp
 from aiohttp.abc import ResolveResult
 from kubernetes.aio.client import ApiClient, Configuration
 from kubernetes.aio.client.rest import RESTClientObject, RESTResponse
+from yarl import URL
 
 from services.cluster.runtimes.kubernetes import faults
 from shared.contracts.clusters import ServerVersion
@@ -46,6 +48,7 @@ class Limits:
     max_answer: int = 64 * 1024 * 1024
     page: int = 250
     max_items: int = 20_000
+    connections: int = 32
 
     def timeout(self) -> aiohttp.ClientTimeout:
         return aiohttp.ClientTimeout(
@@ -57,7 +60,7 @@ class KubernetesClient:
     """`async with KubernetesClient(kubeconfig) as cluster:`. Raises `Permanent` and `Retry` with codes `cluster_…`.
 
     `api` is the official ApiClient for the typed interfaces (`CoreV1Api(cluster.api)`); its requests have the same
-    limits, but raise the official client's exceptions.
+    limits, but raise the official client's exceptions. Beside it: `objects` and `stream` for what one namespace holds.
     """
 
     def __init__(
@@ -78,6 +81,11 @@ class KubernetesClient:
 
     async def close(self) -> None:
         await self.api.rest_client.close()
+
+    @property
+    def url(self) -> str:
+        """The root of the API server's own URLs."""
+        return str(self.api.configuration.host).rstrip("/")
 
     def __repr__(self) -> str:
         return f"KubernetesClient({self.server!r})"
@@ -116,17 +124,56 @@ class KubernetesClient:
         self, method: str, path: str, *, query: Sequence[tuple[str, str]] = (), body: dict[str, Any] | None = None
     ) -> dict[str, Any]:
         """One JSON request under the server's root; the answer is a JSON object."""
-        try:
-            parameters = await self.api.param_serialize(
-                method,
-                path,
-                query_params=list(query),
-                header_params={"Accept": "application/json"},
-                body=body,
-                auth_settings=["BearerToken"],
-            )
-            response = await self.api.call_api(*parameters)
+        with self.network_faults():
+            response = await self.open(method, path, query=query, body=body)
             data: bytes = await response.read()  # type: ignore[no-untyped-call]  # of the official client
+        return self._answer(response, data)
+
+    async def open(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Sequence[tuple[str, str]] = (),
+        body: Any = None,
+        headers: Mapping[str, str] | None = None,
+        timeout: aiohttp.ClientTimeout | None = None,
+    ) -> RESTResponse:
+        """One request, answered as far as its headers, whatever the status; for `api` and `stream`.
+
+        Its exceptions, and those of reading on, are aiohttp's: put both into `network_faults`.
+        """
+        sent = {"Accept": "application/json", **(headers or {})}
+        parameters = await self.api.param_serialize(
+            method, path, query_params=list(query), header_params=sent, body=body, auth_settings=["BearerToken"]
+        )
+        return await self.api.call_api(*parameters, _request_timeout=timeout)
+
+    async def forward(
+        self, method: str, target: str, *, headers: Mapping[str, str], body: bytes, timeout: aiohttp.ClientTimeout
+    ) -> aiohttp.ClientResponse:
+        """A request as it is, for a proxy of the API server: `target` is a path with its query. As `open` otherwise."""
+        rest = self.api.rest_client
+        rest.pool_manager = rest.pool_manager or rest._create_pool_manager()
+        configuration = self.api.configuration
+        sent = {**headers, "User-Agent": USER_AGENT}
+        if "BearerToken" in configuration.api_key:
+            sent["Authorization"] = configuration.api_key["BearerToken"]
+        answer: aiohttp.ClientResponse = await rest.pool_manager.request(
+            method,
+            URL(configuration.host + target, encoded=True),
+            headers=sent,
+            data=body,
+            timeout=timeout,
+            server_hostname=configuration.tls_server_name,
+        )
+        return answer
+
+    @contextlib.contextmanager
+    def network_faults(self) -> Iterator[None]:
+        """Turns exceptions of aiohttp into Permanent and Retry."""
+        try:
+            yield
         except StepError:
             raise
         except Exception as error:
@@ -134,7 +181,6 @@ class KubernetesClient:
             if fault is None:
                 raise
             raise fault from None  # aiohttp's errors show the request, headers included
-        return self._answer(response, data)
 
     def _answer(self, response: RESTResponse, data: bytes) -> dict[str, Any]:
         try:
@@ -224,7 +270,7 @@ class _Rest(RESTClientObject):
 
     def _create_connector(self) -> aiohttp.TCPConnector:
         resolver = _Resolver(self._server, self._addresses)
-        return aiohttp.TCPConnector(ssl=self.ssl_context, resolver=resolver, limit=32)
+        return aiohttp.TCPConnector(ssl=self.ssl_context, resolver=resolver, limit=self._limits.connections)
 
     def _create_pool_manager(self) -> aiohttp.ClientSession:
         tracing = aiohttp.TraceConfig()

@@ -63,3 +63,8 @@ def _memory(resource: str, vendor: str, labels: Mapping[str, str]) -> int | None
 def _binary(text: str | None) -> str | None:
     """`64G` as AMD's labeller writes it means GiB."""
     return f"{text}i" if text and text[-1] in "MGT" else text
+
+
+def product_labels(resource: str) -> tuple[str, ...]:
+    """The labels of nodes that may name the product behind a GPU resource."""
+    return _PRODUCTS.get(resource.partition("/")[0], ())

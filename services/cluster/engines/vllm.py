@@ -1,0 +1,253 @@
+"""vLLM on a cluster: models in the Hugging Face layout on GPUs of one node, over several of them where one is too small.
+
+The plan finds the fewest GPUs that hold weights, KV cache and buffers. Code of the model's repository never runs
+(`--trust-remote-code` is never given) and nothing is downloaded: the files are where the loader put them.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from services.cluster.engines import vllm_key
+from services.cluster.engines.base import ContainerPlan, DeployConfig, ModelSource, Tuning, Unsupported
+from services.cluster.engines.images import Images
+from services.cluster.runtimes.containers import API_KEY, FILES, MODEL, Container, GpuRequest, Probes, Resources
+from shared.contracts.clusters import NodeFacts, NodeGpu
+from shared.contracts.models import ModelFile, ModelMetadata
+
+PORT = 8000
+GIB = 1024**3
+_MODALITIES = {"llm", "mllm", "embedding"}
+_WEIGHTS = (".safetensors", ".bin", ".pt")
+_MAX_CONCURRENCY = 256  # of one worker
+_MIN_CONTEXT = 2048
+_HEADROOM = 2.0  # requests may be longer than the average
+_BUFFERS = 2 * GIB  # of each GPU: activations, graphs, the runtime itself
+_UNKNOWN_KV_BYTES = 160 * 1024  # per token
+_SHARED_MEMORY = 4 * GIB  # through which the processes of several GPUs speak
+_SLOWEST_READ = 100 * 1024**2  # bytes per second in which weights are loaded, at worst
+_LEAST_START = 900.0  # graphs are compiled at the first start
+_UNKNOWN_GPU = 16 * GIB
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """GPUs of one node that hold a worker."""
+
+    gpu: NodeGpu
+    node: NodeFacts
+    tensor: int
+    pipeline: int
+
+    @property
+    def count(self) -> int:
+        return self.tensor * self.pipeline
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """Bytes of all GPUs of a worker together, but `buffers` of each."""
+
+    weights: int
+    kv: int
+    heads: int | None
+    layers: int | None
+
+    def per_gpu(self, count: int) -> int:
+        return math.ceil((self.weights + self.kv) / count) + _BUFFERS
+
+
+class Vllm:
+    name = "vllm"
+
+    def __init__(self, images: Images) -> None:
+        self._images = images
+
+    def lacks(self, files: Sequence[ModelFile], metadata: ModelMetadata, nodes: Sequence[NodeFacts]) -> str | None:
+        names = {file.path.rpartition("/")[2] for file in files}
+        if "config.json" not in names or not any(name.endswith(_WEIGHTS) for name in names):
+            return "vLLM runs models in the Hugging Face layout: config.json, and weights as safetensors."
+        modality = set(metadata.modality)
+        if modality and not modality & _MODALITIES:
+            return f"vLLM does not serve {', '.join(sorted(modality))} models here."
+        if not any(node.gpus for node in _usable(nodes)):
+            return "vLLM needs a GPU, and no node of the cluster has one that is free for pods."
+        return None
+
+    def container_plan(
+        self, model: ModelSource, config: DeployConfig, nodes: Sequence[NodeFacts], tuning: Tuning
+    ) -> ContainerPlan:
+        refusal = self.lacks(model.files, model.metadata, nodes)
+        if refusal is not None:
+            raise Unsupported(refusal)
+        context = _context(model.metadata, config, tuning)
+        replicas = math.ceil(config.concurrent_requests / _MAX_CONCURRENCY)
+        concurrency = math.ceil(config.concurrent_requests / replicas)
+        demand = _demand(model, config, context, concurrency)
+        fit = _fit(demand, nodes, tuning)
+        memory = _host_memory(demand, fit)
+        embedding = "embedding" in model.metadata.modality and not {"llm", "mllm"} & set(model.metadata.modality)
+        return ContainerPlan(
+            engine=self.name,
+            container=Container(
+                image=self._images.vllm,
+                command=["vllm", "serve", MODEL],
+                args=_arguments(model, tuning, fit, context, concurrency),
+                environment=_environment(),
+                secret_environment={"VLLM_API_KEY": API_KEY},
+                files={"vllm_key.py": Path(vllm_key.__file__).read_text()},
+                port=PORT,
+                probes=Probes(
+                    ready_path="/health",
+                    start_seconds=max(_LEAST_START, demand.weights / _SLOWEST_READ),
+                    interval=10.0,
+                    timeout=10.0,
+                ),
+                resources=Resources(
+                    cpu_millis=2000 * fit.count,
+                    memory_bytes=memory,
+                    gpus=GpuRequest(
+                        resource=fit.gpu.resource,
+                        count=fit.count,
+                        products=_products(demand, nodes, fit, tuning),
+                    ),
+                ),
+                shared_memory_bytes=_SHARED_MEMORY if fit.count > 1 else GIB,
+                scratch_bytes=20 * GIB,
+                stop_grace=120.0,
+            ),
+            replicas=replicas,
+            concurrency=concurrency,
+            context_tokens=context,
+            memory_bytes=memory,
+            threads=2 * fit.count,
+            apis=["/v1/embeddings"] if embedding else ["/v1/chat/completions", "/v1/completions"],
+        )
+
+
+def _arguments(model: ModelSource, tuning: Tuning, fit: Fit, context: int, concurrency: int) -> list[str]:
+    arguments = {
+        "served-model-name": model.name,
+        "host": "0.0.0.0",  # noqa: S104 (the pod's own addresses)
+        "port": str(PORT),
+        "dtype": tuning.dtype,
+        "max-model-len": str(context),
+        "max-num-seqs": str(concurrency),
+        "gpu-memory-utilization": f"{tuning.gpu_memory_share:g}",
+        "tensor-parallel-size": str(fit.tensor),
+        "pipeline-parallel-size": str(fit.pipeline),
+        "middleware": "vllm_key.KeyHeader",
+    }
+    if tuning.quantization is not None:
+        arguments["quantization"] = tuning.quantization
+    if tuning.tool_parser is not None:
+        arguments["tool-call-parser"] = tuning.tool_parser
+    made = [f"--{name}={value}" for name, value in arguments.items()]
+    if tuning.tool_parser is not None:
+        made.append("--enable-auto-tool-choice")
+    if tuning.lora:
+        _check_adapters(model, tuning)
+        made += ["--enable-lora", f"--max-loras={len(tuning.lora)}", "--lora-modules"]
+        made += [f"{name}={MODEL}/{folder.strip('/')}" for name, folder in sorted(tuning.lora.items())]
+    return made
+
+
+def _environment() -> dict[str, str]:
+    cache = "/tmp/cache"  # noqa: S108 (the pod's own)
+    return {
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+        "VLLM_CACHE_ROOT": cache,
+        "XDG_CACHE_HOME": cache,
+        "TRITON_CACHE_DIR": f"{cache}/triton",
+        "TORCHINDUCTOR_CACHE_DIR": f"{cache}/inductor",
+        "PYTHONPATH": FILES,
+        "USER": "stepway",  # torch asks for the user's name, and the image knows no such user
+    }
+
+
+def _check_adapters(model: ModelSource, tuning: Tuning) -> None:
+    for name, folder in tuning.lora.items():
+        wanted = f"{folder.strip('/')}/adapter_config.json"
+        if "=" in name or not any(file.path == wanted for file in model.files):
+            raise Unsupported(f"The model's files have no LoRA adapter {folder} (it would hold adapter_config.json).")
+
+
+def _context(metadata: ModelMetadata, config: DeployConfig, tuning: Tuning) -> int:
+    wanted = max(_MIN_CONTEXT, math.ceil(_HEADROOM * (config.avg_context_length + config.avg_sequence_length)))
+    limits = [limit for limit in (metadata.context_length, tuning.max_context) if limit is not None]
+    return min([wanted, *limits])
+
+
+def _demand(model: ModelSource, config: DeployConfig, context: int, concurrency: int) -> Demand:
+    metadata = model.metadata
+    files = sum(file.size for file in model.files if file.path.endswith(_WEIGHTS))
+    tokens = max(context, concurrency * (config.avg_context_length + config.avg_sequence_length))
+    return Demand(
+        weights=max(metadata.weights_bytes or 0, files),
+        kv=tokens * (metadata.kv_bytes_per_token or _UNKNOWN_KV_BYTES),
+        heads=metadata.attention_heads,
+        layers=metadata.layers,
+    )
+
+
+def _fit(demand: Demand, nodes: Sequence[NodeFacts], tuning: Tuning) -> Fit:
+    """The fewest GPUs of one node that hold a worker; of as many, the smaller ones."""
+    found = [fit for node in _usable(nodes) for gpu in node.gpus if (fit := _on(demand, node, gpu, tuning)) is not None]
+    if not found:
+        largest = max((gpu for node in _usable(nodes) for gpu in node.gpus), key=lambda gpu: gpu.count * _memory(gpu))
+        needed = math.ceil((demand.weights + demand.kv) / GIB)
+        raise Unsupported(
+            f"The model needs {needed} GiB of GPU memory for weights and cache, and the largest node has "
+            f"{largest.count} × {_memory(largest) // GIB} GiB."
+        )
+    return min(found, key=lambda fit: (fit.count, _memory(fit.gpu), fit.node.name))
+
+
+def _on(demand: Demand, node: NodeFacts, gpu: NodeGpu, tuning: Tuning) -> Fit | None:
+    room = int(_memory(gpu) * tuning.gpu_memory_share)
+    for tensor, pipeline in _splits(demand, gpu.count, tuning):
+        if demand.per_gpu(tensor * pipeline) <= room:
+            return Fit(gpu, node, tensor, pipeline)
+    return None
+
+
+def _splits(demand: Demand, gpus: int, tuning: Tuning) -> list[tuple[int, int]]:
+    """(tensor, pipeline), the fewest GPUs first, and tensor parallelism before pipelines. Heads are split evenly."""
+    tensors = [tuning.tensor_parallel] if tuning.tensor_parallel else [2**power for power in range(7)]
+    pipelines = [tuning.pipeline_parallel] if tuning.pipeline_parallel else range(1, 9)
+    found = [
+        (tensor, pipeline)
+        for tensor in tensors
+        for pipeline in pipelines
+        if tensor * pipeline <= gpus
+        and (demand.heads is None or demand.heads % tensor == 0)
+        and (demand.layers is None or pipeline <= demand.layers)
+    ]
+    return sorted(found, key=lambda split: (split[0] * split[1], split[1]))
+
+
+def _products(demand: Demand, nodes: Sequence[NodeFacts], fit: Fit, tuning: Tuning) -> list[str]:
+    """Every product on which the very same plan fits; none where nodes do not say what they have."""
+    room = demand.per_gpu(fit.count)
+    known = [gpu for node in _usable(nodes) for gpu in node.gpus if gpu.resource == fit.gpu.resource]
+    if any(gpu.product is None for gpu in known):
+        return []
+    good = {gpu.product for gpu in known if int(_memory(gpu) * tuning.gpu_memory_share) >= room}
+    return sorted(product for product in good if product is not None)
+
+
+def _host_memory(demand: Demand, fit: Fit) -> int:
+    """Of the node: a process per GPU, and weights on their way."""
+    return 4 * GIB * (fit.count + 1) + min(demand.weights // fit.count, 32 * GIB) + _SHARED_MEMORY
+
+
+def _memory(gpu: NodeGpu) -> int:
+    return gpu.memory or _UNKNOWN_GPU
+
+
+def _usable(nodes: Sequence[NodeFacts]) -> list[NodeFacts]:
+    return [node for node in nodes if node.ready and node.schedulable]

@@ -1,0 +1,196 @@
+"""What an apply would make, before anybody makes it: tried by the cluster itself, weighed against quota and nodes."""
+
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+from services.cluster.runtimes.containers import GpuRequest
+from services.cluster.runtimes.kubernetes import inspect, names
+from services.cluster.runtimes.kubernetes.manifests import Builder
+from services.cluster.runtimes.kubernetes.objects import Conflict, Json, Objects
+from services.cluster.runtimes.kubernetes.pods import cpu
+from services.cluster.runtimes.kubernetes.quantities import thousandths
+from shared.contracts.clusters import NodeFacts
+from shared.jobs.outcomes import Permanent
+
+_HIDDEN = "(hidden)"
+
+
+class Needs(BaseModel):
+    """Of all workers together, in the units of Kubernetes: CPU in thousandths, memory and storage in bytes."""
+
+    pods: int
+    cpu_millis: int
+    memory_bytes: int
+    gpus: int = 0
+    gpu_resource: str | None = None
+    storage_bytes: int = 0
+    node_disk_bytes: int = 0
+
+
+class QuotaRoom(BaseModel):
+    """One line of a ResourceQuota of the namespace, with what this would add, as Kubernetes writes amounts."""
+
+    quota: str
+    resource: str
+    limit: str
+    used: str
+    needed: str
+    fits: bool
+
+
+class Preview(BaseModel):
+    """`problems` are sentences; without any, the cluster takes all of it and, as far as we may see, has room.
+
+    `places` is how many workers the nodes could hold beside what is ours; pods of other namespaces are not visible to
+    us, so it is an upper bound. The manifests are complete but for the values of Secrets.
+    """
+
+    manifests: list[dict[str, Any]]
+    needs: Needs
+    quotas: list[QuotaRoom] = Field(default_factory=list)
+    places: int = 0
+    problems: list[str] = Field(default_factory=list)
+
+    @property
+    def fits(self) -> bool:
+        return not self.problems
+
+
+async def preview(objects: Objects, builder: Builder) -> Preview:
+    """Raises Retry when the cluster cannot be asked; what it refuses is among the problems."""
+    wanted = [builder.secret(), *builder.all()]
+    if builder.workload.delivery is not None and builder.workload.delivery.claim is not None:
+        wanted.append(builder.loader())
+    problems = []
+    for manifest in wanted:
+        try:
+            await objects.apply(manifest, dry_run=True)
+        except Permanent as refusal:
+            problems.append(f"{manifest['kind']} {manifest['metadata']['name']}: {refusal.message}")
+        except Conflict:
+            problems.append(f"{manifest['kind']} {manifest['metadata']['name']}: it is being changed by another.")
+    needs = _needs(builder)
+    quotas = await _quotas(objects, needs)
+    problems += [
+        f"The quota {one.quota} allows {one.limit} of {one.resource}; {one.used} is used and {one.needed} is needed."
+        for one in quotas
+        if not one.fits
+    ]
+    places = await _places(objects, builder)
+    if places < builder.workload.replicas:
+        problems.append(_no_room(places, builder))
+    return Preview(
+        manifests=[_shown(one) for one in wanted], needs=needs, quotas=quotas, places=places, problems=problems
+    )
+
+
+def _needs(builder: Builder) -> Needs:
+    workload, resources = builder.workload, builder.container.resources
+    count, delivery = workload.replicas, workload.delivery
+    return Needs(
+        pods=count,
+        cpu_millis=count * resources.cpu_millis,
+        memory_bytes=count * resources.memory_bytes,
+        gpus=count * resources.gpus.count if resources.gpus else 0,
+        gpu_resource=resources.gpus.resource if resources.gpus else None,
+        storage_bytes=delivery.claim.size_bytes if delivery and delivery.claim else 0,
+        node_disk_bytes=count * delivery.size if delivery and delivery.mode == "fetch" else 0,
+    )
+
+
+async def _quotas(objects: Objects, needs: Needs) -> list[QuotaRoom]:
+    needed = {
+        "pods": str(needs.pods),
+        "count/pods": str(needs.pods),
+        "requests.cpu": cpu(needs.cpu_millis),
+        "cpu": cpu(needs.cpu_millis),
+        "requests.memory": str(needs.memory_bytes),
+        "memory": str(needs.memory_bytes),
+        "limits.memory": str(needs.memory_bytes),
+        "requests.storage": str(needs.storage_bytes),
+        "persistentvolumeclaims": "1" if needs.storage_bytes else "0",
+        "count/deployments.apps": "1",
+        "services": "1",
+    }
+    if needs.gpu_resource:
+        needed[f"requests.{needs.gpu_resource}"] = str(needs.gpus)
+    rooms = []
+    for quota in (await objects.list("ResourceQuota")).items:
+        status = quota.get("status") or {}
+        hard, used = status.get("hard") or (quota.get("spec") or {}).get("hard") or {}, status.get("used") or {}
+        for resource, amount in needed.items():
+            if resource in hard:
+                limit, taken = str(hard[resource]), str(used.get(resource, "0"))
+                fits = thousandths(taken) + thousandths(amount) <= thousandths(limit)
+                rooms.append(
+                    QuotaRoom(
+                        quota=quota["metadata"]["name"],
+                        resource=resource,
+                        limit=limit,
+                        used=taken,
+                        needed=amount,
+                        fits=fits,
+                    )
+                )
+    return rooms
+
+
+async def _places(objects: Objects, builder: Builder) -> int:
+    """How many more workers fit, by what nodes have and pods of ours in the namespace have asked for."""
+    nodes = await inspect.nodes(objects.client)
+    pods = (await objects.list("Pod")).items
+    this = names.base(builder.workload.endpoint_id)
+    taken: dict[str, list[Json]] = {}
+    for pod in pods:
+        node = (pod.get("spec") or {}).get("nodeName")
+        if node and not pod["metadata"]["name"].startswith(f"{this}-"):
+            taken.setdefault(node, []).append(pod)
+    return sum(_on_node(node, taken.get(node.name, []), builder) for node in nodes)
+
+
+def _on_node(node: NodeFacts, taken: list[Json], builder: Builder) -> int:
+    resources = builder.container.resources
+    if not node.ready or not node.schedulable or node.os not in (None, "linux") or _is_reserved(node, resources.gpus):
+        return 0
+    rooms = [
+        (node.cpu_millis_allocatable - _asked(taken, "cpu")) // resources.cpu_millis,
+        (node.memory_allocatable - _asked(taken, "memory") // 1000) // resources.memory_bytes,
+        node.pods_allocatable - len(taken),
+    ]
+    if resources.gpus is not None:
+        wanted = resources.gpus
+        kinds = [gpu for gpu in node.gpus if gpu.resource == wanted.resource]
+        kinds = [gpu for gpu in kinds if not wanted.products or gpu.product in wanted.products]
+        free = sum(gpu.count for gpu in kinds) - _asked(taken, wanted.resource) // 1000
+        rooms.append(free // wanted.count)
+    return max(0, min(rooms))
+
+
+def _is_reserved(node: NodeFacts, gpus: GpuRequest | None) -> bool:
+    vendor = gpus.resource.partition("/")[0] if gpus else ""
+    hard = [taint for taint in node.taints if taint.effect in ("NoSchedule", "NoExecute")]
+    return any(not vendor or taint.key.partition("/")[0] != vendor for taint in hard)
+
+
+def _asked(pods: list[Json], resource: str) -> int:
+    """Thousandths of what these pods' containers ask for."""
+    return sum(
+        thousandths(((one.get("resources") or {}).get("requests") or {}).get(resource))
+        for pod in pods
+        if (pod.get("status") or {}).get("phase") not in ("Succeeded", "Failed")
+        for one in pod["spec"].get("containers") or ()
+    )
+
+
+def _no_room(places: int, builder: Builder) -> str:
+    resources = builder.container.resources
+    gpu = f" and {resources.gpus.count} × {resources.gpus.resource}" if resources.gpus else ""
+    each = f"{resources.cpu_millis / 1000:g} CPUs, {resources.memory_bytes >> 20} MiB of memory{gpu}"
+    return f"The nodes have room for {places} of {builder.workload.replicas} workers, each with {each}."
+
+
+def _shown(manifest: Json) -> Json:
+    if manifest["kind"] != "Secret":
+        return manifest
+    return {**manifest, "data": dict.fromkeys(manifest["data"], _HIDDEN)}
