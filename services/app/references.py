@@ -15,7 +15,7 @@ from services.app.identity.caller import Caller
 from shared.errors import Fault
 
 _NONE = "NULL::uuid"
-_KINDS = {
+KINDS = {
     "provider": f"SELECT id, name, icon, {_NONE} AS project_id, {_NONE} AS owner_id FROM platform.provider",
     "cloud_model": f"""SELECT c.id, c.name, p.icon, {_NONE} AS project_id, {_NONE} AS owner_id
                          FROM platform.cloud_model c JOIN platform.provider p ON p.id = c.provider_id""",
@@ -60,7 +60,7 @@ async def find(session: AsyncSession, wanted: Wanted) -> dict[tuple[str, UUID], 
     if not by_kind:
         return {}
     parts = [
-        f"SELECT '{kind}' AS kind, q.* FROM ({_KINDS[kind]}) q WHERE q.id = ANY(:{kind})" for kind in sorted(by_kind)
+        f"SELECT '{kind}' AS kind, q.* FROM ({KINDS[kind]}) q WHERE q.id = ANY(:{kind})" for kind in sorted(by_kind)
     ]
     rows = await session.execute(text(" UNION ALL ".join(parts)), by_kind)
     found = [Reference(row.kind, row.id, row.name, row.icon, row.project_id, row.owner_id) for row in rows]

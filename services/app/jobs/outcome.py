@@ -21,7 +21,7 @@ log = structlog.get_logger(__name__)
 
 
 class Outcome:
-    """The hook of one kind of job: first the resource's, then the workflow's."""
+    """The hook of one kind of job: at its end first the resource's, whose row the workflow's result is made of."""
 
     def __init__(self, ledger: Ledger, resource: Hook, workflow: Hook) -> None:
         self._ledger = ledger
@@ -31,7 +31,7 @@ class Outcome:
         if job["state"] in ("running", "waiting"):
             return  # means nothing to anyone, and comes often
         if job["state"] not in FINAL:
-            for hook in self._hooks:
+            for hook in reversed(self._hooks):  # whether the workflow allows it comes before what it would do
                 await hook(session, job, spec)
         elif job["state"] == "succeeded":
             await self._succeeded(session, job, spec)

@@ -26,9 +26,6 @@ class StepModel(BaseModel):
     model_config = {"extra": "forbid", "str_strip_whitespace": True}
 
 
-StepClass = type[StepModel]
-
-
 @dataclass(frozen=True, slots=True)
 class Option:
     """Where a screen finds the choices of a field: `href` is an RFC 6570 template over the draft's fields and `workflow_id`."""
@@ -138,9 +135,6 @@ class Wizard:
         raise NotImplementedError
 
     # ---- derived
-
-    def field_model(self, name: str) -> "StepClass | None":
-        return next((s.model for s in self.steps if s.model is not None and name in s.model.model_fields), None)
 
     def step_of(self, param: str | None, variant: Variant | None = None) -> int | None:
         """The number of the step that a field, or a path below it, belongs to; by default in the longest variant."""

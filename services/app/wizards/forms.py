@@ -25,7 +25,7 @@ SERVER_FIELDS = frozenset(
      "workflow_steps", "field_steps", "job", "result", "links", "revision", "created_at", "updated_at"}
 )  # fmt: skip
 INTEGER = re.compile(r"-?[0-9]{1,9}", re.ASCII)
-TRUE, FALSE = frozenset({"true", "1"}), frozenset({"false", "0"})
+SPELLED = {"true": True, "1": True, "false": False, "0": False}
 
 
 class Control(BaseModel):
@@ -107,23 +107,32 @@ def typed(wizard: Wizard, form: Form) -> Form:
 def _typed(wizard: Wizard, name: str, text: str | None) -> Any:
     if not text:
         return None
-    if name in ("workflow_total_steps", "step_number"):
-        return int(text) if INTEGER.fullmatch(text) else text
-    if name == "trigger_workflow" or _is_flag(wizard, name):
-        return True if text.lower() in TRUE else False if text.lower() in FALSE else text
+    kinds = _kinds(wizard).get(name, frozenset())
+    if "boolean" in kinds and text.lower() in SPELLED:
+        return SPELLED[text.lower()]
+    if "integer" in kinds and INTEGER.fullmatch(text):
+        return int(text)
     return text
 
 
-def _is_flag(wizard: Wizard, name: str) -> bool:
-    model = wizard.field_model(name)
-    return model is not None and model.model_fields[name].annotation in (bool, bool | None)
+@cache
+def _kinds(wizard: Wizard) -> dict[str, frozenset[str]]:
+    """The JSON types that each field may have."""
+    found: dict[str, frozenset[str]] = {}
+    for model in (Control, patch_model(wizard)):
+        for name, schema in model.model_json_schema().get("properties", {}).items():
+            found[name] = frozenset(str(one.get("type")) for one in schema.get("anyOf", [schema]))
+    return found
 
 
 def _validate(model: type[BaseModel], values: dict[str, Any], faults: list[Fault]) -> Any:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        faults.extend(faults_of(error))
+        by_field: dict[str | None, Fault] = {}
+        for fault in faults_of(error):  # a union has a fault for each of its branches; the first one says enough
+            by_field.setdefault(fault.param, fault)
+        faults.extend(by_field.values())
         return None
 
 
