@@ -95,6 +95,10 @@ class Server:
     def fail(self, fault: Fault) -> None:
         self._faults.append(fault)
 
+    def calm(self) -> None:
+        """No more faults."""
+        self._faults.clear()
+
     def asked(self, ending: str, method: str | None = None) -> list[Seen]:
         """Requests whose path without the query ends so."""
         return [

@@ -1,10 +1,15 @@
 """What several tests of the contract make first, by the API itself."""
 
+import contextlib
+import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 from tests.contract.running import Client, Json, smollm2
+from tests.hub import Hub
+from tests.serving import Fault
 
 DISK, HUB, SCAN = "/models/local-model-workflow", "/models/local-model-workflow", "/models/security-scan"
 CLOUD, DEPLOY, CLUSTER, ADD = (
@@ -88,3 +93,45 @@ async def credential(client: Client, type_: str = "huggingface", **fields: Any) 
     values = {"huggingface": {"token": HUB_TOKEN}}.get(type_, {"api_key": "sk-" + "b" * 40})
     body = {"name": unique("credential"), "type": type_, "fields": values, **fields}
     return str((await client.post("/credentials", body, 201))["id"])
+
+
+# ---- a hub's model: its import can be held, and can fail until the repository is there
+
+
+def safetensors() -> bytes:
+    header = json.dumps({"w": {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]}}).encode()
+    return len(header).to_bytes(8, "little") + header + bytes(16)
+
+
+def publish(hub: Hub, name: str | None = None) -> str:
+    """A small repository on the hub; its name."""
+    name = name or f"people/model-{uuid4().hex[:10]}"
+    config = json.dumps({"architectures": ["LlamaForCausalLM"], "model_type": "llama", "max_position_embeddings": 2048})
+    hub.add(name, {"config.json": config.encode(), "model.safetensors": safetensors()})
+    return name
+
+
+async def import_hub(client: Client, uri: str, **fields: Any) -> Json:
+    """The answer to the trigger of an import from the hub."""
+    values = {"modality": "llm", "provider_type": "hugging_face", "name": unique("hub"), "uri": uri, **fields}
+    return await begin(client, HUB, trigger_workflow=True, **values)
+
+
+async def failed_import(client: Client) -> tuple[Json, str]:
+    """A workflow that has failed, and the repository that it misses."""
+    name = f"people/missing-{uuid4().hex[:10]}"
+    workflow = await client.ended(await import_hub(client, name))
+    assert workflow["status"] == "failed", workflow
+    return workflow, name
+
+
+@contextlib.contextmanager
+def held(hub: Hub) -> Iterator[None]:
+    """Imports from the hub do not end while this lasts."""
+    hub.resume.clear()
+    hub.fail(Fault("config.json", times=1000, pause_after=1, method="GET"))
+    try:
+        yield
+    finally:
+        hub.calm()
+        hub.resume.set()

@@ -87,9 +87,10 @@ async def test_a_cloud_model_entered_by_hand(client: Client) -> None:
 
 
 async def test_a_local_model_from_the_hub(client: Client, hub: Hub) -> None:
-    weights = _safetensors()
     config = json.dumps({"architectures": ["Phi3ForCausalLM"], "model_type": "phi3", "max_position_embeddings": 131072})
-    hub.add("microsoft/Phi-3.5-mini-instruct", {"config.json": config.encode(), "model.safetensors": weights})
+    hub.add(
+        "microsoft/Phi-3.5-mini-instruct", {"config.json": config.encode(), "model.safetensors": actors.safetensors()}
+    )
     credential = await actors.credential(client)
     hub.tokens.add(actors.HUB_TOKEN)
     answers = await replay(client, actors.HUB, LOCAL, proprietary_credential_id=credential)
@@ -206,11 +207,6 @@ async def test_the_cluster_form_in_one_shot(client: Client, quoted: bool) -> Non
 
 async def _template(client: Client) -> str:
     return str((await client.get("/templates"))["data"][0]["id"])
-
-
-def _safetensors() -> bytes:
-    header = json.dumps({"w": {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]}}).encode()
-    return len(header).to_bytes(8, "little") + header + bytes(16)
 
 
 def test_the_stepway_of_these_tests_is_whole(stepway: Stepway) -> None:
