@@ -12,11 +12,13 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from shared.db.engine import Database
 from shared.jobs.ledger import Ledger
 from shared.jobs.stored import json_text
 
+POSTPONED = 10.0  # seconds, for a job whose start met a fault
 OVERDUE = "The job took longer than it may."
 
 
@@ -77,16 +79,17 @@ def machine_identity() -> str:
 _TAKE = text("""
     WITH free AS (
         SELECT picked.id
-          FROM unnest(CAST(:kinds AS text[]), CAST(:versions AS text[]), CAST(:slots AS int[])) AS k(kind, versions, slots)
+          FROM unnest(CAST(:kinds AS text[]), CAST(:versions AS text[])) AS k(kind, versions)
          CROSS JOIN LATERAL (
             SELECT id FROM jobs.job
              WHERE kind = k.kind AND version = ANY(CAST(k.versions AS int[])) AND worker IS NULL
                AND run_at <= clock_timestamp() AND state IN ('pending', 'running', 'waiting', 'cancelling')
-             ORDER BY run_at LIMIT k.slots FOR UPDATE SKIP LOCKED) picked)
+             ORDER BY run_at LIMIT 1 FOR UPDATE SKIP LOCKED) picked
+         LIMIT 1)
     UPDATE jobs.job job
        SET worker = :process, fence = job.fence + 1, started_at = coalesce(job.started_at, clock_timestamp())
       FROM free WHERE job.id = free.id
-    RETURNING job.id, job.kind, job.version, job.fence, job.attempt, job.state, job.phase, job.input, job.error, job.topic,
+    RETURNING job.id, job.kind, job.version, job.fence, job.attempt, job.state, job.phase, job.input, job.error,
               extract(epoch FROM job.deadline - clock_timestamp()) AS seconds_left
 """)
 
@@ -110,10 +113,14 @@ _RELEASE = text("""
 
 _OVERDUE = text("""
     SELECT id FROM jobs.job
-     WHERE worker IS NULL AND state = 'pending' AND deadline < clock_timestamp() LIMIT 100 FOR UPDATE SKIP LOCKED
+     WHERE worker IS NULL AND state = 'pending' AND deadline < clock_timestamp() LIMIT 1 FOR UPDATE SKIP LOCKED
 """)
 
-_STEPS = text("SELECT job_id, key, state, attempt, tries, result, error FROM jobs.step WHERE job_id = ANY(:ids)")
+_POSTPONE = text("""
+    UPDATE jobs.job SET run_at = clock_timestamp() + make_interval(secs => :delay) WHERE id = :id AND worker IS NULL
+""")
+
+_STEPS = text("SELECT key, state, attempt, tries, result, error FROM jobs.step WHERE job_id = :id")
 
 
 class Claims:
@@ -144,32 +151,42 @@ class Claims:
             )  # fmt: skip
         await self.reap()
 
-    async def take(self, slots: dict[str, tuple[list[int], int]]) -> list[Claim]:
-        """Claim what may run now; `slots` is `{kind: (versions that this process knows, free slots)}`."""
-        wanted = [(kind, f"{{{','.join(map(str, known))}}}", free) for kind, (known, free) in slots.items() if free > 0]
+    async def take(self, slots: dict[str, tuple[list[int], int]]) -> Claim | None:
+        """Claim one job that may run now; `slots` is `{kind: (versions that this process knows, free slots)}`.
+
+        One, as each brings the locks of its topic and its hook's rows, which nobody may take in another order.
+        """
+        wanted = [(kind, f"{{{','.join(map(str, known))}}}") for kind, (known, free) in slots.items() if free > 0]
         if not wanted:
-            return []
-        kinds, versions, free_slots = (list(column) for column in zip(*wanted, strict=True))
-        async with self._database.transaction() as session:
-            values = {"kinds": kinds, "versions": versions, "slots": free_slots, "process": self.process}
-            rows = (await session.execute(_TAKE, values)).all()
-            rows = sorted(rows, key=lambda row: str(row.topic))  # everyone locks topics in one order
-            claims = {
-                row.id: Claim(
-                    row.id, row.kind, row.version, row.fence, row.attempt, row.state, row.phase, row.input, row.error,
-                    None if row.seconds_left is None else float(row.seconds_left),
-                )
-                for row in rows
-            }  # fmt: skip
-            for claim in claims.values():
-                if claim.state in ("pending", "waiting"):
-                    await self._ledger.transition(session, claim.job_id, "running", fence=claim.fence)
-                    claim.state = "running"
-            if claims:
-                for row in await session.execute(_STEPS, {"ids": list(claims)}):
-                    memory = StepMemory(row.state, row.attempt, row.tries, row.result, row.error)
-                    claims[row.job_id].steps[row.key] = memory
-        return list(claims.values())
+            return None
+        kinds, versions = (list(column) for column in zip(*wanted, strict=True))
+        values = {"kinds": kinds, "versions": versions, "process": self.process}
+        row = None
+        try:
+            async with self._database.transaction() as session:
+                row = (await session.execute(_TAKE, values)).one_or_none()
+                return None if row is None else await self._claimed(session, row)
+        except Exception:
+            if row is not None:
+                await self._postpone(row.id)
+            raise
+
+    async def _claimed(self, session: AsyncSession, row: Any) -> Claim:
+        left = None if row.seconds_left is None else float(row.seconds_left)
+        claim = Claim(
+            row.id, row.kind, row.version, row.fence, row.attempt, row.state, row.phase, row.input, row.error, left
+        )
+        if claim.state in ("pending", "waiting"):
+            await self._ledger.transition(session, claim.job_id, "running", fence=claim.fence)
+            claim.state = "running"
+        for step in await session.execute(_STEPS, {"id": claim.job_id}):
+            claim.steps[step.key] = StepMemory(step.state, step.attempt, step.tries, step.result, step.error)
+        return claim
+
+    async def _postpone(self, job_id: UUID) -> None:
+        """A job whose start fails must not be in the way of the others."""
+        async with self._database.statement() as connection:
+            await connection.execute(_POSTPONE, {"id": job_id, "delay": POSTPONED})
 
     async def next_due(self, kinds: list[str]) -> float | None:
         """Seconds until something can be claimed that cannot yet."""
@@ -203,13 +220,14 @@ class Claims:
 
     async def _fail_overdue(self) -> None:
         """Jobs past their deadline that nobody has begun. Those that run or wait end where they are driven."""
-        error = {"code": "deadline_exceeded", "message": OVERDUE, "step": None}
-        async with self._database.transaction() as session:
-            for row in (await session.execute(_OVERDUE)).all():
-                await self._ledger.transition(
-                    session, row.id, "failed",
-                    set_="error = CAST(:error AS jsonb)", values={"error": json_text(error)},
-                )  # fmt: skip
+        error = json_text({"code": "deadline_exceeded", "message": OVERDUE, "step": None})
+        while True:
+            async with self._database.transaction() as session:
+                job_id = await session.scalar(_OVERDUE)
+                if job_id is None:
+                    return
+                changes = "error = CAST(:error AS jsonb)"
+                await self._ledger.transition(session, job_id, "failed", set_=changes, values={"error": error})
 
     async def hold(self, name: str) -> int | None:
         """Take or keep a named duty: its epoch, or None while another living process has it."""

@@ -124,10 +124,9 @@ class EmbeddedEngine:
         if self._doubtful:
             await claims.release_others(list(self._runs), delay=FAULT_SECONDS)
             self._doubtful = False
-        taken = await claims.take(self._free_slots())
-        if claims is not self.claims or not self._joined.is_set():
-            return  # taken under a name that is no more: the reaper frees them
-        for claim in taken:
+        while claim := await claims.take(self._free_slots()):
+            if claims is not self.claims or not self._joined.is_set():
+                return  # taken under a name that is no more: the reaper frees it
             self._launch(claim)
 
     async def _reap_forever(self) -> None:

@@ -57,11 +57,13 @@ class Workers:
     def __init__(self, url: str, folder: Path) -> None:
         self._url = url
         self.folder = folder
+        folder.mkdir(exist_ok=True)
         self._started: list[subprocess.Popen[str]] = []
 
     async def start(self, *more: str) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "tests.shared.jobs.worker", self._url, str(self.folder), *more]
-        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        with (self.folder / "log").open("a") as log:
+            process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True)
         self._started.append(process)
         assert process.stdout is not None
         assert await asyncio.to_thread(process.stdout.readline) == "ready\n"

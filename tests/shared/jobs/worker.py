@@ -16,6 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from shared.db.engine import Database
 from shared.jobs import claims
 from shared.jobs.attempts import Attempts
@@ -175,6 +177,7 @@ if __name__ == "__main__":
     given = parser.parse_args()
     if given.host is not None:
         claims.machine_identity = lambda: given.host
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     made = World(given.folder, given.at, signal.Signals[f"SIG{given.signal}"])
     trace(made)
     asyncio.run(main(given.url, made))
