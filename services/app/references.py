@@ -5,10 +5,11 @@ What may not be seen is answered exactly as what is not there.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import text
+from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from services.app.identity.caller import Caller
@@ -59,12 +60,15 @@ async def find(session: AsyncSession, wanted: Wanted) -> dict[tuple[str, UUID], 
         by_kind.setdefault(kind, []).append(value)
     if not by_kind:
         return {}
-    parts = [
-        f"SELECT '{kind}' AS kind, q.* FROM ({KINDS[kind]}) q WHERE q.id = ANY(:{kind})" for kind in sorted(by_kind)
-    ]
-    rows = await session.execute(text(" UNION ALL ".join(parts)), by_kind)
+    rows = await session.execute(_query(tuple(sorted(by_kind))), by_kind)
     found = [Reference(row.kind, row.id, row.name, row.icon, row.project_id, row.owner_id) for row in rows]
     return {(one.kind, one.id): one for one in found}
+
+
+@cache
+def _query(kinds: tuple[str, ...]) -> TextClause:
+    parts = [f"SELECT '{kind}' AS kind, q.* FROM ({KINDS[kind]}) q WHERE q.id = ANY(:{kind})" for kind in kinds]
+    return text(" UNION ALL ".join(parts))
 
 
 def named(found: Found, kind: str, value: str | None) -> Reference | None:

@@ -3,7 +3,7 @@
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Select, delete, func, select, text, update
+from sqlalchemy import Select, bindparam, delete, func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from services.app.endpoints.tables import EndpointRow
@@ -17,12 +17,15 @@ LISTING = Listing(
     default="-created_at",
     search=[ModelRow.name, ModelRow.uri, ModelRow.author],
 )
+# Made once: wizards ask for these at every step.
+_GET = select(ModelRow).where(ModelRow.id == bindparam("model")).execution_options(populate_existing=True)
+_LOCK = _GET.with_for_update()
+_LIVE_NAME = select(ModelRow.id).where(ModelRow.name == bindparam("name"), ModelRow.state.in_(["importing", "active"]))
 SCANS = Listing(id=ScanRow.id, sortable={"created_at": ScanRow.created_at}, default="-created_at")
 
 
 async def get(session: AsyncSession, model_id: UUID, *, lock: bool = False) -> ModelRow | None:
-    statement = select(ModelRow).where(ModelRow.id == model_id).execution_options(populate_existing=True)
-    return (await session.execute(statement.with_for_update() if lock else statement)).scalar_one_or_none()
+    return (await session.execute(_LOCK if lock else _GET, {"model": model_id})).scalar_one_or_none()
 
 
 async def provider(session: AsyncSession, provider_id: UUID) -> ProviderRow | None:
@@ -40,8 +43,7 @@ async def cloud_model(session: AsyncSession, cloud_model_id: UUID) -> CloudModel
 
 
 async def id_of_live_name(session: AsyncSession, name: str) -> UUID | None:
-    statement = select(ModelRow.id).where(ModelRow.name == name, ModelRow.state.in_(["importing", "active"]))
-    return (await session.execute(statement)).scalar_one_or_none()
+    return (await session.execute(_LIVE_NAME, {"name": name})).scalar_one_or_none()
 
 
 async def page(session: AsyncSession, caller: Caller, filters: dict[str, Any], query: PageQuery) -> Page[ModelRow]:

@@ -5,7 +5,7 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Select, func, or_, select, text
+from sqlalchemy import Select, bindparam, func, or_, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from services.app.identity.caller import Caller
@@ -24,6 +24,20 @@ LISTING = Listing(
     search=[WorkflowRow.fields["name"].astext, WorkflowRow.fields["endpoint_name"].astext, WorkflowRow.type],
 )
 EXACT_BELOW = 64  # drafts: so many requests cannot come between two counts
+
+
+# Made once: to put a statement together takes as long as to run it.
+_TOPIC = text("INSERT INTO jobs.topic (id) VALUES (:id)")
+_LOCK = (
+    select(WorkflowRow)
+    .join(TopicRow, TopicRow.id == WorkflowRow.id)
+    .where(WorkflowRow.id == bindparam("workflow"))
+    .with_for_update(of=[TopicRow, WorkflowRow])
+    .execution_options(populate_existing=True)
+)
+_OPEN_DRAFTS = select(func.count()).where(
+    WorkflowRow.owner_id == bindparam("owner"), WorkflowRow.status == "in_progress", WorkflowRow.job_id.is_(None)
+)
 
 
 class Standing(StrEnum):
@@ -49,21 +63,14 @@ class Locked:
 
 
 async def insert(session: AsyncSession, workflow: WorkflowRow) -> None:
-    await session.execute(text("INSERT INTO jobs.topic (id) VALUES (:id)"), {"id": workflow.id})
+    await session.execute(_TOPIC, {"id": workflow.id})
     session.add(workflow)
     await session.flush()
 
 
 async def lock(session: AsyncSession, workflow_id: UUID) -> Locked | None:
     """The workflow as it is now, and stays until the end of the transaction."""
-    statement = (
-        select(WorkflowRow)
-        .join(TopicRow, TopicRow.id == WorkflowRow.id)
-        .where(WorkflowRow.id == workflow_id)
-        .with_for_update(of=[TopicRow, WorkflowRow])
-        .execution_options(populate_existing=True)
-    )
-    workflow = (await session.execute(statement)).scalar_one_or_none()
+    workflow = (await session.execute(_LOCK, {"workflow": workflow_id})).scalar_one_or_none()
     if workflow is None:
         return None
     return Locked(workflow, await standing(session, workflow))
@@ -83,14 +90,12 @@ async def get(session: AsyncSession, workflow_id: UUID) -> WorkflowRow | None:
 
 async def open_drafts(session: AsyncSession, owner_id: UUID, limit: int) -> int:
     """How many drafts a user has; near the limit, whoever counts waits for the others who do."""
-    statement = select(func.count()).where(
-        WorkflowRow.owner_id == owner_id, WorkflowRow.status == "in_progress", WorkflowRow.job_id.is_(None)
-    )
-    count = (await session.execute(statement)).scalar_one()
+    count: int = await session.scalar(_OPEN_DRAFTS, {"owner": owner_id}) or 0
     if count < limit - EXACT_BELOW:
         return count
     await session.execute(text("SELECT pg_advisory_xact_lock(hashtextextended(:key, 0))"), {"key": f"draft:{owner_id}"})
-    return (await session.execute(statement)).scalar_one()
+    exact: int = await session.scalar(_OPEN_DRAFTS, {"owner": owner_id}) or 0
+    return exact
 
 
 async def page(session: AsyncSession, caller: Caller, filters: dict[str, Any], query: PageQuery) -> Page[WorkflowRow]:
