@@ -1,0 +1,61 @@
+"""Holds a job at a point of its ledger, from outside: no hook in the code under test.
+
+A trigger on `jobs.step` waits for an advisory lock when a step comes to a state. While the test holds that lock, the
+change of state is in its transaction and not committed: at `running` the step has not begun, at `succeeded` its work is
+done and nobody knows.
+"""
+
+from types import TracebackType
+from typing import Self
+
+import psycopg
+
+from tests.e2e.instance import until
+
+LOCK = 4711
+
+_MAKE = f"""
+CREATE TABLE IF NOT EXISTS public.test_gate (kind text, key text, state text);
+CREATE OR REPLACE FUNCTION public.test_wait() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF EXISTS (SELECT 1 FROM public.test_gate g JOIN jobs.job j ON j.kind = g.kind
+                WHERE j.id = NEW.job_id AND g.key = NEW.key AND g.state = NEW.state) THEN
+        PERFORM pg_advisory_xact_lock({LOCK});
+    END IF;
+    RETURN NULL;
+END $$;
+CREATE OR REPLACE TRIGGER test_gate AFTER INSERT OR UPDATE OF state ON jobs.step
+    FOR EACH ROW EXECUTE FUNCTION public.test_wait();
+"""  # fmt: skip
+
+_WAITING = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = %s AND NOT granted"
+
+
+class Gate:
+    """Closed within the block, for one step of jobs of one kind. It opens with the block, or when its server dies."""
+
+    def __init__(self, url: str, kind: str, key: str, state: str) -> None:
+        self._point = (kind, key, state)
+        self._connection = psycopg.connect(url, autocommit=True)
+
+    def __enter__(self) -> Self:
+        execute = self._connection.execute
+        execute(_MAKE)
+        execute("TRUNCATE public.test_gate")
+        execute("INSERT INTO public.test_gate VALUES (%s, %s, %s)", self._point)
+        execute("SELECT pg_advisory_lock(%s)", [LOCK])
+        return self
+
+    def wait(self) -> None:
+        """Until a job is held here."""
+
+        def held() -> bool:
+            row = self._connection.execute(_WAITING, [LOCK]).fetchone()
+            return row is not None and row[0] > 0
+
+        until(held, what=f"a job at {self._point}")
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._connection.close()
