@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
+NAMES ?= kube kwok coredns
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev demo up test test-faults lint format bench docs clean
+.PHONY: help install install-dev demo up test test-faults testbed lint format bench docs clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -41,6 +42,11 @@ test: $(VENV)/installed-dev ## Run the tests, with a seeded sample of the fault 
 
 test-faults: $(VENV)/installed-dev ## Run the whole fault matrices
 	STEPWAY_FAULTS=all $(BIN)/python -m pytest -m faults $(ARGS)
+
+testbed: $(VENV)/installed-dev ## Build the servers and images that tests on real clusters need (NAMES="minio …" for others)
+	-@bash tests/testbed/packages.sh
+	$(BIN)/python -m tests.testbed.build $(NAMES)
+	$(BIN)/python -m tests.testbed.images
 
 lint: $(VENV)/installed-dev ## Check style, types and layers
 	$(BIN)/ruff check .

@@ -1,18 +1,15 @@
-"""A real API server with its store, for tests: etcd and kube-apiserver, no nodes but those that a test registers.
+"""A real control plane for tests: etcd, kube-apiserver and, when asked, the controllers and the scheduler.
 
-Both come from one binary, `kube`, whose first argument picks the component; it is looked for in the user's cache
-(`stepway/testbed/kube*`). Without it the tests skip and say so.
+All come from one binary, `kube`, whose first argument picks the component. Alone, as the fixture `api_server`, it has
+no nodes but those that a test registers; `tests.testbed.kwok` adds fake nodes, `tests.testbed.cluster` a real one.
 """
 
 import contextlib
-import os
+import ipaddress
 import shutil
-import socket
 import ssl
-import subprocess
 import tempfile
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,19 +22,16 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from shared.security.kubeconfig import Kubeconfig, KubeconfigPolicy, parse
 from shared.security.kubeconfig_server import ServerPolicy
+from tests.testbed.build import program
 from tests.testbed.certificates import Authority, as_yaml, encoded, kubeconfig
+from tests.testbed.machine import need
+from tests.testbed.processes import Processes, free_ports
+from tests.testbed.session import for_session
 
 ACCESS = Path(__file__).parents[2] / "deploy" / "cluster-access.yaml"
 LOOPBACK = ServerPolicy(allow_loopback=True)
-START_SECONDS = 30.0
+START_SECONDS = 60.0
 _ADMIN_TOKEN = "admin-token-of-the-test-bed"
-
-
-def binary() -> Path | None:
-    """The newest `kube` of the cache that can be run."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stepway" / "testbed"
-    found = [path for path in cache.glob("kube*") if path.is_file() and os.access(path, os.X_OK)]
-    return max(found, key=lambda path: path.stat().st_mtime, default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +54,20 @@ class ApiServer:
         found: dict[str, Any] = response.json()
         return found
 
-    def apply_access(self) -> None:
-        for document in yaml.safe_load_all(ACCESS.read_text()):
+    def apply_all(self, documents: str) -> None:
+        """Server-side apply of the YAML documents, in their order."""
+        for document in yaml.safe_load_all(documents):
             self.apply(collection(document), document)
+
+    def apply_access(self) -> None:
+        self.apply_all(ACCESS.read_text())
+
+    def get(self, path: str, **params: str) -> dict[str, Any]:
+        """What the API answers at this path. Raises httpx.HTTPStatusError."""
+        response = self.admin.get(path, params=params)
+        response.raise_for_status()
+        found: dict[str, Any] = response.json()
+        return found
 
     def token(self, name: str = "stepway") -> str:
         """A token of a service account, as the token controller would put it into the account's Secret."""
@@ -78,11 +83,19 @@ class ApiServer:
         headers = {"Content-Type": "application/merge-patch+json"}
         self.admin.patch(f"/api/v1/nodes/{name}/status", headers=headers, json={"status": status}).raise_for_status()
 
+    def kubeconfig_file(self, **user: Any) -> bytes:
+        """A kubeconfig with these credentials, else the administrator's."""
+        ca = encoded(self.authority.pair.certificate)
+        credentials = {"token": None, **user} if user else {"token": _ADMIN_TOKEN}
+        return as_yaml(kubeconfig(cluster={"server": self.url, "certificate-authority-data": ca}, user=credentials))
+
     def kubeconfig(self, **user: Any) -> Kubeconfig:
         """Credentials as given, for this server."""
-        ca = encoded(self.authority.pair.certificate)
-        made = kubeconfig(cluster={"server": self.url, "certificate-authority-data": ca}, user={"token": None, **user})
-        return parse(as_yaml(made), KubeconfigPolicy(addresses=LOOPBACK))
+        return parse(self.kubeconfig_file(**user), KubeconfigPolicy(addresses=LOOPBACK))
+
+    def access_kubeconfig(self) -> bytes:
+        """The kubeconfig that an operator hands over: the service account of deploy/cluster-access.yaml."""
+        return self.kubeconfig_file(token=self.token())
 
 
 def collection(document: dict[str, Any]) -> str:
@@ -95,131 +108,153 @@ def collection(document: dict[str, Any]) -> str:
 
 
 @pytest.fixture(scope="session")
-def api_server() -> Iterator[ApiServer]:
+def api_server(pytestconfig: pytest.Config) -> ApiServer:
     """One API server for the session, with the access of deploy/cluster-access.yaml applied."""
-    program = binary()
-    if program is None:
-        message = "no kube binary in the cache (stepway/testbed/kube*): no real API server to test against"
-        pytest.skip(message)
-    with running(program) as server:
-        server.apply_access()
-        yield server
+    need("kube")
+    return for_session(pytestconfig, running)
 
 
 @contextlib.contextmanager
-def running(program: Path) -> Iterator[ApiServer]:
-    directory = Path(tempfile.mkdtemp(prefix="stepway-kube-"))
-    started: list[subprocess.Popen[bytes]] = []
+def running() -> Iterator[ApiServer]:
+    folder = Path(tempfile.mkdtemp(prefix="stepway-kube-"))
+    plane = ControlPlane(Processes(folder))
     try:
-        with contextlib.ExitStack() as stack:
-            store, peer, port = _free_ports(3)
-            authority = _write_keys(directory)
-            started.append(_start(program, directory, "etcd", *_etcd(directory, store, peer)))
-            started.append(_start(program, directory, "kube-apiserver", *_apiserver(directory, store, port)))
-            url = f"https://127.0.0.1:{port}"
-            admin = stack.enter_context(_admin(url, directory))
-            _wait_ready(admin, started, directory)
-            yield ApiServer(url, authority, admin)
+        plane.start()
+        plane.api.apply_access()
+        yield plane.api
     finally:
-        for process in reversed(started):
-            _stop(process)
-        shutil.rmtree(directory, ignore_errors=True)
+        plane.stop()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-def _admin(url: str, directory: Path) -> httpx.Client:
-    context = ssl.create_default_context(cafile=str(directory / "ca.crt"))
-    headers = {"Authorization": f"Bearer {_ADMIN_TOKEN}"}
-    return httpx.Client(base_url=url, verify=context, headers=headers, trust_env=False, timeout=10)
+class ControlPlane:
+    """Started by `start`; its files are in the folder of `processes`, its ports are free ones unless given.
 
+    `address` is where others reach the API server; on one that is not loopback, pods reach it as `kubernetes` too. A node
+    whose kubelet has been silent for `node_grace` seconds is not ready. `flags` are more for the API server.
+    """
 
-def _write_keys(directory: Path) -> Authority:
-    authority = Authority.make("kube-ca")
-    server = authority.issue("kube-apiserver", names=("127.0.0.1", "10.96.0.1", "localhost", "kubernetes.default.svc"))
-    accounts = rsa.generate_private_key(65537, 2048)
-    files = {
-        "ca.crt": authority.pair.certificate,
-        "server.crt": server.certificate,
-        "server.key": server.key,
-        "accounts.key": accounts.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
-        "tokens.csv": f'{_ADMIN_TOKEN},admin,admin,"system:masters"\n'.encode(),
-    }
-    for name, content in files.items():
-        (directory / name).write_bytes(content)
-    return authority
+    def __init__(
+        self,
+        processes: Processes,
+        *,
+        address: str = "127.0.0.1",
+        ports: tuple[int, int, int] | None = None,
+        services: str = "10.96.0.0/16",
+        flags: Sequence[str] = (),
+        node_grace: int = 8,
+    ) -> None:
+        self._processes, self._address, self._services = processes, address, services
+        self._port, self._store, self._peer = ports or free_ports(3)
+        self._flags, self._node_grace = flags, node_grace
+        self.folder = processes.folder
+        self.authority = Authority.make("kube-ca")
+        self.api = ApiServer(f"https://{address}:{self._port}", self.authority, self._admin())
+        self.admin_kubeconfig = self.folder / "admin.kubeconfig"
 
+    def start(self, *, controllers: bool = False) -> None:
+        """Returns when the API server is ready; controllers and scheduler follow. Raises StartError."""
+        self._write_keys()
+        self._run("etcd", *self._etcd_flags())
+        self._run("kube-apiserver", *self._apiserver_flags(), *self._flags)
+        self._processes.wait("the API server was ready", self.ready, seconds=START_SECONDS)
+        if controllers:
+            self.start_controllers()
 
-def _etcd(directory: Path, port: int, peer: int) -> list[str]:
-    client, between = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{peer}"
-    return [
-        "--unsafe-no-fsync",
-        f"--data-dir={directory / 'etcd'}",
-        f"--listen-client-urls={client}",
-        f"--advertise-client-urls={client}",
-        f"--listen-peer-urls={between}",
-        f"--initial-advertise-peer-urls={between}",
-        f"--initial-cluster=default={between}",
-    ]
-
-
-def _apiserver(directory: Path, store: int, port: int) -> list[str]:
-    return [
-        f"--etcd-servers=http://127.0.0.1:{store}",
-        "--bind-address=127.0.0.1",
-        "--advertise-address=127.0.0.1",
-        "--endpoint-reconciler-type=none",
-        f"--secure-port={port}",
-        f"--cert-dir={directory}",
-        f"--tls-cert-file={directory / 'server.crt'}",
-        f"--tls-private-key-file={directory / 'server.key'}",
-        f"--client-ca-file={directory / 'ca.crt'}",
-        f"--token-auth-file={directory / 'tokens.csv'}",
-        "--authorization-mode=Node,RBAC",
-        f"--service-account-key-file={directory / 'accounts.key'}",
-        f"--service-account-signing-key-file={directory / 'accounts.key'}",
-        "--service-account-issuer=https://kubernetes.default.svc",
-        "--service-cluster-ip-range=10.96.0.0/16",
-    ]
-
-
-def _start(program: Path, directory: Path, component: str, *arguments: str) -> subprocess.Popen[bytes]:
-    with (directory / f"{component}.log").open("wb") as log:
-        return subprocess.Popen(
-            [program, component, *arguments],
-            cwd=directory,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env={"PATH": os.environ.get("PATH", ""), "HOME": str(directory)},
+    def start_controllers(self) -> None:
+        common = (f"--kubeconfig={self.admin_kubeconfig}", "--leader-elect=false", "--secure-port=0")
+        limits = ("--kube-api-qps=500", "--kube-api-burst=1000")
+        self._run(
+            "kube-controller-manager",
+            *common,
+            *limits,
+            f"--root-ca-file={self.folder / 'ca.crt'}",
+            f"--service-account-private-key-file={self.folder / 'accounts.key'}",
+            "--node-monitor-period=1s",
+            f"--node-monitor-grace-period={self._node_grace}s",
         )
+        self._run("kube-scheduler", *common, *limits)
 
+    def stop(self) -> None:
+        self._processes.stop_all()
+        self.api.admin.close()
 
-def _wait_ready(admin: httpx.Client, started: list[subprocess.Popen[bytes]], directory: Path) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
-        ended = [process for process in started if process.poll() is not None]
-        if ended:
-            break
+    def ready(self) -> bool:
         with contextlib.suppress(httpx.TransportError):
-            found = admin.get("/readyz")
-            if found.is_success and admin.get("/api/v1/namespaces/kube-system").is_success:
-                return
-        time.sleep(0.1)
-    logs = "\n".join(f"{path.name}: {path.read_text(errors='replace')[-1500:]}" for path in directory.glob("*.log"))
-    raise RuntimeError(f"the API server did not become ready\n{logs}")
+            admin = self.api.admin
+            return admin.get("/readyz").is_success and admin.get("/api/v1/namespaces/kube-system").is_success
+        return False
 
+    def client_kubeconfig(self, name: str, group: str) -> bytes:
+        """For a component that is known by a certificate."""
+        pair = self.authority.issue(name, organization=group)
+        credentials = {"client-certificate-data": encoded(pair.certificate), "client-key-data": encoded(pair.key)}
+        return self.api.kubeconfig_file(**credentials)
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    try:
-        process.wait(5)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+    def _run(self, component: str, *flags: str) -> None:
+        self._processes.start(component, [program("kube").path, component, *flags])
 
+    def _admin(self) -> httpx.Client:
+        context = ssl.create_default_context(cadata=self.authority.pair.certificate.decode())
+        headers = {"Authorization": f"Bearer {_ADMIN_TOKEN}"}
+        return httpx.Client(base_url=self.api_url, verify=context, headers=headers, trust_env=False, timeout=10)
 
-def _free_ports(count: int) -> list[int]:
-    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [one.getsockname()[1] for one in held]
-    for one in held:
-        one.close()
-    return ports
+    @property
+    def api_url(self) -> str:
+        return f"https://{self._address}:{self._port}"
+
+    def _write_keys(self) -> None:
+        first = next(ipaddress.ip_network(self._services).hosts())
+        inside = ("kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local")
+        names = {"127.0.0.1", self._address, str(first), "localhost", *inside}
+        server = self.authority.issue("kube-apiserver", names=tuple(sorted(names)))
+        client = self.authority.issue("kube-apiserver-kubelet-client", organization="system:masters")
+        accounts = rsa.generate_private_key(65537, 2048)
+        files = {
+            "ca.crt": self.authority.pair.certificate,
+            "server.crt": server.certificate,
+            "server.key": server.key,
+            "kubelet-client.crt": client.certificate,
+            "kubelet-client.key": client.key,
+            "accounts.key": accounts.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
+            "tokens.csv": f'{_ADMIN_TOKEN},admin,admin,"system:masters"\n'.encode(),
+            "admin.kubeconfig": self.api.kubeconfig_file(),
+        }
+        for name, content in files.items():
+            (self.folder / name).write_bytes(content)
+
+    def _etcd_flags(self) -> list[str]:
+        client, between = f"http://127.0.0.1:{self._store}", f"http://127.0.0.1:{self._peer}"
+        return [
+            "--unsafe-no-fsync",
+            f"--data-dir={self.folder / 'etcd'}",
+            f"--listen-client-urls={client}",
+            f"--advertise-client-urls={client}",
+            f"--listen-peer-urls={between}",
+            f"--initial-advertise-peer-urls={between}",
+            f"--initial-cluster=default={between}",
+        ]
+
+    def _apiserver_flags(self) -> list[str]:
+        loopback = ipaddress.ip_address(self._address).is_loopback
+        return [
+            f"--etcd-servers=http://127.0.0.1:{self._store}",
+            f"--bind-address={self._address if loopback else '0.0.0.0'}",
+            f"--advertise-address={self._address}",
+            f"--endpoint-reconciler-type={'none' if loopback else 'lease'}",  # a loopback address is no endpoint
+            f"--secure-port={self._port}",
+            f"--cert-dir={self.folder}",
+            f"--tls-cert-file={self.folder / 'server.crt'}",
+            f"--tls-private-key-file={self.folder / 'server.key'}",
+            f"--client-ca-file={self.folder / 'ca.crt'}",
+            f"--token-auth-file={self.folder / 'tokens.csv'}",
+            "--authorization-mode=Node,RBAC",
+            f"--service-account-key-file={self.folder / 'accounts.key'}",
+            f"--service-account-signing-key-file={self.folder / 'accounts.key'}",
+            "--service-account-issuer=https://kubernetes.default.svc",
+            f"--service-cluster-ip-range={self._services}",
+            "--allow-privileged=true",
+            "--kubelet-preferred-address-types=InternalIP",
+            f"--kubelet-client-certificate={self.folder / 'kubelet-client.crt'}",
+            f"--kubelet-client-key={self.folder / 'kubelet-client.key'}",
+        ]

@@ -1,0 +1,104 @@
+"""Processes of the test bed: started with a log each, watched, stopped by their id.
+
+`Processes` is for servers of this machine; `tests.testbed.space` has the same for those of a cluster with pods.
+"""
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+STOP_SECONDS = 10.0
+
+
+class StartError(RuntimeError):
+    """A server did not come up. Its message ends with what the servers logged last."""
+
+
+class Processes:
+    """Named servers with their logs in one folder. One name is one process at a time. Safe to stop twice."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._running: dict[str, subprocess.Popen[bytes]] = {}
+        self._commands: dict[str, list[str]] = {}
+
+    def start(self, name: str, command: Sequence[str | Path]) -> None:
+        self._commands[name] = [str(part) for part in command]
+        with (self.folder / f"{name}.log").open("ab") as log:
+            self._running[name] = subprocess.Popen(
+                [*self._prefix(), *self._commands[name]],
+                cwd=self.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={"PATH": os.environ.get("PATH", os.defpath), "HOME": str(self.folder)},
+            )
+
+    def restart(self, name: str) -> None:
+        """Start again, with the same arguments, what was killed or stopped."""
+        self.start(name, self._commands[name])
+
+    def pid(self, name: str) -> int:
+        """The process id, as this machine sees it."""
+        return self._running[name].pid
+
+    def signal(self, name: str, number: signal.Signals) -> None:
+        """Send a signal: SIGSTOP and SIGCONT make a server hang and go on. One that has ended is left alone."""
+        if self._running[name].poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid(name), number)
+
+    def kill(self, name: str) -> None:
+        """SIGKILL, and wait until it is gone."""
+        self.signal(name, signal.SIGKILL)
+        self._running[name].wait(STOP_SECONDS)
+
+    def stop(self, name: str) -> None:
+        """SIGTERM, then SIGKILL after a while; returns when it is gone."""
+        self.signal(name, signal.SIGTERM)
+        self.signal(name, signal.SIGCONT)
+        try:
+            self._running[name].wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.kill(name)
+
+    def stop_all(self) -> None:
+        for name in reversed(self._running):
+            self.stop(name)
+
+    def ended(self) -> list[str]:
+        """Names of those that have ended, by whatever cause."""
+        return [name for name, process in self._running.items() if process.poll() is not None]
+
+    def wait(self, what: str, ready: Callable[[], bool], *, seconds: float) -> None:
+        """Until `ready` says so. Raises StartError if time is up or a server has ended."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            if ready():
+                return
+            if ended := self.ended():
+                raise StartError(f"{', '.join(ended)} ended before {what}\n{self.logs()}")
+            time.sleep(0.05)
+        raise StartError(f"not within {seconds:g} seconds: {what}\n{self.logs()}")
+
+    def logs(self, characters: int = 1500) -> str:
+        """The end of every log."""
+        found = sorted(self.folder.glob("*.log"))
+        return "\n".join(f"== {path.stem}\n{path.read_text(errors='replace')[-characters:]}" for path in found)
+
+    def _prefix(self) -> list[str]:
+        """What makes a server end when the thread that started it dies by SIGKILL, where the machine can."""
+        return ["setpriv", "--pdeathsig=KILL", "--"] if shutil.which("setpriv") else []
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of 127.0.0.1 on which nothing listens, all different."""
+    with contextlib.ExitStack() as stack:
+        held = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [one.getsockname()[1] for one in held]
