@@ -13,6 +13,19 @@ class Source(StrEnum):
     DISK = "disk"
 
 
+class Modality(StrEnum):
+    """What goes into a model and what comes out."""
+
+    LLM = "llm"
+    MLLM = "mllm"
+    IMAGE = "image"
+    EMBEDDING = "embedding"
+    TEXT_TO_SPEECH = "text_to_speech"
+    SPEECH_TO_TEXT = "speech_to_text"
+    AUDIO_LLM = "audio_llm"
+    OMNI = "omni"
+
+
 class ModelFile(BaseModel):
     """One file of a model. `path` is relative, with forward slashes; `sha256` is lower-case hex."""
 

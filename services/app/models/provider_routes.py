@@ -12,7 +12,8 @@ from services.app.context import Session
 from services.app.identity.authenticate import Authenticated
 from services.app.models import catalog
 from services.app.resources import FilterText
-from services.app.wizards.fields import Modality, ProviderType
+from services.app.wizards.fields import ProviderType
+from shared.contracts.models import Modality
 from shared.http.bodies import StrictRoute
 from shared.http.pages import PageParams
 

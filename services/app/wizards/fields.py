@@ -2,23 +2,12 @@
 
 import re
 import unicodedata
-from enum import StrEnum
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, StrictBool, StrictInt
 from pydantic_core import PydanticCustomError
 
-
-class Modality(StrEnum):
-    LLM = "llm"
-    MLLM = "mllm"
-    IMAGE = "image"
-    EMBEDDING = "embedding"
-    TEXT_TO_SPEECH = "text_to_speech"
-    SPEECH_TO_TEXT = "speech_to_text"
-    AUDIO_LLM = "audio_llm"
-    OMNI = "omni"
-
+from shared.contracts.models import Modality
 
 _UNPRINTABLE = frozenset({"Cc", "Cs", "Co", "Cn", "Zl", "Zp"})
 _REORDERING = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")  # makes a text look like another

@@ -7,7 +7,6 @@ of credential consists of.
 from services.app.models.catalogue.credentials import CredentialField, CredentialType
 from services.app.models.catalogue.loader import (
     CloudModelSeed,
-    Modality,
     ProviderSeed,
     ProviderType,
     Tag,
@@ -22,7 +21,6 @@ __all__ = [
     "CloudModelSeed",
     "CredentialField",
     "CredentialType",
-    "Modality",
     "ProviderSeed",
     "ProviderType",
     "Tag",

@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from services.app.models.catalogue.credentials import CredentialType
+from shared.contracts.models import Modality
 
 _FILE = Path(__file__).with_name("catalogue.yaml")
 _NAMESPACE = UUID("6f0c0d5e-6d0b-5b0e-9d5e-7f3b1c9a2e41")
@@ -26,17 +27,6 @@ class ProviderType(StrEnum):
     HUGGING_FACE = "hugging_face"
     URL = "url"
     DISK = "disk"
-
-
-class Modality(StrEnum):
-    LLM = "llm"
-    MLLM = "mllm"
-    IMAGE = "image"
-    EMBEDDING = "embedding"
-    TEXT_TO_SPEECH = "text_to_speech"
-    SPEECH_TO_TEXT = "speech_to_text"
-    AUDIO_LLM = "audio_llm"
-    OMNI = "omni"
 
 
 class _Seed(BaseModel):
