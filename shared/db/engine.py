@@ -24,6 +24,7 @@ class Database:
             pool_timeout=15,
             pool_use_lifo=True,  # few warm connections, whose statements are prepared, rather than all in turn
             pool_pre_ping=False,
+            hide_parameters=True,  # what a statement carries may be secret, and errors are logged
             connect_args={
                 "application_name": name,
                 "prepare_threshold": 3,

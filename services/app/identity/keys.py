@@ -46,6 +46,7 @@ async def create(session: AsyncSession, caller: Caller, body: KeyIn) -> dict[str
     owner_id = body.user_id or caller.user_id
     if owner_id != caller.user_id:
         caller.require("admin")
+        caller.require_unbound()
     scopes: list[str] = [*(body.scopes or caller.scopes)]
     parent = await repository.key(session, caller.key_id)
     expires_at, bound = _expiry(body), parent.expires_at if parent else None

@@ -1,4 +1,4 @@
-"""The app over a real database: a context, the routes of people and things, a client, and people with keys."""
+"""The app over a real database: a context, all routes, a client, and people with keys."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -10,21 +10,19 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from services.app.audit import routes as audit
 from services.app.context import AppContext
-from services.app.credentials import routes as credentials
-from services.app.icons import routes as icons
-from services.app.identity import routes as identity
-from services.app.identity.authenticate import Authenticator
 from services.app.identity.caller import SCOPES, Caller
 from services.app.identity.tables import ApiKeyRow, UserRow
-from services.app.models import provider_routes
-from services.app.projects import routes as projects
+from services.app.main import create_app, hooks
 from services.app.projects.tables import MemberRow, ProjectRow
-from services.app.templates import routes as templates
+from services.cluster.jobs import JOBS as CLUSTER_JOBS
+from services.embedded.access import GatewayAccess
+from services.gateway.routes import Gateway
+from services.gateway.routes import router as gateway_route
+from services.gateway.table import RouteTable
+from services.model.jobs import JOBS as MODEL_JOBS
 from shared.clock import now
 from shared.db.engine import Database
-from shared.http import guards, problems
 from shared.jobs.declare import Registry
 from shared.jobs.feed import Feeds
 from shared.jobs.hub import Hub
@@ -33,10 +31,6 @@ from shared.objects import DirectoryStore
 from shared.security import apikeys
 from shared.security.envelope import Keyring
 from shared.settings import Settings
-
-ROUTERS = [
-    identity.router, projects.router, credentials.router, templates.router, provider_routes.router, icons.router, audit.router,
-]  # fmt: skip
 
 
 class LogFiles:
@@ -113,29 +107,41 @@ def caller_for(person: Person, role: str, projects: dict[UUID, str] | None = Non
 @pytest.fixture
 async def app_context(database: Database, tmp_path: Path) -> AppContext:
     hub = Hub(database)
-    return AppContext(
-        settings=Settings(data_dir=tmp_path, rate_quota=100_000),
+    registry = Registry()
+    registry.add((*MODEL_JOBS, *CLUSTER_JOBS), None)
+    context = AppContext(
+        settings=Settings(data_dir=tmp_path, rate_quota=100_000, allowed_hosts=["test"]),
         database=database,
         hub=hub,
         ledger=Ledger(database, hub),
         feeds=Feeds(database, hub),
         keyring=Keyring.load_or_create(tmp_path / "encryption-keys.json"),
         objects=DirectoryStore(tmp_path / "objects"),
-        jobs=Registry(),
+        jobs=registry,
         logs=LogFiles(tmp_path / "logs"),
     )
+    context.ledger.hooks = hooks(context)
+    return context
 
 
 @pytest.fixture
-def app(app_context: AppContext) -> FastAPI:
-    app = FastAPI()
-    app.state.context = app_context
-    app.state.authenticator = Authenticator(app_context)
-    problems.install(app)
-    guards.install(app, allowed_hosts=["test"])
-    for router in ROUTERS:
-        app.include_router(router)
-    return app
+def routes() -> RouteTable:
+    """What the gateway knows."""
+    return RouteTable()
+
+
+@pytest.fixture
+async def app(app_context: AppContext, routes: RouteTable) -> AsyncIterator[FastAPI]:
+    """The whole app with its gateway, as the assembly puts them together; no engine runs the jobs."""
+
+    async def ready() -> list[str]:
+        return []
+
+    app = create_app(app_context, ready)
+    gateway = Gateway(routes, GatewayAccess(app.state.authenticator, routes, []))
+    app.router.routes.insert(0, gateway_route(gateway))
+    yield app
+    await gateway.aclose()
 
 
 @pytest.fixture

@@ -1,133 +1,28 @@
-"""Who may do what: every route of people and things, called by everyone who there is."""
+"""Who may do what: every route, called by everyone who there is."""
 
 import re
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
-from uuid import UUID, uuid4
+from collections.abc import Iterable
+from typing import Any
 
 import httpx
 import pytest
-from fastapi.routing import APIRoute
+from fastapi import FastAPI
 from sqlalchemy import text
+from starlette.routing import BaseRoute, Route
 
 from services.app.context import AppContext
-from services.app.credentials.tables import CredentialRow
-from services.app.templates.tables import TemplateRow
-from tests.services.app import rows
-from tests.services.app.conftest import ROUTERS, People, Person
+from services.app.identity.authenticate import COOKIE
+from services.gateway.table import RouteTable
+from tests.services.app.authorization import CONFIG, KEY, PEOPLE, TABLE, Row, Things, make_things
+from tests.services.app.conftest import People, Person
 
-CONFIG = {"concurrent_requests": 1}
-KEY = {"api_key": "x"}
-
-
-class Statuses(NamedTuple):
-    nobody: int  # without a key
-    viewer: int  # of the platform, and of the project
-    other: int  # a member of another project
-    member: int  # of the project
-    manager: int  # of the project
-    operator: int
-    admin: int
-
-
-PEOPLE: dict[str, tuple[str, str | None]] = {
-    "viewer": ("viewer", "viewer"), "other": ("member", None), "member": ("member", "member"),
-    "manager": ("member", "manager"), "operator": ("operator", None), "admin": ("admin", None),
-}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Row:
-    """What is in braces stands for things of someone else, made anew for every call; `{project}` is the project."""
-
-    method: str
-    path: str
-    expected: tuple[int, ...]
-    body: dict[str, Any] | None = field(default=None, hash=False)
-
-    def __str__(self) -> str:
-        return f"{self.method} {self.path}"
-
-
-EVERYONE = (401, 200, 200, 200, 200, 200, 200)
-SEEN = (401, 200, 404, 200, 200, 200, 200)
-TABLE = [
-    Row("GET", "/me", EVERYONE),
-    Row("GET", "/users", (401, 403, 200, 200, 200, 200, 200)),
-    Row("POST", "/users", (401, 403, 403, 403, 403, 403, 201), {"name": "{unique}"}),
-    Row("GET", "/users/{user}", (401, 403, 200, 200, 200, 200, 200)),
-    Row("PATCH", "/users/{user}", (401, 403, 403, 403, 403, 403, 200), {"role": "admin"}),
-    Row("DELETE", "/users/{user}", (401, 403, 403, 403, 403, 403, 204)),
-    Row("GET", "/keys", EVERYONE),
-    Row("POST", "/keys", (401, 201, 201, 201, 201, 201, 201), {"name": "k"}),
-    Row("POST", "/keys", (401, 403, 403, 403, 403, 403, 201), {"name": "k", "user_id": "{user}"}),
-    Row("POST", "/keys", (401, 201, 422, 201, 201, 201, 201), {"name": "k", "project_id": "{project}"}),
-    Row("GET", "/keys/{key}", (401, 404, 404, 404, 404, 404, 200)),
-    Row("DELETE", "/keys/{key}", (401, 404, 404, 404, 404, 404, 204)),
-    Row("POST", "/login", EVERYONE, {"key": "{own_key}"}),
-    Row("GET", "/login", EVERYONE),
-    Row("DELETE", "/login", (204,) * 7),
-    Row("GET", "/projects", EVERYONE),
-    Row("POST", "/projects", (401, 403, 201, 201, 201, 201, 201), {"name": "{unique}"}),
-    Row("GET", "/projects/{project}", SEEN),
-    Row("PATCH", "/projects/{project}", (401, 403, 404, 403, 200, 403, 200), {"description": "x"}),
-    Row("PATCH", "/projects/{project}", (401, 403, 404, 403, 403, 403, 200), {"policy": {"require_scan": False}}),
-    Row("PATCH", "/projects/{project}", (401, 403, 404, 403, 403, 403, 200), {"quotas": {"models": 9}}),
-    Row("DELETE", "/projects/{project}", (401, 403, 404, 403, 204, 403, 204)),
-    Row("GET", "/projects/{project}/members", SEEN),
-    Row("GET", "/projects/{project}/members/{somebody}", SEEN),
-    Row("PUT", "/projects/{project}/members/{user}", (401, 403, 404, 403, 201, 403, 201), {"role": "manager"}),
-    Row("DELETE", "/projects/{project}/members/{somebody}", (401, 403, 404, 403, 204, 403, 204)),
-    Row("GET", "/credential-types", EVERYONE),
-    Row("GET", "/credentials", EVERYONE),
-    Row("POST", "/credentials", (401, 403, 201, 201, 201, 201, 201), {"name": "c", "type": "openai", "fields": KEY}),
-    Row("POST", "/credentials", (401, 403, 422, 201, 201, 201, 201),
-        {"name": "c", "type": "openai", "fields": KEY, "project_id": "{project}"}),
-    Row("GET", "/credentials/{shared}", SEEN),
-    Row("PATCH", "/credentials/{shared}", (401, 403, 404, 200, 200, 200, 200), {"name": "x"}),
-    Row("DELETE", "/credentials/{shared}", (401, 403, 404, 204, 204, 204, 204)),
-    Row("GET", "/credentials/{personal}", (401, 404, 404, 404, 404, 404, 200)),
-    Row("PATCH", "/credentials/{personal}", (401, 404, 404, 404, 404, 404, 200), {"name": "x"}),
-    Row("DELETE", "/credentials/{personal}", (401, 404, 404, 404, 404, 404, 204)),
-    Row("GET", "/templates", EVERYONE),
-    Row("POST", "/templates", (401, 403, 201, 201, 201, 201, 201), {"name": "{unique}", "deploy_config": CONFIG}),
-    Row("GET", "/templates/{template}", EVERYONE),
-    Row("PATCH", "/templates/{template}", (401, 403, 403, 403, 403, 200, 200), {"description": "x"}),
-    Row("DELETE", "/templates/{template}", (401, 403, 403, 403, 403, 204, 204)),
-    Row("GET", "/models/providers", EVERYONE),
-    Row("GET", "/models/catalog", EVERYONE),
-    Row("GET", "/icons", EVERYONE),
-    Row("GET", "/icons/providers/openai.png", (200,) * 7),
-    Row("GET", "/audit", (401, 403, 403, 403, 200, 403, 200)),
-    Row("GET", "/audit?project_id={project}", (401, 403, 403, 403, 200, 403, 200)),
-]  # fmt: skip
-
-
-async def make_things(app_context: AppContext, people: People, who: str) -> tuple[Person | None, dict[str, str]]:
-    """Somebody, and a project with things of others around them."""
-    project = await people.project(uuid4().hex)
-    user = await people.add("member")
-    somebody = await people.add("member", projects={project: "member"})
-    person = None
-    if who != "nobody":
-        role, membership = PEOPLE[who]
-        person = await people.add(role, projects={project: membership} if membership else {})
-    shared, personal, template = uuid4(), uuid4(), uuid4()
-
-    def credential(row_id: UUID, project_id: UUID | None) -> CredentialRow:
-        sealed = app_context.keyring.seal(b"{}", f"credential:{row_id}")
-        values = {"id": row_id, "name": uuid4().hex, "type": "openai", "owner_id": somebody.id, "fields": {}}
-        return CredentialRow(**values, sealed=sealed, project_id=project_id)
-
-    await rows.insert(
-        app_context.database, credential(shared, project), credential(personal, None),
-        TemplateRow(id=template, name=uuid4().hex, template_type="chat", deploy_config=CONFIG, created_by=somebody.id),
-    )  # fmt: skip
-    things = {
-        "project": project, "user": user.id, "somebody": somebody.id, "key": user.key_id, "shared": shared,
-        "personal": personal, "template": template, "unique": uuid4().hex, "own_key": person.key if person else "none",
-    }  # fmt: skip
-    return person, {name: str(value) for name, value in things.items()}
+ORIGIN = {"Origin": "http://test"}
+UNUSABLE = {
+    "bad key": None,
+    "revoked key": "UPDATE platform.api_key SET revoked_at = now() WHERE id = :key",
+    "expired key": "UPDATE platform.api_key SET expires_at = now() - interval '1 second' WHERE id = :key",
+    "disabled user": 'UPDATE platform."user" SET disabled_at = now() WHERE id = :user',
+}
 
 
 def filled(value: Any, things: dict[str, str]) -> Any:
@@ -141,36 +36,125 @@ async def changes(app_context: AppContext) -> int:
         return int((await connection.execute(text("SELECT count(*) FROM platform.audit"))).scalar_one())
 
 
-@pytest.mark.parametrize("row", TABLE, ids=str)
-async def test_who_may(client: httpx.AsyncClient, people: People, app_context: AppContext, row: Row) -> None:
-    found = {}
-    for who in Statuses._fields:
-        person, things = await make_things(app_context, people, who)
-        before = await changes(app_context)
-        headers = person.headers if person else {}
-        answer = await client.request(
-            row.method, filled(row.path, things), json=filled(row.body, things), headers=headers
+class Caller:
+    """Calls one row as somebody."""
+
+    def __init__(self, client: httpx.AsyncClient, context: AppContext, people: People, routes: RouteTable) -> None:
+        self._client = client
+        self._context = context
+        self.people = people
+        self._routes = routes
+
+    async def things(self) -> Things:
+        return await make_things(self._context, self.people, self._routes)
+
+    async def person(self, who: str, things: Things) -> Person:
+        role, membership = PEOPLE[who]
+        return await self.people.add(
+            role, projects=dict.fromkeys((things.project, things.bare), membership) if membership else {}
         )
-        client.cookies.clear()
-        found[who] = answer.status_code
+
+    async def call(self, row: Row, things: Things, headers: dict[str, str] | None = None, own_key: str = "none") -> int:
+        named = {**things.names, "own_key": own_key}
+        before = await changes(self._context)
+        answer = await self._client.request(
+            row.method, filled(row.path, named), json=filled(row.body, named), headers=headers or {}
+        )
+        self._client.cookies.clear()
         if answer.status_code >= 400:
-            assert answer.headers["content-type"] == "application/problem+json"
+            kind = "application/json" if "/v1/" in row.path else "application/problem+json"
+            assert answer.headers["content-type"] == kind
         # Whoever is refused has changed nothing; whoever is not has left a trace.
-        changed = row.method != "GET" and answer.status_code < 300 and (row.method, row.path) != ("DELETE", "/login")
-        assert (await changes(app_context) > before) == changed, who
-    assert Statuses(**found) == Statuses(*row.expected)
+        changed = row.method != "GET" and answer.status_code < 300
+        if (row.method, row.path) != ("DELETE", "/login"):  # which may be repeated, and then changes nothing
+            assert (await changes(self._context) > before) == changed, answer.text
+        return answer.status_code
+
+    async def run(self, statement: str, person: Person) -> None:
+        values = {"key": person.key_id} if ":key" in statement else {"user": person.id}
+        async with self._context.database.transaction() as session:
+            await session.execute(text(statement), values)
 
 
-def test_the_table_has_every_route() -> None:
+@pytest.fixture
+def caller(client: httpx.AsyncClient, app_context: AppContext, people: People, routes: RouteTable) -> Caller:
+    return Caller(client, app_context, people, routes)
+
+
+@pytest.mark.parametrize("row", TABLE, ids=str)
+async def test_who_may(caller: Caller, row: Row) -> None:
+    found = [await caller.call(row, await caller.things())]
+    for who in PEOPLE:
+        things = await caller.things()
+        person = await caller.person(who, things)
+        found.append(await caller.call(row, things, person.headers, person.key))
+    assert tuple(found) == row.expected
+
+
+@pytest.mark.parametrize("row", TABLE, ids=str)
+async def test_keys_that_are_no_good(caller: Caller, row: Row) -> None:
+    """A key that cannot be used is no key, even an admin's."""
+    for how, statement in UNUSABLE.items():
+        things = await caller.things()
+        person = await caller.person("admin", things)
+        headers = person.headers
+        if statement is None:
+            headers = {"Authorization": f"Bearer {person.key[:-4]}0000"}
+        else:
+            await caller.run(statement, person)
+        assert await caller.call(row, things, headers) == row.statuses.nobody, how
+
+
+@pytest.mark.parametrize("row", TABLE, ids=str)
+async def test_keys_that_are_narrow(caller: Caller, row: Row) -> None:
+    """An admin's key with one scope, and one that is bound to another project."""
+    if row.path == "/login" and row.method != "GET":
+        return  # what is shown there is the body's key, or a cookie
+    things = await caller.things()
+    admin = await caller.person("admin", things)
+    is_inference = "/v1/" in row.path
+    for scope in ("read", "write", "inference"):
+        person = await caller.people.key_for(admin.id, (scope,))
+        needed = "inference" if is_inference else "read" if row.method == "GET" else "write"
+        status = row.statuses.admin if row.is_open or scope == needed else 403
+        assert await caller.call(row, await caller.things(), person.headers, person.key) == status, scope
+    elsewhere = await caller.people.key_for(admin.id, only_project=await caller.people.project("elsewhere"))
+    assert await caller.call(row, things, elsewhere.headers, elsewhere.key) == row.when_bound()
+
+
+@pytest.mark.parametrize("row", TABLE, ids=str)
+async def test_cookies(caller: Caller, row: Row, client: httpx.AsyncClient) -> None:
+    """A cookie stands for its key; to change something the request must come from our own pages, whatever its form."""
+    for origin in (ORIGIN, {}, {"Origin": "http://evil.example"}, {"Origin": "null"}):
+        things = await caller.things()
+        admin = await caller.person("admin", things)
+        answer = await client.post("/login", json={"key": admin.key}, headers=ORIGIN)
+        client.cookies.clear()
+        cookie = {"Cookie": f"{COOKIE}={answer.cookies[COOKIE]}"}
+        status = await caller.call(row, things, {**cookie, **origin}, admin.key)
+        is_safe = row.method == "GET" or (row.path == "/login" and row.method == "POST" and not origin)
+        assert status == (row.statuses.admin if origin == ORIGIN or is_safe else 403), origin
+
+
+def test_the_table_has_every_route(app: FastAPI) -> None:
     """A route that is added must say here who may call it."""
-    declared = set()
-    for router in ROUTERS:
-        for route in router.routes:
-            assert isinstance(route, APIRoute)
-            declared |= {(method, _anonymous(route.path)) for method in route.methods or ()}
+    declared = set(_routes(app.routes))
     listed = {(row.method, _anonymous(row.path.split("?")[0])) for row in TABLE}
     listed = {(method, "/icons/{}" if path.startswith("/icons/") else path) for method, path in listed}
+    listed = {(method, "/wizards/{}" if path.startswith("/wizards/") else path) for method, path in listed}
+    listed = {(method, re.sub(r"/v1/.*", "/v1/{}", path)) for method, path in listed}
     assert listed == declared
+
+
+def _routes(routes: Iterable[BaseRoute]) -> Iterable[tuple[str, str]]:
+    for route in routes:
+        if (included := getattr(route, "original_router", None)) is not None:
+            yield from _routes(included.routes)
+            continue
+        assert isinstance(route, Route)
+        methods = route.methods or {"GET", "POST"}  # the gateway's says by itself which
+        for method in methods - {"HEAD"}:
+            yield method, _anonymous(route.path)
 
 
 def _anonymous(path: str) -> str:

@@ -1,0 +1,286 @@
+"""The table of who may call which route, and the things that its paths name. `test_authorization` goes through it."""
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+from uuid import UUID, uuid4
+
+from services.app.context import AppContext
+from services.app.credentials.tables import CredentialRow
+from services.app.models.tables import ModelRow, ScanOverrideRow, ScanRow
+from services.app.templates.tables import TemplateRow
+from services.app.wizards.tables import WorkflowRow
+from services.gateway.table import Route, RouteTable
+from shared.clock import now
+from shared.jobs.tables import JobRow, TopicRow
+from tests.services.app import rows
+from tests.services.app.conftest import People, Person
+
+CONFIG = {"concurrent_requests": 1, "avg_sequence_length": 50, "avg_context_length": 50}
+DIGEST = "a" * 64
+KEY = {"api_key": "x"}
+
+
+class Statuses(NamedTuple):
+    nobody: int  # without a key
+    viewer: int  # of the platform, and of the project
+    other: int  # a member of another project
+    member: int  # of the project
+    manager: int  # of the project
+    operator: int
+    admin: int
+
+
+PEOPLE: dict[str, tuple[str, str | None]] = {
+    "viewer": ("viewer", "viewer"), "other": ("member", None), "member": ("member", "member"),
+    "manager": ("member", "manager"), "operator": ("operator", None), "admin": ("admin", None),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is in braces stands for things of someone else, made anew for every call; `{project}` is the project.
+
+    `bound` is the answer to an admin's key that is bound to another project; by default as to a member of that one for
+    what is the project's, as to any admin for what is read, and 403 for changes to what is everyone's.
+    """
+
+    method: str
+    path: str
+    expected: tuple[int, ...]
+    body: dict[str, Any] | None = field(default=None, hash=False)
+    bound: int | None = None
+
+    @property
+    def statuses(self) -> "Statuses":
+        return Statuses(*self.expected)
+
+    @property
+    def is_open(self) -> bool:
+        return self.statuses.nobody < 400
+
+    def when_bound(self) -> int:
+        if self.bound is not None or self.is_open:
+            return self.bound or self.statuses.admin
+        if self.statuses.other in (404, 422):
+            return self.statuses.other
+        return self.statuses.admin if self.method == "GET" else 403
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.path}"
+
+
+OPEN = (200,) * 7
+EVERYONE = (401, 200, 200, 200, 200, 200, 200)
+SEEN = (401, 200, 404, 200, 200, 200, 200)
+BEGUN = (401, 403, 422, 200, 200, 200, 200)
+BEGIN = {"workflow_total_steps": 3, "step_number": 1}
+TABLE = [
+    Row("GET", "/me", EVERYONE),
+    Row("GET", "/users", (401, 403, 200, 200, 200, 200, 200)),
+    Row("POST", "/users", (401, 403, 403, 403, 403, 403, 201), {"name": "{unique}"}),
+    Row("GET", "/users/{user}", (401, 403, 200, 200, 200, 200, 200)),
+    Row("PATCH", "/users/{user}", (401, 403, 403, 403, 403, 403, 200), {"role": "admin"}),
+    Row("DELETE", "/users/{user}", (401, 403, 403, 403, 403, 403, 204)),
+    Row("GET", "/keys", EVERYONE),
+    Row("POST", "/keys", (401, 201, 201, 201, 201, 201, 201), {"name": "k"}, 201),
+    Row("POST", "/keys", (401, 403, 403, 403, 403, 403, 201), {"name": "k", "user_id": "{user}"}),
+    Row("POST", "/keys", (401, 201, 422, 201, 201, 201, 201), {"name": "k", "project_id": "{project}"}),
+    Row("GET", "/keys/{key}", (401, 404, 404, 404, 404, 404, 200)),
+    Row("DELETE", "/keys/{key}", (401, 404, 404, 404, 404, 404, 204)),
+    Row("POST", "/login", EVERYONE, {"key": "{own_key}"}),
+    Row("GET", "/login", EVERYONE),
+    Row("DELETE", "/login", (204,) * 7),
+    Row("GET", "/projects", EVERYONE),
+    Row("POST", "/projects", (401, 403, 201, 201, 201, 201, 201), {"name": "{unique}"}),
+    Row("GET", "/projects/{project}", SEEN),
+    Row("PATCH", "/projects/{project}", (401, 403, 404, 403, 200, 403, 200), {"description": "x"}),
+    Row("PATCH", "/projects/{project}", (401, 403, 404, 403, 403, 403, 200), {"policy": {"require_scan": False}}),
+    Row("PATCH", "/projects/{project}", (401, 403, 404, 403, 403, 403, 200), {"quotas": {"models": 9}}),
+    Row("DELETE", "/projects/{bare}", (401, 403, 404, 403, 204, 403, 204)),
+    Row("GET", "/projects/{project}/members", SEEN),
+    Row("GET", "/projects/{project}/members/{somebody}", SEEN),
+    Row("PUT", "/projects/{project}/members/{user}", (401, 403, 404, 403, 201, 403, 201), {"role": "manager"}),
+    Row("DELETE", "/projects/{project}/members/{somebody}", (401, 403, 404, 403, 204, 403, 204)),
+    Row("GET", "/credential-types", EVERYONE),
+    Row("GET", "/credentials", EVERYONE),
+    Row("POST", "/credentials", (401, 403, 201, 201, 201, 201, 201), {"name": "c", "type": "openai", "fields": KEY}),
+    Row("POST", "/credentials", (401, 403, 422, 201, 201, 201, 201),
+        {"name": "c", "type": "openai", "fields": KEY, "project_id": "{project}"}),
+    Row("GET", "/credentials/{shared}", SEEN),
+    Row("PATCH", "/credentials/{shared}", (401, 403, 404, 200, 200, 200, 200), {"name": "x"}),
+    Row("DELETE", "/credentials/{shared}", (401, 403, 404, 204, 204, 204, 204)),
+    Row("GET", "/credentials/{personal}", (401, 404, 404, 404, 404, 404, 200)),
+    Row("PATCH", "/credentials/{personal}", (401, 404, 404, 404, 404, 404, 200), {"name": "x"}),
+    Row("DELETE", "/credentials/{personal}", (401, 404, 404, 404, 404, 404, 204)),
+    Row("GET", "/templates", EVERYONE),
+    Row("POST", "/templates", (401, 403, 201, 201, 201, 201, 201), {"name": "{unique}", "deploy_config": CONFIG}),
+    Row("GET", "/templates/{template}", EVERYONE),
+    Row("PATCH", "/templates/{template}", (401, 403, 403, 403, 403, 200, 200), {"description": "x"}),
+    Row("DELETE", "/templates/{template}", (401, 403, 403, 403, 403, 204, 204)),
+    Row("GET", "/models/providers", EVERYONE),
+    Row("GET", "/models/catalog", EVERYONE),
+    Row("GET", "/icons", EVERYONE),
+    Row("GET", "/icons/providers/openai.png", (200,) * 7),
+    Row("GET", "/audit", (401, 403, 403, 403, 200, 403, 200)),
+    Row("GET", "/audit?project_id={project}", (401, 403, 403, 403, 200, 403, 200), None, 404),
+    Row("GET", "/healthz", OPEN),
+    Row("GET", "/readyz", OPEN),
+    Row("GET", "/docs/errors", OPEN),
+    Row("GET", "/openapi.json", OPEN),
+    Row("GET", "/models", EVERYONE),
+    Row("GET", "/models?source=catalog", EVERYONE),
+    Row("GET", "/models/{model}", SEEN),
+    Row("GET", "/models/{everyones}", EVERYONE),
+    Row("PATCH", "/models/{model}", (401, 403, 404, 200, 200, 200, 200), {"description": "x"}),
+    Row("PATCH", "/models/{everyones}", (401, 403, 403, 403, 403, 200, 200), {"description": "x"}),
+    Row("DELETE", "/models/{idle}", (401, 403, 404, 204, 204, 204, 204)),
+    Row("GET", "/models/{model}/scans", SEEN),
+    Row("GET", "/models/{model}/scans/{scan}", SEEN),
+    Row("GET", "/models/{model}/scan-overrides", SEEN),
+    Row("POST", "/models/{model}/scan-overrides", (401, 403, 404, 403, 403, 403, 201), {"reason": "we looked"}),
+    Row("POST", "/models/{everyones}/scan-overrides", (401, 403, 403, 403, 403, 403, 201), {"reason": "we looked"}),
+    Row("DELETE", "/models/{model}/scan-overrides/{override}", (401, 403, 404, 403, 403, 403, 204)),
+    Row("GET", "/clusters", EVERYONE),
+    Row("GET", "/clusters/clusters", EVERYONE),
+    Row("GET", "/clusters/{cluster}", EVERYONE),
+    Row("PATCH", "/clusters/{cluster}", (401, 403, 403, 403, 403, 200, 200), {"name": "{unique}"}),
+    Row("DELETE", "/clusters/{empty}", (401, 403, 403, 403, 403, 204, 204)),
+    Row("GET", "/clusters/recommended/{draft}", (401, 404, 404, 404, 404, 200, 200)),
+    Row("GET", "/endpoints", EVERYONE),
+    Row("GET", "/endpoints/{endpoint}", SEEN),
+    Row("DELETE", "/endpoints/{endpoint}", (401, 403, 404, 202, 202, 202, 202)),
+    Row("GET", "/endpoints/{endpoint}/workers", SEEN),
+    Row("GET", "/endpoints/{endpoint}/workers/{worker}", SEEN),
+    Row("DELETE", "/endpoints/{endpoint}/workers", (401, 403, 404, 202, 202, 202, 202)),
+    Row("DELETE", "/endpoints/{endpoint}/workers/{worker}", (401, 403, 404, 202, 202, 202, 202)),
+    Row("GET", "/endpoints/{endpoint}/logs", SEEN),
+    Row("GET", "/endpoints/{endpoint}/logs?follow=true", SEEN),
+    Row("GET", "/jobs", EVERYONE),
+    Row("GET", "/jobs/{failed}", SEEN),
+    Row("GET", "/jobs/{failed}?wait=30", SEEN),
+    Row("GET", "/jobs/{failed}/events", (401, 204, 404, 204, 204, 204, 204)),
+    Row("POST", "/jobs/{pending}/cancel", (401, 403, 404, 200, 200, 200, 200)),
+    Row("POST", "/jobs/{failed}/retry", (401, 403, 404, 200, 200, 200, 200)),
+    Row("GET", "/jobs/{registration}", (401, 404, 404, 404, 404, 200, 200)),
+    Row("POST", "/jobs/{registration}/cancel", (401, 404, 404, 404, 404, 200, 200)),
+    Row("GET", "/wizards", EVERYONE),
+    Row("GET", "/wizards/model_deployment", EVERYONE),
+    Row("GET", "/workflows", EVERYONE),
+    Row("GET", "/workflows/{draft}", (401, 404, 404, 404, 404, 200, 200)),
+    Row("DELETE", "/workflows/{draft}", (401, 404, 404, 404, 404, 403, 204)),
+    Row("POST", "/workflows/{draft}/cancel", (401, 404, 404, 404, 404, 403, 200)),
+    Row("POST", "/workflows/{stopped}/retry", (401, 404, 404, 404, 404, 403, 200)),
+    Row("GET", "/workflows/{stopped}/events", (401, 404, 404, 404, 404, 204, 204)),
+    Row("POST", "/models/cloud-model-workflow", BEGUN, {**BEGIN, "project_id": "{project}"}),
+    Row("POST", "/models/local-model-workflow", BEGUN, {**BEGIN, "project_id": "{project}"}),
+    Row("POST", "/models/local-model-workflow", BEGUN, {**BEGIN, "proprietary_credential_id": "{shared}"}),
+    Row("POST", "/models/deploy-workflow", BEGUN, {**BEGIN, "project_id": "{project}"}),
+    Row("POST", "/models/deploy-workflow", BEGUN, {**BEGIN, "model_id": "{model}"}),
+    Row("POST", "/models/deploy-workflow", BEGUN, {**BEGIN, "credential_id": "{shared}"}),
+    Row("POST", "/models/deploy-workflow", (401, 403, 422, 422, 422, 422, 422), {**BEGIN, "credential_id": "{personal}"}),
+    Row("POST", "/models/deploy-workflow", (401, 403, 404, 404, 404, 403, 200),
+        {"workflow_id": "{draft}", "step_number": 3, "template_id": "{template}"}),
+    Row("POST", "/models/security-scan", BEGUN, {**BEGIN, "model_id": "{model}"}),
+    Row("POST", "/endpoints/add-worker", BEGUN, {**BEGIN, "endpoint_id": "{endpoint}"}),
+    Row("POST", "/clusters/clusters", (401, 403, 403, 403, 403, 200, 200), {**BEGIN, "name": "{unique}"}),
+    Row("GET", "/endpoints/{endpoint}/v1/models", SEEN),
+    Row("POST", "/endpoints/{endpoint}/v1/completions", (401, 503, 404, 503, 503, 503, 503), {"prompt": "x"}),
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Things:
+    """A project with things of somebody else in it."""
+
+    project: UUID
+    bare: UUID  # the same, without anything in it
+    names: dict[str, str]
+
+
+async def make_things(context: AppContext, people: People, routes: RouteTable) -> Things:
+    project, bare = await people.project(uuid4().hex), await people.project(uuid4().hex)
+    user = await people.add("member")
+    somebody = await people.add("member", projects={project: "member"})
+    ids = {name: uuid4() for name in NAMES}
+    await rows.insert(
+        context.database, *_credentials(context, ids, project, somebody), *_served(ids, project, somebody)
+    )
+    await rows.insert(context.database, *_work(ids, project, somebody))
+    routes.replace(ids["endpoint"], _route(ids["endpoint"], project))
+    named = {**ids, "project": project, "bare": bare, "user": user.id, "somebody": somebody.id, "key": user.key_id}
+    return Things(
+        project,
+        bare,
+        {name: str(value) for name, value in named.items()}
+        | {"unique": uuid4().hex, "worker": f"{ids['endpoint']}-1", "own_key": "none"},
+    )
+
+
+NAMES = (
+    "shared", "personal", "template", "model", "everyones", "idle", "scan", "override", "cluster", "empty", "endpoint",
+    "failed", "pending", "registration", "draft", "stopped",
+)  # fmt: skip
+
+
+def _credentials(context: AppContext, ids: dict[str, UUID], project: UUID, owner: Person) -> list[Any]:
+    def credential(row_id: UUID, project_id: UUID | None) -> CredentialRow:
+        sealed = context.keyring.seal(b"{}", f"credential:{row_id}")
+        values = {"id": row_id, "name": uuid4().hex, "type": "openai", "owner_id": owner.id, "fields": {}}
+        return CredentialRow(**values, sealed=sealed, project_id=project_id)
+
+    template = TemplateRow(
+        id=ids["template"], name=uuid4().hex, template_type="chat", deploy_config=CONFIG, created_by=owner.id
+    )
+    return [credential(ids["shared"], project), credential(ids["personal"], None), template]
+
+
+def _served(ids: dict[str, UUID], project: UUID, owner: Person) -> list[Any]:
+    def model(name: str, project_id: UUID | None) -> ModelRow:
+        return rows.model(id=ids[name], project_id=project_id, digest=DIGEST, created_by=owner.id)
+
+    observed = {"workers": [{"id": f"{ids['endpoint']}-{number}", "state": "ready"} for number in range(2)]}
+    desired = {"replicas": 2, "concurrency": 1, "memory_bytes": 1, "generation": 1}
+    return [
+        model("model", project), model("everyones", None), model("idle", project),
+        ScanRow(id=ids["scan"], model_id=ids["model"], job_id=uuid4(), status="safe", digest=DIGEST),
+        ScanOverrideRow(
+            id=ids["override"], model_id=ids["model"], digest=DIGEST, reason="x", created_by=owner.id, created_at=now()
+        ),
+        rows.cluster(id=ids["cluster"]), rows.cluster(id=ids["empty"]),
+        rows.endpoint(
+            project, ids["model"], ids["cluster"], id=ids["endpoint"], desired=desired, observed=observed,
+            created_by=owner.id,
+        ),
+    ]  # fmt: skip
+
+
+def _work(ids: dict[str, UUID], project: UUID, owner: Person) -> list[Any]:
+    def job(job_id: UUID, state: str, **values: Any) -> JobRow:
+        given = {"kind": "import_model", "project_id": project, "input": {"model_id": str(ids["idle"])}, **values}
+        return JobRow(id=job_id, version=1, state=state, owner_id=owner.id, **given)
+
+    def workflow(name: str, fields: dict[str, Any], **values: Any) -> list[Any]:
+        row = WorkflowRow(
+            id=ids[name], owner_id=owner.id, project_id=project, current_step=1, total_steps=6, fields=fields,
+            field_steps={}, files={}, **values,
+        )  # fmt: skip
+        return [TopicRow(id=ids[name]), row]
+
+    served = {"project_id": str(project), "model_id": str(ids["model"]), "deploy_config": CONFIG}
+    stopped = uuid4()
+    registration = {
+        "kind": "register_cluster",
+        "project_id": None,
+        "resource_type": "cluster",
+        "resource_id": ids["empty"],
+    }
+    return [
+        job(ids["failed"], "failed"), job(ids["pending"], "pending"), job(stopped, "failed", topic=ids["stopped"]),
+        job(ids["registration"], "pending", input={"cluster_id": str(ids["empty"])}, **registration),
+        *workflow("draft", served, type="model_deployment", status="in_progress"),
+        *workflow("stopped", {}, type="local_model_onboarding", status="failed", job_id=stopped),
+    ]  # fmt: skip
+
+
+def _route(endpoint_id: UUID, project: UUID) -> Route:
+    return Route(endpoint_id=endpoint_id, project_id=project, model_name="m", served_name="m", state="running")
