@@ -185,12 +185,16 @@ class Stepway:
         begun = {"workflow_id": workflow} if workflow else {"workflow_total_steps": total}
         return self.post(wizard, {**begun, "step_number": number, **fields})
 
-    def import_model(self, uri: str, *, source: str = "disk", name: str = "smol", **details: object) -> Any:
+    def import_model(self, uri: str, *, source: str = "disk", name: str = "smol", credential: str | None = None) -> Any:
         """Trigger; the workflow."""
         path = "/models/local-model-workflow"
         workflow = self.step(path, None, 1, 6, modality="llm")["workflow_id"]
         self.step(path, workflow, 2, 6, provider_type=source)
-        return self.step(path, workflow, 3, 6, name=name, uri=uri, icon=ICON, trigger_workflow=True, **details)
+        details = {"name": name, "uri": uri, "icon": ICON}
+        if credential is None:
+            return self.step(path, workflow, 3, 6, **details, trigger_workflow=True)
+        self.step(path, workflow, 3, 6, **details)
+        return self.step(path, workflow, 4, 6, proprietary_credential_id=credential, trigger_workflow=True)
 
     def scan(self, model_id: str) -> Any:
         return self.step("/models/security-scan", None, 1, 3, model_id=model_id, trigger_workflow=True)
