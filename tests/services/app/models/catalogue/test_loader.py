@@ -8,7 +8,6 @@ from uuid import UUID
 import pytest
 
 from services.app.models.catalogue import (
-    Modality,
     ProviderType,
     cloud_models,
     credential_type,
@@ -17,6 +16,7 @@ from services.app.models.catalogue import (
     loader,
     providers,
 )
+from shared.contracts.models import Modality
 
 FILE = Path(loader.__file__).with_name("catalogue.yaml")
 
