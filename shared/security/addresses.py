@@ -11,6 +11,7 @@ import socket
 import ssl
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpcore
@@ -20,6 +21,7 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 DEFAULT_TIMEOUT = httpx.Timeout(30.0, connect=10.0)  # seconds; the read timeout is between two chunks
 MAX_REDIRECTS = 10
+READ_BYTES = 1024 * 1024
 _PORTS = {"http": 80, "https": 443}
 _SHARED = ipaddress.ip_network("100.64.0.0/10")  # carrier-grade NAT; Alibaba's metadata service lies in it
 _METADATA = frozenset(
@@ -174,7 +176,7 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
         failure: Exception | None = None
         for address in addresses:
             try:
-                return await self._plain.connect_tcp(address, port, timeout, local_address, socket_options)
+                return _LargeReads(await self._plain.connect_tcp(address, port, timeout, local_address, socket_options))
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
                 failure = error
         raise failure or httpcore.ConnectError("the host name has no address")
@@ -189,6 +191,33 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
 
     async def sleep(self, seconds: float) -> None:
         await self._plain.sleep(seconds)
+
+
+class _LargeReads(httpcore.AsyncNetworkStream):
+    """Takes what has arrived in larger pieces than httpcore's 64 KiB, each of which costs as much as a larger one.
+
+    A stream in TLS comes in records of 16 KiB anyway, and is left alone.
+    """
+
+    def __init__(self, stream: httpcore.AsyncNetworkStream) -> None:
+        self._stream = stream
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        return await self._stream.read(max(max_bytes, READ_BYTES), timeout)
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        await self._stream.write(buffer, timeout)
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+    async def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore.AsyncNetworkStream:
+        return await self._stream.start_tls(ssl_context, server_hostname, timeout)
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._stream.get_extra_info(info)
 
 
 def _judged(host: str, port: int, addresses: Iterable[str], policy: AddressPolicy) -> list[str]:
