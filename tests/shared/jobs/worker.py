@@ -99,7 +99,7 @@ async def journey(run: Run, number: int) -> int:
     number = await run.step(add, number, key="first")
     left, right = await run.gather(run.step(add, number, key="left"), run.step(add, number, key="right"))
     number = await run.step(flaky, left + right, key="flaky")
-    await run.sleep(1.05, key="nap")
+    await run.sleep(1.5, key="nap")  # longer than a run waits in its slot
     number += await run.wait_event("go", key="go")
     result: int = await run.step(add, number, key="last")
     return result
