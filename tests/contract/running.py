@@ -134,7 +134,7 @@ class Stepway:
         assert key is not None
         config = uvicorn.Config(
             self.assembly.app, host="127.0.0.1", port=0, lifespan="off", log_config=None, access_log=False,
-            timeout_graceful_shutdown=1,
+            timeout_graceful_shutdown=1, timeout_keep_alive=75,
         )  # fmt: skip
         self._server = uvicorn.Server(config)
         self._serving = asyncio.create_task(self._server._serve(None))
