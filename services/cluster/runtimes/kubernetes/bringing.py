@@ -94,7 +94,7 @@ async def _not_created(objects: Objects, job: str) -> reasons.Fault | None:
 
 
 async def _refuse_the_hopeless(objects: Objects, pod: Json) -> None:
-    events = await objects.list("Event", field_selector=f"involvedObject.name={pod['metadata']['name']},type=Warning")
+    events = await objects.list("Event", field_selector=f"involvedObject.name={pod['metadata']['name']}")
     fault = reasons.of_pod(pod, events.items)
     if fault is not None and fault.final:
         raise Permanent(fault.code, fault.message)

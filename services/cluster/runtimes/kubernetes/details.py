@@ -60,7 +60,7 @@ def parse(line: str) -> tuple[float, str] | None:
 async def _details(objects: Objects, pod: Json) -> tuple[list[Json], list[str]]:
     name = pod["metadata"]["name"]
     try:
-        found = await objects.list("Event", field_selector=f"involvedObject.name={name},type=Warning")
+        found = await objects.list("Event", field_selector=f"involvedObject.name={name}")
         fault = reasons.of_pod(pod, found.items)
         if fault is None or not fault.wants_log:
             return found.items, []

@@ -15,10 +15,10 @@ from services.cluster.runtimes.kubernetes.quantities import whole
 
 Json = dict[str, Any]
 
-CRASH_LOOP_AFTER = 3  # restarts after which another try is not expected to help
+CRASH_LOOP_AFTER = 2  # restarts after which another try is not expected to help
 LAST_LINES = 20
 _UNSCHEDULABLE = re.compile(r"^\d+/(\d+) nodes are available: (.*?)(?:\. preemption:|\.? ?$)", re.DOTALL)
-_PART = re.compile(r"(\d+) ([^,]+?)(?=, \d+ |\.|$)")
+_PART = re.compile(r"(\d+) (.+)", re.DOTALL)
 _NOT_FOUND = re.compile(r"not found|does not exist|manifest unknown|name unknown|no such image|\b404\b", re.IGNORECASE)
 _DENIED = re.compile(
     r"unauthorized|denied|forbidden|authentication required|no basic auth|\b40[13]\b|pull access", re.IGNORECASE
@@ -28,6 +28,7 @@ _SIGNALS = {6: "SIGABRT", 9: "SIGKILL", 11: "SIGSEGV", 15: "SIGTERM"}
 _PULLING = frozenset(
     {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable"}
 )
+_WENT_ON = frozenset({"Pulling", "Pulled", "Created", "Started", "Killing"})
 _CONFIG = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError", "StartError"})
 
 
@@ -104,7 +105,7 @@ def server_status(pod: Json, name: str = "server") -> Json:
 def _of_phase(pod: Json, status: Json) -> Fault | None:
     if status.get("reason") == "Evicted":
         return Fault("evicted", f"The node evicted the pod: {printable(status.get('message'))}", "exited")
-    if status.get("reason") in ("NodeLost", "NodeAffinity", "NodeShutdown", "Terminated", "Shutdown"):
+    if str(status.get("reason")) in ("NodeLost", "NodeAffinity", "NodeShutdown", "Terminated", "Shutdown"):
         return Fault("node_lost", f"The node gave the pod up: {printable(status.get('message'))}", "exited")
     if status.get("reason") == "DeadlineExceeded":
         return Fault("deadline", "The pod ran longer than it may.", "exited", final=True)
@@ -189,9 +190,13 @@ def _ended(pod: Json, one: Json, ended: Json, *, running: bool, previous: bool) 
 def _of_events(pod: Json, status: Json, events: Sequence[Json]) -> Fault | None:
     if is_ready(pod):
         return None
-    latest = sorted((one for one in events if one.get("type") == "Warning"), key=event_time, reverse=True)
+    latest = sorted(events, key=event_time, reverse=True)
     for event in latest:
-        why, message = event.get("reason"), printable(event.get("message"))
+        why, message = str(event.get("reason")), printable(event.get("message"))
+        if why in _WENT_ON:  # what was before has passed
+            return None
+        if event.get("type") != "Warning":
+            continue
         if why in ("FailedMount", "FailedAttachVolume"):
             return Fault("mount_failed", f"A volume could not be mounted: {_sentence(message)}", grace=90)
         if why == "FailedCreatePodSandBox":
@@ -219,11 +224,12 @@ def unschedulable(message: str) -> str:
     match = _UNSCHEDULABLE.match(message)
     if match is None:
         return f"No node can take the pod: {_sentence(message)}"
-    total, parts = int(match[1]), _PART.findall(match[2])
-    said = [_lack(int(count), what.strip()) for count, what in parts]
+    parts = [_PART.fullmatch(part.strip()) for part in re.split(r", (?=\d+ )", match[2])]
+    said = [_lack(int(part[1]), part[2]) for part in parts if part is not None]
     if not said:
         return f"No node can take the pod: {_sentence(message)}"
-    return f"None of the {_plural(total, 'node')} can take the pod: {'; '.join(said)}."
+    none = "The one node cannot" if match[1] == "1" else f"None of the {match[1]} nodes can"
+    return f"{none} take the pod: {'; '.join(said)}."
 
 
 def _lack(count: int, what: str) -> str:
