@@ -153,9 +153,9 @@ def why(error: OSError) -> str:
 
 def write_private(path: Path, text: str, *, keep: bool = False) -> None:
     """Write a file that only its owner may read, whole or not at all. With `keep` a file that is there already stays."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft = path.with_name(f".{path.name}.{uuid4().hex[:8]}")
     try:
-        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "w") as file:
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "w") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
