@@ -289,3 +289,20 @@ def test_another_process_takes_over(pair: tuple[Stepway, Stepway], model_file: P
     until(lambda: victim.chats(endpoint), what="the endpoint to answer")
     victim.stop()
     assert not victim.servers()
+
+
+def test_a_stop_in_the_middle_of_a_deploy_is_gone_on_with(stepway: Stepway, model_file: Path) -> None:
+    model = stepway.made(stepway.import_model(str(model_file)))
+    stepway.made(stepway.scan(model))
+    workflow = stepway.deploy(model)
+    job = workflow["job"]["id"]
+    begun = "SELECT state FROM jobs.step WHERE job_id = %s AND key = 'apply' AND state <> 'pending'"
+    until(lambda: stepway.sql(begun, job), what="the workers to be started")
+    assert stepway.stop() < 5.0
+    assert not stepway.processes()
+
+    stepway.start()
+    assert stepway.ended_job(workflow)["state"] == "succeeded"
+    check_events(stepway, job)
+    check_workers(stepway, 1)
+    assert stepway.chat(stepway.get(f"/workflows/{workflow['workflow_id']}")["result"]["id"])
