@@ -1,0 +1,139 @@
+"""Schemathesis on the whole API, as an admin, within a minute: no fault of ours, and every refusal a whole problem.
+
+It runs on a Stepway of its own: what it makes, changes and deletes is nobody else's. Left out are what would end the
+test itself (the admin's own key), what never ends (streams), and what the gateway documents elsewhere.
+"""
+
+import asyncio
+import json
+import time
+from typing import Any
+
+import httpx
+import jsonschema_rs
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from schemathesis.core.transport import Response
+
+from tests.contract import actors
+from tests.contract.running import Client, Json, Stepway
+from tests.hub import Hub
+
+BUDGET = 45.0  # seconds for all operations together
+EXAMPLES = 30  # for each operation, fewer when the time is up
+STREAMS = ("/events", "/logs")
+OPEN = {"/healthz", "/readyz", "/docs/errors", "/login", "/icons/{path}"}
+PROBLEM = "application/problem+json"
+
+
+@pytest.fixture
+async def ids(client: Client, hub: Hub) -> dict[str, str]:
+    """Ids that exist, so that more than 404 is met."""
+    draft = await actors.begin(client, actors.DEPLOY)
+    ended = await client.ended(await actors.import_hub(client, actors.publish(hub)))
+    return {
+        "workflow_id": draft["workflow_id"], "job_id": ended["job"]["id"], "model_id": ended["result"]["id"],
+        "project_id": await actors.project(client), "credential_id": await actors.credential(client),
+        "cluster_id": await actors.machine(client), "type": "model_deployment",
+        "template_id": (await client.get("/templates"))["data"][0]["id"],
+    }  # fmt: skip
+
+
+async def test_the_description_is_open_and_valid(stepway: Stepway, client: Client) -> None:
+    described = await client.get("/openapi.json")
+    assert described["openapi"].startswith("3.1")
+    own = [operation for path in described["paths"].values() for operation in path.values()]
+    assert len({operation["operationId"] for operation in own}) == len(own)
+    for wizard in (await client.get("/wizards"))["data"]:
+        body = described["paths"][wizard["path"]]["post"]["requestBody"]["content"]
+        assert ("multipart/form-data" in body) == (wizard["encoding"] == "multipart")
+        for content in body.values():
+            jsonschema_rs.meta.validate(content["schema"])
+            assert content["schema"]["required"] == ["step_number"]
+    async with httpx.AsyncClient(base_url=stepway.url, trust_env=False) as nobody:
+        assert (await nobody.get("/openapi.json")).status_code == 200
+        for path, methods in described["paths"].items():
+            for method in methods:
+                answer = await nobody.request(method, path, json={})
+                assert answer.status_code == 401 or path in OPEN, (method, path, answer.status_code)
+
+
+@pytest.mark.timeout(180)
+async def test_no_request_makes_a_fault(stepway: Stepway, client: Client, ids: dict[str, str]) -> None:
+    described = await client.get("/openapi.json")
+    found = await asyncio.to_thread(_run, described, stepway.url, client.http.headers["Authorization"], ids)
+    assert found["asked"] > 300, found
+    assert found["faults"] == []
+    assert {200, 404, 422} <= set(found["statuses"])
+
+
+def _run(described: Json, url: str, authorization: str, ids: dict[str, str]) -> Json:
+    schema = schemathesis.openapi.from_dict(described)
+    schema.config.update(base_url=url)
+    operations: list[Any] = [result.ok() for result in schema.get_all_operations()]  # type: ignore[union-attr]
+    chosen = [one for one in operations if _may_be_asked(one.method, one.path)]
+    chosen.sort(key=lambda one: one.method == "delete")  # what the others ask for goes last
+    found: Json = {"asked": 0, "faults": [], "statuses": []}
+    end = time.monotonic() + BUDGET
+    for number, operation in enumerate(chosen):
+        share = (end - time.monotonic()) / (len(chosen) - number)
+        _ask(operation, authorization, ids, time.monotonic() + share, found)
+    return found
+
+
+def _may_be_asked(method: str, path: str) -> bool:
+    is_stream = path.endswith(STREAMS)
+    is_own_access = path.startswith(("/users", "/keys", "/me", "/login", "/logout")) and method.upper() != "GET"
+    return not is_stream and not is_own_access
+
+
+def _ask(operation: Any, authorization: str, ids: dict[str, str], end: float, found: Json) -> None:
+    headers = {"Authorization": authorization}
+
+    @settings(
+        max_examples=EXAMPLES, deadline=None, derandomize=True, database=None, phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )  # fmt: skip
+    @given(case=operation.as_strategy())
+    def ask(case: Any) -> None:
+        if time.monotonic() > end:
+            return
+        _aim(case, ids, found["asked"])
+        answer = case.call(headers=headers, timeout=20)
+        found["asked"] += 1
+        found["statuses"].append(answer.status_code)
+        if wrong := _fault(answer):
+            found["faults"].append(f"{case.method} {case.formatted_path} {case.query} {case.body!r}: {wrong}"[:600])
+
+    ask()
+
+
+def _aim(case: Any, ids: dict[str, str], count: int) -> None:
+    """Of what was made up, replace some by what exists, so that more than the first refusal is met."""
+    if count % 4 == 0:
+        return
+    for name in set(case.path_parameters or {}) & ids.keys():
+        case.path_parameters[name] = ids[name]
+    if case.headers and count % 4 != 1:
+        case.headers.pop("If-Match", None)
+    if "wait" in (case.query or {}):
+        case.query["wait"] = 0
+    if isinstance(case.body, dict) and "step_number" in case.body and count % 4 != 1:
+        known = {"workflow_id", "workflow_total_steps", "step_number"}
+        fields = {name: value for name, value in case.body.items() if name not in known}
+        named = {name: value for name, value in ids.items() if name in fields}
+        case.body = {"workflow_total_steps": 6, "step_number": 1, **fields, **named}
+
+
+def _fault(answer: Response) -> str | None:
+    if answer.status_code >= 500 and answer.status_code != 503:
+        return f"{answer.status_code} {answer.text[:200]}"
+    kind = answer.headers.get("content-type", [""])[0]
+    if answer.status_code >= 400:
+        if kind != PROBLEM:
+            return f"{answer.status_code} is no problem but {kind}"
+        problem = json.loads(answer.text)
+        if problem["status"] != answer.status_code or problem["type"] != f"/docs/errors#{problem['code']}":
+            return f"a problem that contradicts itself: {answer.text[:200]}"
+    return None
