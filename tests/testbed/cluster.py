@@ -31,6 +31,7 @@ NODE = "node-1"
 STORAGE_CLASS = "standard"
 START_SECONDS = 60.0
 _PORTS = (6443, 2379, 2380)
+_HEALTH_PORT = 10248  # the kubelet's
 _PROVISIONER = Path(__file__).with_name("provisioner.py")
 
 
@@ -52,7 +53,7 @@ def _with_access() -> "Iterator[Cluster]":
 
 
 class Cluster:
-    """Started on entry, gone on exit. Servers are named in `SERVERS`; `space` stops, kills and restarts them."""
+    """Started on entry, gone on exit. Servers are named in `SERVERS`; `space` stops, kills and pauses them."""
 
     SERVERS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "containerd", "kubelet",
                "kube-proxy", "coredns", "provisioner")  # fmt: skip
@@ -102,6 +103,12 @@ class Cluster:
                 self._import(images.archive(name))
                 self._loaded.add(name)
 
+    def restart(self, *names: str) -> None:
+        """Start again servers that were killed or stopped; returns when they serve. Raises StartError."""
+        for name in sorted(names, key=self.SERVERS.index):
+            self.space.restart(name)
+            self._wait_serving(name)
+
     def wait(self, what: str, ready: Callable[[], Any], *, seconds: float = 30.0) -> Any:
         """The first true answer of `ready`. Raises TimeoutError with events and logs."""
         deadline = time.monotonic() + seconds
@@ -137,12 +144,23 @@ class Cluster:
         self.space.open()
         self._start_containerd(folder)
         self.plane.start(controllers=True)
+        self._wait_serving("containerd")
         self._start_kubelet(folder)
         self._start_network(folder)
         self._start_storage(folder)
-        self.space.wait("containerd was ready", self._containerd_ready, seconds=START_SECONDS)
         self._import(self._pause)
+        self._wait_serving("kubelet")
         self.space.wait("the node was ready", self.node_ready, seconds=START_SECONDS)
+
+    def _wait_serving(self, name: str) -> None:
+        ready = {
+            "kube-apiserver": self.plane.ready,
+            "containerd": self._containerd_ready,
+            "kubelet": self._kubelet_ready,
+        }
+        if name in ready:
+            own = () if name == "kubelet" else (name,)
+            self.space.wait(f"{name} served", ready[name], seconds=START_SECONDS, servers=own)
 
     def _start_containerd(self, folder: Path) -> None:
         (folder / "containerd.toml").write_text(_CONTAINERD.format(sandbox=images.reference("pause"), folder=folder))
@@ -154,6 +172,13 @@ class Cluster:
         with contextlib.suppress(StartError):
             self.space.run(["ctr", "version"])
             return True
+        return False
+
+    def _kubelet_ready(self) -> bool:
+        if "kubelet" in self.space.ended():  # it gives up on a containerd that has just begun; init systems try again
+            self.space.restart("kubelet")
+        with contextlib.suppress(httpx.TransportError):
+            return httpx.get(f"http://{self.slot.node}:{_HEALTH_PORT}/healthz", trust_env=False, timeout=1).is_success
         return False
 
     def _start_kubelet(self, folder: Path) -> None:
@@ -176,6 +201,8 @@ class Cluster:
             "evictionHard": {"memory.available": "50Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
             "failCgroupV1": False,
             "failSwapOn": False,
+            "healthzBindAddress": self.slot.node,
+            "healthzPort": _HEALTH_PORT,
             "imageGCHighThresholdPercent": 100,
             # the node's silence and return are seen within seconds
             "nodeLeaseDurationSeconds": 4,

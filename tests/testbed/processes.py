@@ -10,7 +10,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 STOP_SECONDS = 10.0
@@ -76,13 +76,15 @@ class Processes:
         """Names of those that have ended, by whatever cause."""
         return [name for name, process in self._running.items() if process.poll() is not None]
 
-    def wait(self, what: str, ready: Callable[[], bool], *, seconds: float) -> None:
-        """Until `ready` says so. Raises StartError if time is up or a server has ended."""
+    def wait(
+        self, what: str, ready: Callable[[], bool], *, seconds: float, servers: Collection[str] | None = None
+    ) -> None:
+        """Until `ready` says so. Raises StartError if time is up or one of `servers`, else of all, has ended."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             if ready():
                 return
-            if ended := self.ended():
+            if ended := [name for name in self.ended() if servers is None or name in servers]:
                 raise StartError(f"{', '.join(ended)} ended before {what}\n{self.logs()}")
             time.sleep(0.05)
         raise StartError(f"not within {seconds:g} seconds: {what}\n{self.logs()}")
