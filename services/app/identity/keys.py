@@ -12,6 +12,7 @@ from services.app.identity import repository
 from services.app.identity.caller import SCOPES, Caller
 from services.app.identity.schemas import KeyIn, key_view
 from services.app.identity.tables import ApiKeyRow
+from services.app.resources import save
 from shared.clock import iso, now
 from shared.errors import Fault, Problem
 from shared.http.pages import Page, PageQuery
@@ -60,7 +61,7 @@ async def create(session: AsyncSession, caller: Caller, body: KeyIn) -> dict[str
     project_id = body.project_id or caller.only_project
     new, row = _new(owner_id, body.name, scopes, project_id, expires_at or bound)
     session.add(row)
-    await session.flush()
+    await save(session)  # the project may not be there, or be gone just now
     await _record_creation(session, caller, row)
     return {**key_view(row), "key": new.plain}
 

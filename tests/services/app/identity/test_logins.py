@@ -5,7 +5,7 @@ import pytest
 from sqlalchemy import text
 
 from services.app.context import AppContext
-from services.app.identity.authenticate import COOKIE
+from services.app.identity.authenticate import COOKIE, LOGINS
 from tests.services.app.conftest import People
 
 ORIGIN = {"Origin": "http://test"}
@@ -114,3 +114,13 @@ async def test_only_the_hash_of_the_cookie_is_kept(
     async with app_context.database.statement() as connection:
         stored = (await connection.execute(text("SELECT to_jsonb(l)::text FROM platform.login l"))).scalar_one()
     assert client.cookies[COOKIE] not in stored
+
+
+async def test_tries_are_few(client: httpx.AsyncClient, people: People) -> None:
+    """From one address, whatever keys it tries; who has a key already goes on with it."""
+    member = await people.add("member")
+    answers = [(await client.post("/login", json={"key": f"hunter{n}"})).status_code for n in range(LOGINS + 1)]
+    assert answers == [401] * LOGINS + [429]
+    refused = await client.post("/login", json={"key": member.key})
+    assert (refused.status_code, int(refused.headers["Retry-After"]) >= 1) == (429, True)
+    assert (await client.get("/me", headers=member.headers)).status_code == 200
