@@ -71,10 +71,10 @@ async def test_what_was_deleted_meanwhile_is_told(
     access: AppAccess, app_context: AppContext, people: People, database: Database
 ) -> None:
     gone = await endpoint(app_context, people, phase="deleted", state="deleted")
-    job_id = await job(database, endpoint_id=gone, model_id=UUID(int=2))
+    job_id = await job(database, endpoint_id=gone, model_id=UUID(int=2), project_id=UUID(int=4))
     for call in (
         access.worker_key(job_id, gone), access.publish(job_id, gone, {}),
-        access.check_gate(job_id, UUID(int=2), uuid4(), None), access.cluster_kind(UUID(int=3)),
+        access.check_gate(job_id, UUID(int=2), UUID(int=4), None), access.cluster_kind(UUID(int=3)),
     ):  # fmt: skip
         with pytest.raises(Permanent) as raised:
             await call
