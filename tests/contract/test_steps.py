@@ -4,7 +4,9 @@ import asyncio
 from uuid import UUID, uuid4
 
 import pytest
+from sqlalchemy import text
 
+from services.app.wizards import service as workflows
 from tests.contract import actors
 from tests.contract.actors import CLOUD, DEPLOY, HUB, begin, go_on, unique
 from tests.contract.running import Client, Json, Stepway
@@ -398,6 +400,28 @@ async def test_a_hundred_open_drafts_even_in_a_rush(stepway: Stepway) -> None:
     await begin(person, actors.SCAN, 3)
 
 
+async def test_idle_drafts_expire_and_tell_those_who_follow(stepway: Stepway, client: Client) -> None:
+    context = stepway.assembly.context
+    idle, fresh = await begin(client, HUB, name=unique("i")), await begin(client, HUB)
+    failed, _ = await actors.failed_import(client)
+    reopened = await go_on(client, HUB, failed, 3, author="x")
+    async with context.database.transaction() as session:
+        await session.execute(
+            text("UPDATE platform.workflow SET updated_at = now() - interval '31 days' WHERE id = ANY(:ids)"),
+            {"ids": [UUID(idle["workflow_id"]), UUID(reopened["workflow_id"])]},
+        )
+    assert await workflows.expire(context, 30) == 2
+    assert await workflows.expire(context, 30) == 0
+    for one in (idle, reopened):
+        shown = await client.get(f"/workflows/{one['workflow_id']}")
+        assert (shown["status"], shown["reason"]) == ("cancelled", "Nobody has touched the draft for 30 days.")
+        events = await client.events(f"/workflows/{one['workflow_id']}/events")
+        assert events is not None
+        assert [event.type for event in events[-2:]] == ["workflow", "end"]
+        assert events[-1].data == shown
+    assert await client.get(f"/workflows/{fresh['workflow_id']}") == fresh
+
+
 @pytest.mark.parametrize(
     ("content", "status", "code"),
     [
@@ -424,7 +448,7 @@ async def test_json_as_text_is_refused(client: Client) -> None:
 
 
 async def test_texts_of_all_scripts_come_back_as_sent(client: Client) -> None:
-    for text in (
+    for script in (
         "模型 七",
         "नमूना",
         "👩‍💻 modèle",
@@ -435,6 +459,6 @@ async def test_texts_of_all_scripts_come_back_as_sent(client: Client) -> None:
         "<script>",
         "%s{0}{self}",
     ):
-        draft = await begin(client, HUB, name=text)
-        assert draft["workflow_steps"]["name"] == text
+        draft = await begin(client, HUB, name=script)
+        assert draft["workflow_steps"]["name"] == script
     assert UUID(draft["workflow_id"])

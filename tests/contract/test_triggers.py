@@ -267,6 +267,32 @@ async def test_deletes_cancels_steps_and_triggers_at_once(client: Client, hub: H
             assert (await client.job_ended(shown.json()["job"]["id"]))["state"] in FINAL
 
 
+async def test_steps_readers_and_retries_while_jobs_run_and_end(client: Client, hub: Hub) -> None:
+    """Whoever locks the job, its topic and its workflow does so in one order: nobody waits for ever, nobody sees a fault."""
+    started = [await actors.import_hub(client, actors.publish(hub)) for _ in range(6)]
+    seen: set[int] = set()
+
+    async def pester(workflow: Json, count: int) -> None:
+        path, job = f"/workflows/{workflow['workflow_id']}", f"/jobs/{workflow['job']['id']}"
+        step = {
+            "workflow_id": workflow["workflow_id"],
+            "step_number": 1 + count % 6,
+            "trigger_workflow": count % 2 == 0,
+        }
+        for answer in (
+            await client.http.post(HUB, json=step),
+            await client.http.post(f"{path if count % 3 else job}/retry"),
+            await client.http.post(HUB, json={**step, "author": str(count)}),
+            await client.http.get(path),
+        ):
+            seen.add(answer.status_code)
+
+    await asyncio.gather(*(pester(workflow, count) for count in range(8) for workflow in started))
+    assert seen <= {200, 409}
+    for workflow in started:
+        assert (await client.ended(workflow))["status"] == "completed"
+
+
 # ---- Idempotency-Key
 
 
