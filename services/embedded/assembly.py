@@ -177,14 +177,14 @@ class Assembly:
 
 
 async def _within(seconds: float, work: Awaitable[Any]) -> None:
-    """Do it, but not for longer: the rest must be stopped too."""
+    """Do it, but not for longer: the rest must go on."""
     try:
         async with asyncio.timeout(seconds):
             await work
     except TimeoutError:
-        log.warning("stop_took_too_long", seconds=seconds)
+        log.warning("took_too_long", what=getattr(work, "__qualname__", ""), seconds=seconds)
     except Exception as error:
-        log.warning("stop_failed", error=f"{type(error).__name__}: {error}"[:300])
+        log.warning("failed", what=getattr(work, "__qualname__", ""), error=f"{type(error).__name__}: {error}"[:300])
 
 
 def _cursor_key(path: Path) -> bytes:

@@ -27,6 +27,7 @@ from shared.objects.blocking import settled
 from shared.security.envelope import Keyring, SealError
 from shared.settings import Settings
 
+WATCH_EVERY = 0.5  # seconds between two looks at PostgreSQL
 STOP_SECONDS = 4.3  # for everything, of the five that are promised
 QUIET = ("alembic", "httpx", "httpcore", "uvicorn", "huggingface_hub", "asyncio")  # their news are of no use here
 
@@ -98,10 +99,14 @@ async def _up(settings: Settings, ready_file: Path | None, say: Say) -> int:
         if not starting.done():
             await _give_up(starting)
             return 0
-        serving = starting.result()
-        await asyncio.wait({serving, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        serving, watching = starting.result(), asyncio.create_task(instance.watch(), name="watch-postgres")
+        await asyncio.wait({serving, watching, stopped}, return_when=asyncio.FIRST_COMPLETED)
         log.info("stopping")
-        return 0 if stop.is_set() else 1
+        if not stop.is_set():
+            await (watching if watching.done() else serving)
+            return 1
+        watching.cancel()
+        return 0
     finally:
         await instance.stop()
         folder.close()
@@ -155,6 +160,19 @@ class _Instance:
         await _until_started(self._server, self._serving)
         self._announce(self._listener.getsockname()[1], key)
         return self._serving
+
+    async def watch(self) -> None:
+        """Start PostgreSQL again when it has ended by itself: by someone's hand, or for want of memory."""
+        postgres = self._postgres
+        while True:
+            await asyncio.sleep(WATCH_EVERY)
+            if postgres is None or postgres.running:
+                continue
+            log.error("postgres_ended")
+            await asyncio.to_thread(postgres.stop)
+            url = await settled(postgres.start)
+            if self._assembly is not None and url != self._assembly.database.url:
+                raise StartError("PostgreSQL ended by itself, and is at another address now: start Stepway again.")
 
     async def stop(self) -> None:
         clock = asyncio.get_running_loop().time

@@ -201,6 +201,20 @@ def test_workers_that_were_stopped_come_back_with_the_next_start(stepway: Stepwa
     until(lambda: stepway.chats(endpoint), what="the endpoint to answer")
 
 
+def test_a_database_that_ends_by_itself_is_started_again(stepway: Stepway, model_file: Path) -> None:
+    _, endpoint = stepway.serve(model_file)
+    servers, before = stepway.servers(), stepway.postgres()
+    postmaster = int((stepway.data / "postgres" / "pgdata" / "postmaster.pid").read_text().split()[0])
+    os.kill(postmaster, signal.SIGKILL)
+    until(lambda: set(stepway.postgres()).isdisjoint(before) and stepway.postgres(), what="another PostgreSQL")
+    until(lambda: stepway.ask("GET", "/readyz").status_code == 200, what="the service to be ready")
+    until(lambda: stepway.ask("GET", "/me").status_code == 200, what="its answers")
+    assert stepway.chat(endpoint)
+    assert stepway.ended_job(stepway.add_worker(endpoint))["state"] == "succeeded"
+    assert set(servers) < set(stepway.servers())
+    assert stepway.stop() < STOPPED_WITHIN
+
+
 def test_an_idle_process_is_small(stepway: Stepway) -> None:
     rollup = Path(f"/proc/{stepway.pid}/smaps_rollup").read_text()
     resident = next(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Rss:"))
