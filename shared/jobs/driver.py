@@ -119,6 +119,13 @@ class _Done:
     result: Any = None
 
 
+@dataclass(slots=True)
+class _Count:
+    """The branches of one gather that have not ended. Several may be done before the first of them is told."""
+
+    left: int
+
+
 class EmbeddedRun:
     """The `Run` of the embedded engine (see `shared.jobs.run`)."""
 
@@ -158,8 +165,9 @@ class EmbeddedRun:
     async def gather(self, *branches: Awaitable[Any]) -> list[Any]:
         tasks = [asyncio.ensure_future(branch) for branch in branches]
         self._branches += max(len(tasks) - 1, 0)
+        working = _Count(len(tasks))
         for task in tasks:
-            task.add_done_callback(partial(self._branch_ended, tasks))
+            task.add_done_callback(partial(self._branch_ended, working))
         try:
             if tasks:
                 await asyncio.wait(tasks)
@@ -316,8 +324,9 @@ class EmbeddedRun:
         if everyone.done():
             raise Park(None if seconds is None else max(seconds - (time.monotonic() - began), 0.0), names)
 
-    def _branch_ended(self, siblings: Sequence["asyncio.Future[Any]"], _task: object) -> None:
-        if not all(task.done() for task in siblings):  # with the last one, the branch that gathered goes on
+    def _branch_ended(self, working: _Count, _task: object) -> None:
+        working.left -= 1
+        if working.left:  # with the last one, the branch that gathered goes on
             self._branches -= 1
             self._park_when_all_rest()
 

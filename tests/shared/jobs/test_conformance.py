@@ -167,6 +167,14 @@ async def sides(run: Run, number: Number) -> Number:
     return number
 
 
+@job("napping")
+async def napping(run: Run, number: Number) -> Number:
+    await run.gather(run.step(add, number, key="left"), run.step(add, number, key="right"))
+    await run.sleep(1.3, key="first nap")
+    await run.sleep(1.3, key="second nap")  # by now, both branches are remembered and end in one moment
+    return number
+
+
 @job("short_lived", deadline=0.4)
 async def short_lived(run: Run, number: Number) -> None:
     await run.wait_event("never", key="never")
@@ -180,7 +188,7 @@ async def one_at_a_time(run: Run, number: Number) -> Number:
 
 JOBS = [
     sequence, gated, undoing, lone_slow, lone_huge, lone_crash, catching, wide, sleeper, asking, sides, short_lived,
-    one_at_a_time,
+    one_at_a_time, napping,
 ]  # fmt: skip
 
 
@@ -381,6 +389,17 @@ async def test_an_event_wakes_what_waits_for_it_whenever_it_comes(
         late = await engine.until(await engine.submit(asking, Number(value=1)))
     assert view["result"] == {"value": 42}
     assert late["error"] == {"code": "timed_out", "message": "The event answer did not come in time.", "step": "ask"}
+
+
+async def test_a_wait_after_branches_gives_up_the_slot(
+    start: Start, database: Database, registry: Registry, world: World
+) -> None:
+    async with start(database, registry) as engine:
+        job_id = await engine.submit(napping, Number(value=1))
+        await engine.until(job_id)
+        events = await engine.events(job_id)
+    states = [event.data["state"] for event in events if event.type == "job"]
+    assert states == ["pending", "running", "waiting", "running", "waiting", "running", "succeeded"]
 
 
 async def test_a_wait_does_not_hold_up_the_branch_beside_it(
