@@ -6,9 +6,7 @@ no nodes but those that a test registers; `tests.testbed.kwok` adds fake nodes, 
 
 import contextlib
 import ipaddress
-import shutil
 import ssl
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +23,7 @@ from shared.security.kubeconfig_server import ServerPolicy
 from tests.testbed.build import program
 from tests.testbed.certificates import Authority, as_yaml, encoded, kubeconfig
 from tests.testbed.machine import need
-from tests.testbed.processes import Processes, free_ports
+from tests.testbed.processes import Folder, Processes, free_ports
 from tests.testbed.session import for_session
 
 ACCESS = Path(__file__).parents[2] / "deploy" / "cluster-access.yaml"
@@ -116,15 +114,15 @@ def api_server(pytestconfig: pytest.Config) -> ApiServer:
 
 @contextlib.contextmanager
 def running() -> Iterator[ApiServer]:
-    folder = Path(tempfile.mkdtemp(prefix="stepway-kube-"))
-    plane = ControlPlane(Processes(folder))
+    folder = Folder("kube")
+    plane = ControlPlane(Processes(folder.path))
     try:
         plane.start()
         plane.api.apply_access()
         yield plane.api
     finally:
         plane.stop()
-        shutil.rmtree(folder, ignore_errors=True)
+        folder.close()
 
 
 class ControlPlane:

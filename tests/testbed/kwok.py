@@ -7,13 +7,10 @@ Needs no root; everything is on 127.0.0.1.
 
 import contextlib
 import itertools
-import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -22,7 +19,7 @@ import pytest
 from tests.testbed.build import program
 from tests.testbed.kube import ApiServer, ControlPlane
 from tests.testbed.machine import need
-from tests.testbed.processes import Processes, free_ports
+from tests.testbed.processes import Folder, Processes, free_ports
 from tests.testbed.session import for_session
 
 START_SECONDS = 60.0
@@ -132,8 +129,8 @@ class KwokCluster:
 
     def __init__(self, nodes: int, kinds: Sequence[NodeKind] = KINDS) -> None:
         self._nodes = [kind.node(f"{kind.name}-{n}") for n, kind in zip(range(nodes), itertools.cycle(kinds))]
-        self.folder = Path(tempfile.mkdtemp(prefix="stepway-kwok-"))
-        self.processes = Processes(self.folder)
+        self._folder = Folder("kwok")
+        self.processes = Processes(self._folder.path)
         self.plane = ControlPlane(self.processes, flags=_FLAGS, node_grace=2 * _LEASE_SECONDS)
 
     @property
@@ -155,7 +152,7 @@ class KwokCluster:
 
     def stop(self) -> None:
         self.plane.stop()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self._folder.close()
 
     def ready_nodes(self) -> int:
         items = self.api.get("/api/v1/nodes", resourceVersion="0")["items"]

@@ -3,8 +3,10 @@
 `need(…)` skips the test and says why and what to do; with STEPWAY_TESTBED=required (the default is auto) it fails.
 """
 
+import functools
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,6 +36,8 @@ def missing(*programs: str, pods: bool = False, images: Sequence[str] = ()) -> l
     lacking = [f"{name} is not built (make testbed)" for name in programs if not program(name).built()]
     if pods and (sys.platform != "linux" or os.geteuid() != 0):
         lacking.append("pods need root on Linux")
+    elif pods and not _may_have_namespaces():
+        lacking.append("this machine lets even root make no namespaces")
     packages = sorted({package for command, package in _PACKAGES.items() if not _found(command)}) if pods else []
     if packages:
         lacking.append(f"these packages are not installed (tests/testbed/packages.sh): {', '.join(packages)}")
@@ -56,6 +60,12 @@ def required() -> bool:
     if mode not in ("auto", "required"):
         raise ValueError(f"STEPWAY_TESTBED is {mode!r}; it may be auto or required")
     return mode == "required"
+
+
+@functools.cache
+def _may_have_namespaces() -> bool:
+    command = ["unshare", "--fork", "--pid", "--mount", "--net", "true"]
+    return _found("unshare") and subprocess.run(command, check=False, capture_output=True).returncode == 0
 
 
 def _found(command: str) -> bool:

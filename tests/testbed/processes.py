@@ -4,11 +4,13 @@
 """
 
 import contextlib
+import fcntl
 import os
 import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
@@ -97,6 +99,30 @@ class Processes:
     def _prefix(self) -> list[str]:
         """What makes a server end when the thread that started it dies by SIGKILL, where the machine can."""
         return ["setpriv", "--pdeathsig=KILL", "--"] if shutil.which("setpriv") else []
+
+
+class Folder:
+    """A folder under the system's own for temporary files, gone at `close`, or cleared by a later one of its kind."""
+
+    def __init__(self, kind: str) -> None:
+        root = Path(tempfile.gettempdir())
+        for old in root.glob(f"stepway-{kind}-*/lock"):
+            _remove_if_free(old.parent)
+        made = Path(tempfile.mkdtemp(prefix=f".stepway-{kind}-"))
+        self._lock = os.open(made / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        self.path = made.rename(root / made.name[1:])  # in sight of others only once it is locked
+
+    def close(self) -> None:
+        shutil.rmtree(self.path, ignore_errors=True)
+        os.close(self._lock)
+
+
+def _remove_if_free(folder: Path) -> None:
+    """Unless a living process holds it."""
+    with contextlib.suppress(OSError), (folder / "lock").open("rb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def free_ports(count: int) -> list[int]:

@@ -84,6 +84,6 @@ def test_a_thousand_nodes_are_ready_within_the_time_that_tests_have() -> None:
         assert cluster.ready_nodes() == 1000
         processes = [cluster.processes.pid(name) for name in ("etcd", "kube-apiserver", "kwok")]
     assert took < 60  # seconds; 12 on two idle cores
-    assert not cluster.folder.exists()
+    assert not cluster.processes.folder.exists()
     assert cluster.processes.ended() == ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kwok"]
     assert len(set(processes)) == 3
