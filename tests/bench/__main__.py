@@ -5,6 +5,7 @@ import importlib
 import json
 import os
 import platform
+import signal
 import sys
 import time
 from datetime import UTC, datetime
@@ -15,17 +16,18 @@ from rich.table import Table
 
 from tests.bench.figures import Figure
 
-BENCHES = {
+BENCHES = {  # the longest last: a run has an end
     "wizard_steps": "Wizard steps over HTTP, against the same SQL through bare psycopg",
     "trigger": "From the trigger's answer to the first step of the job",
-    "engine_peer": "The engine's steps, against DBOS",
-    "importing": "Import of a large file by URL, against download + sha256 + fsync",
-    "scanning": "Scan of model files, against picklescan alone",
     "readers": "One event to many readers of server-sent events",
-    "lists": "Pages of lists, short and long",
-    "proxy": "The gateway, against the worker itself",
+    "scanning": "Scan of model files, against picklescan alone",
+    "importing": "Import of a large file by URL, against download + sha256 + fsync",
     "memory": "Memory of an idle process",
+    "proxy": "The gateway, against the worker itself",
+    "lists": "Pages of lists, short and long",
+    "engine_peer": "The engine's steps, against DBOS",
 }
+SECONDS = {True: 120, False: 600}  # for all of a quick and of a whole run
 RESULTS = Path(__file__).parents[2] / "bench-results"
 
 
@@ -39,17 +41,34 @@ def main() -> int:
     console = Console(width=None if sys.stdout.isatty() else 150)
     results: dict[str, list[Figure]] = {}
     failed = False
+    signal.signal(signal.SIGALRM, _over)
+    signal.alarm(SECONDS[options.quick])
     for name in options.only or BENCHES:
         began = time.monotonic()
         try:
             results[name] = importlib.import_module(f"tests.bench.{name}").run(options.quick)
+        except OutOfTime:
+            failed = True
+            console.print(
+                f"[red]The {SECONDS[options.quick]} s were over while {name} was being measured; the rest is left out."
+            )
+            break
         except Exception as error:  # the other benches are worth having
             failed = True
             console.print(f"[red]{name} could not be measured: {type(error).__name__}: {error}")
             continue
         console.print(_table(name, results[name], time.monotonic() - began))
+    signal.alarm(0)
     _write(results, quick=options.quick)
     return 1 if failed else 0
+
+
+class OutOfTime(BaseException):
+    """The run has taken as long as it may."""
+
+
+def _over(_number: int, _frame: object) -> None:
+    raise OutOfTime
 
 
 def _table(name: str, figures: list[Figure], seconds: float) -> Table:

@@ -22,7 +22,7 @@ CLIENTS = {1: 0.2, 16: 0.15, 64: 0.15}  # how many, and the share of the floor t
 
 
 def run(quick: bool) -> list[Figure]:
-    rounds, seconds = (1, 2.0) if quick else (3, 4.0)
+    rounds, seconds = (2, 1.0) if quick else (8, 2.0)
     figures: list[Figure] = []
     with Stepway() as stepway:
         project = stepway.get("/projects")["data"][0]["id"]
