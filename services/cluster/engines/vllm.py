@@ -82,10 +82,8 @@ class Vllm:
         if refusal is not None:
             raise Unsupported(refusal)
         context = _context(model.metadata, config, tuning)
-        replicas = math.ceil(config.concurrent_requests / _MAX_CONCURRENCY)
-        concurrency = math.ceil(config.concurrent_requests / replicas)
-        demand = _demand(model, config, context, concurrency)
-        fit = _fit(demand, nodes, tuning)
+        concurrency, demand, fit = _share(model, config, context, nodes, tuning)
+        replicas = math.ceil(config.concurrent_requests / concurrency)
         memory = _host_memory(demand, fit)
         embedding = "embedding" in model.metadata.modality and not {"llm", "mllm"} & set(model.metadata.modality)
         return ContainerPlan(
@@ -182,10 +180,26 @@ def _context(metadata: ModelMetadata, config: DeployConfig, tuning: Tuning) -> i
     return min([wanted, *limits])
 
 
+def _share(
+    model: ModelSource, config: DeployConfig, context: int, nodes: Sequence[NodeFacts], tuning: Tuning
+) -> tuple[int, Demand, Fit]:
+    """The requests of one worker, as many as its GPUs have cache for; where that is fewer, there are more workers."""
+    replicas = math.ceil(config.concurrent_requests / _MAX_CONCURRENCY)
+    while True:
+        concurrency = math.ceil(config.concurrent_requests / replicas)
+        demand = _demand(model, config, context, concurrency)
+        try:
+            return concurrency, demand, _fit(demand, nodes, tuning)
+        except Unsupported:
+            if concurrency == 1:
+                raise
+            replicas *= 2
+
+
 def _demand(model: ModelSource, config: DeployConfig, context: int, concurrency: int) -> Demand:
     metadata = model.metadata
     files = sum(file.size for file in model.files if file.path.endswith(_WEIGHTS))
-    tokens = max(context, concurrency * (config.avg_context_length + config.avg_sequence_length))
+    tokens = max(context, concurrency * min(context, config.avg_context_length + config.avg_sequence_length))
     return Demand(
         weights=max(metadata.weights_bytes or 0, files),
         kv=tokens * (metadata.kv_bytes_per_token or _UNKNOWN_KV_BYTES),
@@ -216,7 +230,7 @@ def _on(demand: Demand, node: NodeFacts, gpu: NodeGpu, tuning: Tuning) -> Fit | 
 
 
 def _splits(demand: Demand, gpus: int, tuning: Tuning) -> list[tuple[int, int]]:
-    """(tensor, pipeline), the fewest GPUs first, and tensor parallelism before pipelines. Heads are split evenly."""
+    """(tensor, pipeline): a pipeline only where tensor parallelism does not do, then the fewest GPUs. Heads are split evenly."""
     tensors = [tuning.tensor_parallel] if tuning.tensor_parallel else [2**power for power in range(7)]
     pipelines = [tuning.pipeline_parallel] if tuning.pipeline_parallel else range(1, 9)
     found = [
@@ -227,7 +241,7 @@ def _splits(demand: Demand, gpus: int, tuning: Tuning) -> list[tuple[int, int]]:
         and (demand.heads is None or demand.heads % tensor == 0)
         and (demand.layers is None or pipeline <= demand.layers)
     ]
-    return sorted(found, key=lambda split: (split[0] * split[1], split[1]))
+    return sorted(found, key=lambda split: (split[1], split[0]))
 
 
 def _products(demand: Demand, nodes: Sequence[NodeFacts], fit: Fit, tuning: Tuning) -> list[str]:

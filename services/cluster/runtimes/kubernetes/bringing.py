@@ -34,9 +34,24 @@ async def until_filled(
                 await _fetched(objects, name, on_progress)
     except TimeoutError:
         raise Retry("load_failed", f"The model was not in the cluster within {timeout:g} seconds.") from None
-    found = await objects.get("Pod" if delivery.mode == "push" else "Job", name)
-    if found is not None:  # it has done its work, and a claim that can be read by one node only is in its way
-        await objects.delete({**found, "kind": "Pod" if delivery.mode == "push" else "Job"})
+    mark = {"metadata": {"annotations": {names.FILLED: delivery.digest}}}
+    claim = names.claim(builder.workload.endpoint_id, delivery.digest)
+    await objects.merge("PersistentVolumeClaim", claim, mark)
+    await clear(objects, name)
+
+
+async def is_filled(objects: Objects, endpoint_id: str, digest: str) -> bool:
+    """Whether the claim holds the model already."""
+    found = await objects.get("PersistentVolumeClaim", names.claim(endpoint_id, digest))
+    return found is not None and (found["metadata"].get("annotations") or {}).get(names.FILLED) == digest
+
+
+async def clear(objects: Objects, name: str) -> None:
+    """Take away what filled the claim: where one node at a time may have it, its pod is in the way."""
+    for kind in ("Job", "Pod"):
+        found = await objects.get(kind, name)
+        if found is not None:
+            await objects.delete({**found, "kind": kind})
 
 
 async def _push(

@@ -57,12 +57,18 @@ def observation(look: Look, intent: Intent, server_url: str) -> Observation:
     return Observation(
         endpoint_id=intent.endpoint_id,
         generation=intent.generation,
-        replicas=intent.replicas,
+        replicas=_replicas(look, intent),
         workers=[one.status for one in workers(look, intent, server_url)],
         observed_at=clock.now(),
         reason=fault.reason if fault else None,
         message=fault.message if fault else None,
     )
+
+
+def _replicas(look: Look, intent: Intent) -> int:
+    """That are wanted: by us, or by the cluster itself where it was asked to scale."""
+    found = [(one.get("spec") or {}).get("replicas") for one in look.of("Deployment")] if intent.autoscaled else []
+    return found[0] if found and isinstance(found[0], int) else intent.replicas
 
 
 def of_endpoint(look: Look, intent: Intent) -> Fault | None:

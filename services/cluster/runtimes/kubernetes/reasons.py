@@ -17,7 +17,9 @@ Json = dict[str, Any]
 
 CRASH_LOOP_AFTER = 2  # restarts after which another try is not expected to help
 LAST_LINES = 20
-_UNSCHEDULABLE = re.compile(r"^\d+/(\d+) nodes are available: (.*?)(?:\. preemption:|\.? ?$)", re.DOTALL)
+_UNSCHEDULABLE = re.compile(
+    r"^\d+/(\d+) nodes are available: (.*?)(?:[.,] (?:no new claims|preemption).*|\.? ?)$", re.DOTALL
+)
 _PART = re.compile(r"(\d+) (.+)", re.DOTALL)
 _NOT_FOUND = re.compile(r"not found|does not exist|manifest unknown|name unknown|no such image|\b404\b", re.IGNORECASE)
 _DENIED = re.compile(

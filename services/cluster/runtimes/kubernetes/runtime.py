@@ -55,16 +55,16 @@ class KubernetesRuntime:
     """
 
     def __init__(self, client: KubernetesClient, owner: str, watcher: Watcher | None = None) -> None:
-        self._client = client
+        self.client = client
         self._objects = Objects(client)
-        self._owner = owner
+        self.owner = owner
         self._watcher = watcher
 
     # --- intent
 
     async def apply(self, workload: Workload) -> Observation:
         """As the protocol says. Raises also `Refused` with the cluster's words, `owned_by_another`, `secret_missing`."""
-        builder = Builder(workload, self._owner)
+        builder = Builder(workload, self.owner)
         wanted = _intent(builder)
         stored = await intent.write(self._objects, wanted)
         await self._converge(stored, builder.secret())
@@ -86,13 +86,13 @@ class KubernetesRuntime:
     async def heal(self, endpoint_id: str, secret_of: Workload | None = None) -> Observation:
         """Put back what others deleted or changed. The Secret only with the workload that it was made from."""
         stored = await self._existing(endpoint_id)
-        secret = Builder(secret_of, self._owner).secret() if secret_of is not None else None
+        secret = Builder(secret_of, self.owner).secret() if secret_of is not None else None
         await self._converge(stored, secret)
         return await self._observe(endpoint_id)
 
     async def remove(self, endpoint_id: str, generation: int | None = None, *, timeout: float = 180.0) -> None:
         """As the protocol says. Raises Retry (`not_gone_yet`) when something is still there after `timeout` seconds."""
-        await removal.remove(self._objects, self._owner, endpoint_id, generation, timeout)
+        await removal.remove(self._objects, self.owner, endpoint_id, generation, timeout)
 
     async def remove_all(self) -> None:
         """Everything in the cluster that is this installation's."""
@@ -101,11 +101,11 @@ class KubernetesRuntime:
 
     async def orphans(self, known: Iterable[str]) -> list[Orphan]:
         """What is this installation's and of no endpoint that it knows. `remove` takes each away."""
-        return await removal.orphans(self._objects, self._owner, set(known))
+        return await removal.orphans(self._objects, self.owner, set(known))
 
     async def preview(self, workload: Workload) -> Preview:
         """What `apply` would make, tried by the cluster itself, and whether there is room for it. Changes nothing."""
-        return await preview.preview(self._objects, Builder(workload, self._owner))
+        return await preview.preview(self._objects, Builder(workload, self.owner))
 
     # --- the model's files
 
@@ -116,22 +116,24 @@ class KubernetesRuntime:
 
         `source` reads the files where they are to be pushed. Idempotent: what is there already is kept.
         """
-        builder = Builder(workload, self._owner)
+        builder = Builder(workload, self.owner)
         if workload.delivery is None or workload.delivery.claim is None:
             return
-        stored = await intent.read(self._objects, self._owner, workload.endpoint_id)
+        stored = await intent.read(self._objects, self.owner, workload.endpoint_id)
         if stored is None or not stored.intent.serving:
             only = {"replicas": 0, "serving": False}
             stored = await intent.write(self._objects, _intent(builder).model_copy(update=only))
         await self._put(stored, [builder.secret()])
         await self._put(stored, builder.model_objects())
+        if await bringing.is_filled(self._objects, workload.endpoint_id, workload.delivery.digest):
+            return
         await self._put(stored, [builder.loader()])
         await bringing.until_filled(self._objects, builder, source, timeout, on_progress)
 
     # --- observation
 
     async def inspect(self) -> ClusterFacts:
-        found = await inspect.nodes(self._client)
+        found = await inspect.nodes(self.client)
         return ClusterFacts(
             nodes=[
                 Node(
@@ -148,7 +150,7 @@ class KubernetesRuntime:
         )  # fmt: skip
 
     async def inspection(self) -> ClusterInspection:
-        return await inspect.inspect(self._client, await self._client.version())
+        return await inspect.inspect(self.client, await self.client.version())
 
     async def observe(self) -> dict[str, Observation]:
         watcher = self._watcher
@@ -157,7 +159,7 @@ class KubernetesRuntime:
         for endpoint_id, look in looks.items():
             wanted = look.intent()
             if wanted is not None:
-                seen[endpoint_id] = observe.observation(await self._enrich(look), wanted, self._client.url)
+                seen[endpoint_id] = observe.observation(await self._enrich(look), wanted, self.client.url)
         return seen
 
     async def changes(self, every: float = 5.0) -> AsyncIterator[dict[str, Observation | None]]:
@@ -171,7 +173,7 @@ class KubernetesRuntime:
                 look = self._watcher.look(endpoint_id)
                 wanted = look.intent()
                 told[endpoint_id] = (
-                    observe.observation(await self._enrich(look), wanted, self._client.url) if wanted else None
+                    observe.observation(await self._enrich(look), wanted, self.client.url) if wanted else None
                 )
             yield told
 
@@ -179,7 +181,7 @@ class KubernetesRuntime:
         self, endpoint_id: str, replicas: int, timeout: float, on_progress: Progress | None = None
     ) -> Observation:
         stored = await self._existing(endpoint_id)
-        wish = waiting.Wish(endpoint_id, replicas, timeout, self._client.url, stored.intent.generation)
+        wish = waiting.Wish(endpoint_id, replicas, timeout, self.client.url, stored.intent.generation)
         async with self._watching(endpoint_id) as watcher:
             return await waiting.until_ready(watcher, wish, self._enrich, self._loading, on_progress)
 
@@ -191,7 +193,7 @@ class KubernetesRuntime:
         await self._existing(endpoint_id)
 
         async def present() -> list[Json] | None:
-            stored = await intent.read(self._objects, self._owner, endpoint_id)
+            stored = await intent.read(self._objects, self.owner, endpoint_id)
             return None if stored is None or stored.intent.removed else await self._pods(endpoint_id, worker)
 
         async for line in logs.follow(self._objects, present, tail):
@@ -199,11 +201,11 @@ class KubernetesRuntime:
 
     def transport(self) -> httpx.AsyncBaseTransport:
         """For requests to workers whose `via` is `api_server`; it holds nothing of its own that would be closed."""
-        return ApiServerTransport(self._client)
+        return ApiServerTransport(self.client)
 
     def watcher(self, pace: Pace | None = None) -> Watcher:
         """One for the whole cluster; give it to another runtime object once it runs."""
-        return Watcher(self._objects, self._owner, pace=pace)
+        return Watcher(self._objects, self.owner, pace=pace)
 
     # --- inside
 
@@ -215,8 +217,8 @@ class KubernetesRuntime:
             await self._put(stored, [*first, *([secret] if secret else [])])
             await self._put(stored, [one for one in wanted.wanted() if one["kind"] == "Deployment"])
             if wanted.retired:
-                await removal.retire(self._objects, self._owner, wanted)
-            now = await intent.read(self._objects, self._owner, wanted.endpoint_id)
+                await removal.retire(self._objects, self.owner, wanted)
+            now = await intent.read(self._objects, self.owner, wanted.endpoint_id)
             if now is None or now.intent.removed:
                 raise UnknownEndpoint(wanted.endpoint_id)
             if now.resource_version == stored.resource_version:
@@ -234,7 +236,7 @@ class KubernetesRuntime:
                 raise result
 
     async def _existing(self, endpoint_id: str) -> Stored:
-        stored = await intent.read(self._objects, self._owner, endpoint_id)
+        stored = await intent.read(self._objects, self.owner, endpoint_id)
         if stored is None or stored.intent.removed:
             raise UnknownEndpoint(endpoint_id)
         return stored
@@ -244,10 +246,10 @@ class KubernetesRuntime:
         wanted = look.intent() if look is not None else None
         if look is None or wanted is None:
             raise UnknownEndpoint(endpoint_id)
-        return observe.observation(look, wanted, self._client.url)
+        return observe.observation(look, wanted, self.client.url)
 
     async def _looks(self, endpoint_id: str) -> dict[str, Look]:
-        selector = names.selector(self._owner, endpoint_id)
+        selector = names.selector(self.owner, endpoint_id)
         listed = await asyncio.gather(*(self._objects.list(kind, selector) for kind in KINDS))
         grouped: dict[str, dict[str, list[Json]]] = {}
         for kind, found in zip(KINDS, listed, strict=True):
@@ -261,7 +263,7 @@ class KubernetesRuntime:
         if self._watcher is not None:
             yield self._watcher
             return
-        async with Watcher(self._objects, self._owner, endpoint_id) as watcher:
+        async with Watcher(self._objects, self.owner, endpoint_id) as watcher:
             yield watcher
 
     async def _enrich(self, look: Look) -> Look:
@@ -271,7 +273,7 @@ class KubernetesRuntime:
         return await details.loading(self._objects, look)
 
     async def _pods(self, endpoint_id: str, worker: int | None) -> list[Json]:
-        found = await self._objects.list("Pod", names.selector(self._owner, endpoint_id, "worker"))
+        found = await self._objects.list("Pod", names.selector(self.owner, endpoint_id, "worker"))
         workers = Look({"Pod": found.items}).workers()
         return [pod for ordinal, pod in enumerate(workers) if worker is None or ordinal == worker]
 

@@ -1,7 +1,7 @@
 """Answers of the API server that go on: watches and logs, as lines."""
 
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import aiohttp
@@ -14,9 +14,16 @@ _MAX_LINE = 8 * 1024 * 1024  # an object is at most 1.5 MiB in the cluster's sto
 
 
 async def lines(
-    client: KubernetesClient, path: str, query: Sequence[tuple[str, str]], *, silence: float
+    client: KubernetesClient,
+    path: str,
+    query: Sequence[tuple[str, str]],
+    *,
+    silence: float,
+    opened: Callable[[], None] | None = None,
 ) -> AsyncIterator[bytes]:
     """Each line of an answer that may go on for ever; `silence` seconds without a byte end it with Retry.
+
+    `opened` is called when the answer has begun.
 
     Raises also Permanent, as the client does, when the answer's status is not 200.
     """
@@ -27,6 +34,8 @@ async def lines(
             data: bytes = await response.read()  # type: ignore[no-untyped-call]  # of the official client
             is_status = b'"kind":"Status"' in data[:4096].replace(b" ", b"")
             raise faults.of_status(response.status, client.server, is_kubernetes=is_status)
+        if opened is not None:
+            opened()
         try:
             pending = b""
             async for chunk in response.response.content.iter_any():
@@ -46,7 +55,14 @@ class Gone(Exception):
 
 
 async def events(
-    client: KubernetesClient, path: str, selector: str, resource_version: str, *, seconds: int, silence: float
+    client: KubernetesClient,
+    path: str,
+    selector: str,
+    resource_version: str,
+    *,
+    seconds: int,
+    silence: float,
+    opened: Callable[[], None] | None = None,
 ) -> AsyncIterator[tuple[str, dict[str, Any]]]:
     """(ADDED, MODIFIED, DELETED or BOOKMARK, object), for at most `seconds`. Raises Gone, and as `lines`."""
     query = [
@@ -54,7 +70,7 @@ async def events(
         ("timeoutSeconds", str(seconds)), *([("labelSelector", selector)] if selector else []),
     ]  # fmt: skip
     try:
-        async for line in lines(client, path, query, silence=silence):
+        async for line in lines(client, path, query, silence=silence, opened=opened):
             event = _event(line)
             if event is None:
                 continue

@@ -10,9 +10,11 @@ from services.cluster.runtimes.kubernetes.intent import Intent
 from services.cluster.runtimes.kubernetes.observe import Judged, Look
 from services.cluster.runtimes.kubernetes.reasons import Fault
 from services.cluster.runtimes.kubernetes.watcher import Watcher
-from shared.jobs.outcomes import Permanent
+from shared.jobs.outcomes import Permanent, Retry
 
 _LOOK_AGAIN = 1.0  # seconds; faults that last, events and progress need no change of an object
+_FIRST_DETAILS = 1.5  # seconds; a worker that starts well costs no question about it
+_DETAILS_EVERY = 2.0
 _LOST_GRACE = 20.0  # seconds in which somebody may put back what was deleted
 
 Enrich = Callable[[Look], Awaitable[Look]]
@@ -39,8 +41,13 @@ async def until_ready(
     deadline = clock() + wish.timeout
     since: dict[str, float] = {}
     said, seen = "", False
-    async with asyncio.timeout(wish.timeout + 30):  # for a cluster that cannot even be listed
-        await watcher.synced.wait()
+    next_details = clock() + _FIRST_DETAILS
+    details = Look({})
+    try:
+        async with asyncio.timeout(wish.timeout):
+            await watcher.synced.wait()
+    except TimeoutError:
+        raise watcher.fault or Retry("cluster_unavailable", "The cluster could not be read in time.") from None
     async for _ in watcher.changes(every=_LOOK_AGAIN):
         look = watcher.look(wish.endpoint_id)
         intent = look.intent()
@@ -56,7 +63,11 @@ async def until_ready(
         if ready >= wish.replicas and not _surplus(look, intent, wish):
             _tell(on_progress, 100.0, message, said)
             return observe.observation(look, intent, wish.server_url)
-        look = await enrich(look)
+        loaded = None
+        if clock() >= next_details or any(fault.final for fault in _faults(look, intent, judged)):
+            details, loaded = await enrich(look), await loading(look)
+            next_details = clock() + _DETAILS_EVERY
+        look = replace(look, events=details.events, logs=details.logs)
         judged = [one for one in observe.workers(look, intent, wish.server_url) if one.current]
         faults = _faults(look, intent, judged)
         for fault in faults:
@@ -65,7 +76,7 @@ async def until_ready(
                 raise _hopeless(fault)
         for reason in set(since) - {fault.reason for fault in faults}:
             del since[reason]
-        if (loaded := await loading(look)) is not None:
+        if loaded is not None:
             percent, message = max(percent, 0.9 * loaded[0]), loaded[1]
         elif faults:
             message = f"{message}: {faults[0].message}"

@@ -56,6 +56,7 @@ class Watcher:
         self._seen: dict[str, dict[str, Json]] = {kind: {} for kind in KINDS}
         self._listed: set[str] = set()
         self._faults: dict[str, StepError] = {}
+        self._pauses: dict[str, float] = {}  # before the next try, by kind
         self._listeners: set[_Listener] = set()
         self._tasks: list[asyncio.Task[None]] = []
         self.synced = asyncio.Event()  # once: every kind has been listed
@@ -112,20 +113,24 @@ class Watcher:
     # --- inside
 
     async def _follow(self, kind: str) -> None:
-        version, pause = "", self._pace.first_retry
+        version = ""
         while True:
             try:
                 version = version or await self._list(kind)
-                self._well(kind)
-                pause = self._pace.first_retry
                 version = await self._watch(kind, version)
             except stream.Gone:
                 version = ""
             except _Interrupted as interrupted:
                 version = interrupted.version
                 self._ill(kind, interrupted.fault)
-                await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 (no secret: only spread)
-                pause = min(pause * 2, self._pace.longest_retry)
+            except Exception as error:  # a fault of ours, or an object that nobody foresaw: list anew, a little later
+                log.exception("watch_failed", kind=kind)
+                version = ""
+                self._ill(kind, error)
+            pause = self._pauses.get(kind, self._pace.first_retry)
+            if kind in self._faults:
+                self._pauses[kind] = min(pause * 2, self._pace.longest_retry)
+            await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 (no secret: only spread)
 
     async def _list(self, kind: str) -> str:
         """All of a kind anew; what is no longer there has gone while nobody looked."""
@@ -151,7 +156,13 @@ class Watcher:
         path = self._objects.path(kind)
         seconds = int(self._pace.watch * random.uniform(0.8, 1.2))  # noqa: S311 (as above)
         events = stream.events(
-            self._objects.client, path, self._selector, version, seconds=seconds, silence=self._pace.silence
+            self._objects.client,
+            path,
+            self._selector,
+            version,
+            seconds=seconds,
+            silence=self._pace.silence,
+            opened=lambda: self._well(kind),
         )
         try:
             async for event, item in events:
@@ -184,6 +195,7 @@ class Watcher:
                 self._ill(_ASKING, fault)
 
     def _well(self, source: str) -> None:
+        self._pauses.pop(source, None)
         if self._faults.pop(source, None) is not None and not self._faults:
             log.info("cluster_followed_again", server=self._objects.client.server)
             self._tell()

@@ -29,8 +29,8 @@ class Platform(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
+    def __init__(self, host: str) -> None:
+        super().__init__((host, 0), Handler)
         self.script: list[str] = []
         self.sessions = 0
         self.session = ""
@@ -41,7 +41,7 @@ class Platform(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}/bytes/session"
+        return f"http://{self.server_address[0]!s}:{self.server_address[1]}/bytes/session"
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -99,8 +99,8 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serving() -> Iterator[Platform]:
-    server = Platform()
+def serving(host: str = "127.0.0.1") -> Iterator[Platform]:
+    server = Platform(host)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:

@@ -178,3 +178,22 @@ def _short_grace(monkeypatch: pytest.MonkeyPatch) -> None:
         return replace(fault, grace=0.5) if fault is not None and passing else fault
 
     monkeypatch.setattr(reasons, "of_pod", impatient)
+
+
+async def test_a_worker_that_is_ill_is_told_and_gets_no_more_requests(runtime: KubernetesRuntime) -> None:
+    async with runtime.watcher() as watcher:
+        watched = KubernetesRuntime(runtime.client, runtime.owner, watcher)
+        await watched.apply(workload("ill"))
+        seen = await watched.wait_ready("ill", 1, 60)
+        async with client(runtime, seen) as http:
+            await http.get("/ill")
+        async with asyncio.timeout(20):
+            async for told in watched.changes(every=0.5):
+                one = told.get("ill")
+                if one is not None and one.workers[0].reason == "unhealthy":
+                    break
+        assert one is not None
+        assert one.ready == []
+        assert one.workers[0].state == "unhealthy"
+        assert "readiness probe: HTTP probe failed with statuscode: 503" in (one.workers[0].message or "")
+        await watched.remove("ill")

@@ -79,6 +79,15 @@ CASES: list[tuple[dict[str, Any], str, bool, str]] = [
         "None of the 3 nodes can take the pod: 1 node is reserved for others (gpu); 2 nodes have too little free memory.",
     ),
     (
+        unscheduled(
+            "0/1 nodes are available: 1 Insufficient cpu. no new claims to deallocate, preemption: 0/1 nodes are "
+            "available: 1 Preemption is not helpful for scheduling."
+        ),
+        "unschedulable",
+        False,
+        "The one node cannot take the pod: 1 node has too little free CPU.",
+    ),
+    (
         unscheduled("0/1 nodes are available: 1 Insufficient nvidia.com/gpu."),
         "unschedulable", False, "The one node cannot take the pod: 1 node has too little free nvidia.com/gpu.",
     ),

@@ -179,10 +179,10 @@ async def test_a_history_that_is_too_short_is_listed_anew(by_status: bool) -> No
     async with serving(answer) as server:
         cluster = {"server": server.url, "certificate-authority-data": encoded(authority().pair.certificate)}
         parsed = parse(as_yaml(kubeconfig(cluster=cluster)), KubeconfigPolicy(addresses=LOOPBACK))
-        async with KubernetesClient(parsed, addresses=LOOPBACK) as client:
-            async with Watcher(Objects(client), OWNER, pace=QUICK) as watcher:
-                await _within(lambda: "seen-2" in watcher.looks())
-    assert lists.count("configmaps") >= 2
+        client = KubernetesClient(parsed, addresses=LOOPBACK)
+        async with client, Watcher(Objects(client), OWNER, pace=QUICK) as watcher:
+            await _within(lambda: "seen-2" in watcher.looks())
+    assert max(lists.count(path) for path in lists) >= 2
 
 
 async def _within(ask: Callable[[], Any], seconds: float = 5.0) -> Any:
