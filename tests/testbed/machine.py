@@ -1,6 +1,7 @@
 """What of the test bed can run on this machine, and what a test does where it cannot.
 
-`need(…)` skips the test and says why and what to do; with STEPWAY_TESTBED=required (the default is auto) it fails.
+`need(…)` skips the test and says why and what to do; with STEPWAY_TESTBED=required (the default is auto) it fails, and with
+STEPWAY_TESTBED=off it always skips.
 """
 
 import functools
@@ -46,6 +47,8 @@ def missing(*programs: str, pods: bool = False, images: Sequence[str] = ()) -> l
 
 def need(*programs: str, pods: bool = False, images: Sequence[str] = ()) -> None:
     """Skip the test, or fail it where the test bed is required, unless all of this is there."""
+    if _mode() == "off":
+        pytest.skip("the test bed is turned off (STEPWAY_TESTBED=off)")
     lacking = missing(*programs, pods=pods, images=images)
     if not lacking:
         return
@@ -56,10 +59,14 @@ def need(*programs: str, pods: bool = False, images: Sequence[str] = ()) -> None
 
 
 def required() -> bool:
+    return _mode() == "required"
+
+
+def _mode() -> str:
     mode = os.environ.get("STEPWAY_TESTBED", "auto")
-    if mode not in ("auto", "required"):
-        raise ValueError(f"STEPWAY_TESTBED is {mode!r}; it may be auto or required")
-    return mode == "required"
+    if mode not in ("auto", "required", "off"):
+        raise ValueError(f"STEPWAY_TESTBED is {mode!r}; it may be auto, required or off")
+    return mode
 
 
 @functools.cache
