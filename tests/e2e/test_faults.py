@@ -306,3 +306,19 @@ def test_a_stop_in_the_middle_of_a_deploy_is_gone_on_with(stepway: Stepway, mode
     check_events(stepway, job)
     check_workers(stepway, 1)
     assert stepway.chat(stepway.get(f"/workflows/{workflow['workflow_id']}")["result"]["id"])
+
+
+def test_workers_whose_removal_is_cancelled_come_back(stepway: Stepway, model_file: Path) -> None:
+    _, endpoint = stepway.serve(model_file)
+    stepway.made(stepway.add_worker(endpoint))
+    with Gate(stepway.database(), "remove_worker", "scale_down", "succeeded") as gate:
+        job = stepway.ask("DELETE", f"/endpoints/{endpoint}/workers").json()
+        gate.wait()
+        check_workers(stepway, 1)  # it is done, and not recorded
+        cancel = threading.Thread(target=stepway.ask, args=("POST", f"/jobs/{job['id']}/cancel"))
+        cancel.start()
+        until(lambda: stepway.sql(_QUEUED)[0][0] > 0, what="the cancel to queue")
+    cancel.join()
+    assert stepway.ended_job({"job": job})["state"] == "cancelled"
+    check_workers(stepway, 2)
+    until(lambda: stepway.get(f"/endpoints/{endpoint}")["state"] == "running", what="both workers to be ready")
