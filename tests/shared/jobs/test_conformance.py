@@ -34,6 +34,11 @@ class World:
         self.gate = asyncio.Event()
         self.fail: dict[str, int] = {}
 
+    async def reached(self, name: str) -> None:
+        async with asyncio.timeout(20):
+            while name not in self.log:
+                await asyncio.sleep(0.005)
+
     def touch(self, name: str) -> None:
         self.calls[name] += 1
         self.log.append(name)
@@ -281,13 +286,14 @@ async def test_cancel_stops_the_step_and_undoes_in_reverse(
 ) -> None:
     async with start(database, registry) as engine:
         job_id = await engine.submit(gated, Number(value=1))
-        await engine.until_step(job_id, "gate", "running")
+        await world.reached("gate")
         asked = await engine.cancel(job_id)
         again = await engine.cancel(job_id)
         view = await engine.until(job_id)
         with pytest.raises(Problem, match="not_retryable"):
             await engine.retry(job_id)
-    assert asked["state"] == again["state"] == "cancelling"
+    assert asked["state"] == "cancelling"
+    assert again["state"] in ("cancelling", "cancelled")  # it may have ended between the two
     assert view["state"] == "cancelled"
     assert world.log == ["add", "gate", "undo_gate", "undo_add"]
     assert [s["state"] for s in view["steps"]] == ["undone", "undone", "pending"]
@@ -329,7 +335,7 @@ async def test_an_undo_that_fails_says_what_is_left_and_can_be_retried(
     world.fail = {"undo_add": -1}
     async with start(database, registry) as engine:
         job_id = await engine.submit(gated, Number(value=1))
-        await engine.until_step(job_id, "gate", "running")
+        await world.reached("gate")
         await engine.cancel(job_id)
         view = await engine.until(job_id)
         world.fail = {}
