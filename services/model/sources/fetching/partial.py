@@ -17,7 +17,7 @@ from shared.objects.blocking import settled
 from shared.objects.durable import write_all, write_whole
 
 BUFFER = 2 * 1024 * 1024  # bytes handed to the thread at a time
-SYNC_BYTES = 64 * 1024 * 1024
+SYNC_BYTES = 256 * 1024 * 1024
 SYNC_SECONDS = 2.0
 _READ = 1024 * 1024
 
