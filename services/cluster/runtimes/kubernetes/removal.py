@@ -65,7 +65,11 @@ async def _mark(objects: Objects, owner: str, endpoint_id: str, generation: int 
             intent.check_generation(before.intent, generation)
         if before.intent.removed:
             return before
-        update = {"removed": True, "replicas": 0, "generation": generation or before.intent.generation}
+        update = {
+            "removed": True,
+            "replicas": 0,
+            "generation": before.intent.generation if generation is None else generation,
+        }
         stored = await intent.change(objects, before, before.intent.model_copy(update=update))
         if stored is not None:
             return stored

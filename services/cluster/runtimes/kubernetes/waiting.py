@@ -48,7 +48,7 @@ async def until_ready(
             await watcher.synced.wait()
     except TimeoutError:
         raise watcher.fault or Retry("cluster_unavailable", "The cluster could not be read in time.") from None
-    async for _ in watcher.changes(every=_LOOK_AGAIN):
+    async for _ in watcher.changes(every=_LOOK_AGAIN, only=wish.endpoint_id):
         look = watcher.look(wish.endpoint_id)
         intent = look.intent()
         if clock() >= deadline and (intent is None or not seen):

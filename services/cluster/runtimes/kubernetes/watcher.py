@@ -8,7 +8,6 @@ A slow question beside them finds a server that holds connections but answers no
 import asyncio
 import contextlib
 import random
-from collections import defaultdict
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -21,6 +20,7 @@ from services.cluster.runtimes.kubernetes.observe import Look
 from shared.jobs.outcomes import Retry, StepError
 
 Json = dict[str, Any]
+Place = tuple[str, str]  # kind and uid
 
 KINDS = ("ConfigMap", "Secret", "Service", "PersistentVolumeClaim", "Deployment", "Pod")
 _SETTLE = 0.05  # seconds; changes that come together are told together
@@ -42,6 +42,7 @@ class Pace:
 
 @dataclass(eq=False, slots=True)
 class _Listener:
+    only: str | None
     pending: set[str] = field(default_factory=set)
     event: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -53,7 +54,8 @@ class Watcher:
         self._objects = objects
         self._selector = names.selector(owner, endpoint_id)
         self._pace = pace or Pace()
-        self._seen: dict[str, dict[str, Json]] = {kind: {} for kind in KINDS}
+        self._seen: dict[Place, Json] = {}
+        self._places: dict[str, set[Place]] = {}  # of each endpoint's objects
         self._listed: set[str] = set()
         self._faults: dict[str, StepError] = {}
         self._pauses: dict[str, float] = {}  # before the next try, by kind
@@ -79,25 +81,21 @@ class Watcher:
 
     def look(self, endpoint_id: str) -> Look:
         """What is known of one endpoint. Events and logs are not watched."""
-        return self.looks().get(endpoint_id) or Look({kind: [] for kind in self._listed})
+        items = [self._seen[place] for place in self._places.get(endpoint_id, ())]
+        return Look({kind: [one for one in items if one["kind"] == kind] for kind in self._listed})
 
     def looks(self) -> dict[str, Look]:
-        grouped: dict[str, dict[str, list[Json]]] = defaultdict(lambda: {kind: [] for kind in self._listed})
-        for kind in self._listed:
-            for one in self._seen[kind].values():
-                if (endpoint_id := endpoint_of(one)) is not None:
-                    grouped[endpoint_id][kind].append(one)
-        return {endpoint_id: Look(objects) for endpoint_id, objects in grouped.items()}
+        return {endpoint_id: self.look(endpoint_id) for endpoint_id in self._places}
 
-    async def changes(self, every: float | None = None) -> AsyncIterator[set[str]]:
+    async def changes(self, every: float | None = None, only: str | None = None) -> AsyncIterator[set[str]]:
         """The ids of endpoints that changed since the last turn: first all that there are, then as it happens.
 
-        An empty set tells that `every` seconds have passed, or that `fault` has come or gone.
+        An empty set tells that `every` seconds have passed, or that `fault` has come or gone. `only`: of one endpoint.
         """
-        listener = _Listener()
+        listener = _Listener(only)
         self._listeners.add(listener)
         try:
-            listener.pending |= set(self.looks())
+            listener.pending |= set(self._places) if only is None else {only}
             while True:
                 told = set(listener.pending)
                 listener.pending.clear()
@@ -140,10 +138,13 @@ class Watcher:
         except (StepError, Conflict) as fault:
             raise _Interrupted("", fault) from fault
         now = {one["metadata"]["uid"]: _slim(kind, {**one, "kind": kind}) for one in found.items}
-        before = self._seen[kind]
+        before = {place[1]: one for place, one in self._seen.items() if place[0] == kind}
         changed = [one for uid, one in now.items() if _version(before.get(uid)) != _version(one)]
         gone = [one for uid, one in before.items() if uid not in now]
-        self._seen[kind] = now
+        for one in changed:
+            self._keep(kind, one)
+        for one in gone:
+            self._drop(kind, one)
         self._listed.add(kind)
         if len(self._listed) == len(KINDS):
             self.synced.set()
@@ -175,12 +176,27 @@ class Watcher:
         return version
 
     def _take(self, kind: str, event: str, item: Json) -> None:
-        uid = item["metadata"]["uid"]
         if event == "DELETED":
-            self._seen[kind].pop(uid, None)
+            self._drop(kind, item)
         else:
-            self._seen[kind][uid] = _slim(kind, item)
+            self._keep(kind, _slim(kind, item))
         self._tell(item)
+
+    def _keep(self, kind: str, item: Json) -> None:
+        place = (kind, item["metadata"]["uid"])
+        self._drop(kind, item)  # its labels may have changed
+        self._seen[place] = item
+        if (endpoint_id := endpoint_of(item)) is not None:
+            self._places.setdefault(endpoint_id, set()).add(place)
+
+    def _drop(self, kind: str, item: Json) -> None:
+        place = (kind, item["metadata"]["uid"])
+        before = self._seen.pop(place, None)
+        endpoint_id = endpoint_of(before) if before is not None else None
+        if endpoint_id is not None:
+            self._places[endpoint_id].discard(place)
+            if not self._places[endpoint_id]:
+                del self._places[endpoint_id]
 
     async def _ask(self) -> None:
         while True:
@@ -214,8 +230,10 @@ class Watcher:
         if items and not changed:
             return
         for listener in self._listeners:
-            listener.pending |= changed
-            listener.event.set()
+            mine = changed if listener.only is None else changed & {listener.only}
+            if mine or not items:
+                listener.pending |= mine
+                listener.event.set()
 
 
 class _Interrupted(Exception):

@@ -117,7 +117,8 @@ def test_vllm_says_how_much_is_missing() -> None:
 def test_vllm_takes_what_an_operator_sets() -> None:
     adapters = ("config.json", "model.safetensors", "lora/sql/adapter_config.json")
     tuning = Tuning(
-        dtype="bfloat16", quantization="fp8", gpu_memory_share=0.8, tensor_parallel=2, pipeline_parallel=1, tool_parser="hermes", max_context=4096,
+        dtype="bfloat16", quantization="fp8", gpu_memory_share=0.8, tensor_parallel=2, pipeline_parallel=1,
+        tool_parser="hermes", max_context=4096,
         lora={"sql": "lora/sql"},
     )  # fmt: skip
     made = vllm(LLAMA_8B, node(L4), tuning=tuning, names=adapters, concurrent_requests=300, avg_context_length=9000)

@@ -14,7 +14,7 @@ from services.cluster.engines.images import Images
 from services.cluster.engines.litellm import LiteLlm
 from services.cluster.engines.llama_cpp_container import LlamaCppContainer
 from services.cluster.engines.vllm import Vllm
-from services.cluster.runtimes.base import StaleGeneration, UnknownEndpoint, Workload
+from services.cluster.runtimes.base import Runtime, StaleGeneration, UnknownEndpoint, Workload
 from services.cluster.runtimes.containers import Autoscale, Claim, Exposure, Resources
 from services.cluster.runtimes.kubernetes import intent
 from services.cluster.runtimes.kubernetes.manifests import Builder
@@ -175,7 +175,8 @@ def test_a_secret_that_is_not_there_is_told_before_anything_is_made() -> None:
 
 async def test_an_older_generation_is_refused_and_the_later_intent_stays(runtime: KubernetesRuntime) -> None:
     await runtime.apply(workload("fence", 5))
-    seen = await runtime.scale("fence", 3, 6)
+    as_protocol: Runtime = runtime
+    seen = await as_protocol.scale("fence", 3, 6)
     assert (seen.generation, seen.replicas) == (6, 3)
     with pytest.raises(StaleGeneration):
         await runtime.apply(workload("fence", 5))

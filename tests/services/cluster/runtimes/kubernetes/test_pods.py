@@ -195,5 +195,5 @@ async def test_a_worker_that_is_ill_is_told_and_gets_no_more_requests(runtime: K
         assert one is not None
         assert one.ready == []
         assert one.workers[0].state == "unhealthy"
-        assert "readiness probe: HTTP probe failed with statuscode: 503" in (one.workers[0].message or "")
+        assert "probe: HTTP probe failed with statuscode: 503" in (one.workers[0].message or "")
         await watched.remove("ill")
