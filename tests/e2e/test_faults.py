@@ -156,7 +156,7 @@ def test_a_cancel_at_any_step_leaves_nothing(make: Make, model_file: Path, numbe
         if kind == "import_model":
             check_nothing_left(stepway)
         if kind == "deploy_model":
-            assert not list((stepway.data / "machine" / "models").iterdir())
+            assert not list((stepway.data / "machine" / "models").glob("*"))
         # the same again, by the same name, to its end
         if kind == "delete_endpoint":
             until(lambda: stepway.chats(made["endpoint"]), what="the endpoint that was not deleted")
@@ -170,6 +170,25 @@ def test_a_cancel_at_any_step_leaves_nothing(make: Make, model_file: Path, numbe
 
 
 _QUEUED = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%%FOR UPDATE%%'"
+
+
+@pytest.mark.faults(sample=1)
+@pytest.mark.parametrize("number", range(len(POINTS["import_model"])))
+def test_a_kill_at_any_point_of_an_import_from_a_hub(make: Make, number: int) -> None:
+    key, state = point("import_model", number)
+    with Hub() as hub:
+        hub.add("org/model", {"config.json": b"{}", "model.safetensors": _safetensors(os.urandom(1_000_000))})
+        stepway = make(hf_endpoint=hub.url, maintenance_seconds=0.5).start()
+        with Gate(stepway.database(), "import_model", key, state) as gate:
+            workflow = stepway.import_model("org/model", source="hugging_face")
+            gate.wait()
+            stepway.kill()
+        stepway.start()
+        model = stepway.made(workflow)
+        check_events(stepway, workflow["job"]["id"])
+        assert [one["id"] for one in stepway.get("/models")["data"]] == [model]
+        assert stepway.ask("DELETE", f"/models/{model}").status_code == 204
+        check_nothing_left(stepway)
 
 
 def test_a_download_goes_on_after_a_kill(make: Make) -> None:
