@@ -60,7 +60,7 @@ async def _so_far(client: Client, workflow: dict[str, object]) -> list[object]:
         ({"workflow_total_steps": 6, "step_number": 2**62}, {"step_number"}),
         ({"workflow_total_steps": 6, "step_number": 1, "trigger_workflow": "yes"}, {"trigger_workflow"}),
         ({"step_number": 1}, {"workflow_id", "workflow_total_steps"}),
-        ({"step_number": 1, "workflow_id": str(uuid4()), "workflow_total_steps": 6}, {"workflow_id", "workflow_total_steps"}),
+        ({"step_number": 1, "workflow_id": "8b10fe3c-80c2-4147-b8ef-8fa8b9581c71", "workflow_total_steps": 6}, {"workflow_id", "workflow_total_steps"}),
         ({"step_number": 1, "workflow_id": "x"}, {"workflow_id"}),
         ({"step_number": 1, "workflow_id": 7}, {"workflow_id"}),
     ],
@@ -78,7 +78,7 @@ async def test_control_fields_are_checked(client: Client, body: dict[str, object
         ("tags", [{"name": "a", "color": "#000000"}, {"name": "a", "color": "#000001"}]), ("tags", "a"),
         ("modality", "video"), ("modality", []), ("modality", ["llm", "llm"]), ("modality", {}),
         ("provider_type", "ftp"), ("provider_type", "cloud_model"), ("uri", "x" * 501), ("icon", "../../etc/passwd"),
-        ("proprietary_credential_id", "not-a-uuid"), ("proprietary_credential_id", "{" + str(uuid4()) + "}"),
+        ("proprietary_credential_id", "not-a-uuid"), ("proprietary_credential_id", "{8b10fe3c-80c2-4147-b8ef-8fa8b9581c71}"),
         ("project_id", 12), ("revision", "a b"),
     ],
 )  # fmt: skip
