@@ -12,6 +12,8 @@ from tests.contract.actors import CLOUD, DEPLOY, HUB, begin, go_on, unique
 from tests.contract.running import Client, Json, Stepway
 from tests.hub import Hub
 
+NOBODYS = "8b10fe3c-80c2-4147-b8ef-8fa8b9581c71"  # no workflow has this id
+
 
 async def test_a_draft_keeps_the_last_value_at_whatever_step_it_came(client: Client) -> None:
     first = await begin(client, HUB, step=3, name=unique("a"), tags=[{"name": "x", "color": "#000000"}], modality="llm")
@@ -60,7 +62,7 @@ async def _so_far(client: Client, workflow: dict[str, object]) -> list[object]:
         ({"workflow_total_steps": 6, "step_number": 2**62}, {"step_number"}),
         ({"workflow_total_steps": 6, "step_number": 1, "trigger_workflow": "yes"}, {"trigger_workflow"}),
         ({"step_number": 1}, {"workflow_id", "workflow_total_steps"}),
-        ({"step_number": 1, "workflow_id": "8b10fe3c-80c2-4147-b8ef-8fa8b9581c71", "workflow_total_steps": 6}, {"workflow_id", "workflow_total_steps"}),
+        ({"step_number": 1, "workflow_id": NOBODYS, "workflow_total_steps": 6}, {"workflow_id", "workflow_total_steps"}),
         ({"step_number": 1, "workflow_id": "x"}, {"workflow_id"}),
         ({"step_number": 1, "workflow_id": 7}, {"workflow_id"}),
     ],
@@ -78,7 +80,7 @@ async def test_control_fields_are_checked(client: Client, body: dict[str, object
         ("tags", [{"name": "a", "color": "#000000"}, {"name": "a", "color": "#000001"}]), ("tags", "a"),
         ("modality", "video"), ("modality", []), ("modality", ["llm", "llm"]), ("modality", {}),
         ("provider_type", "ftp"), ("provider_type", "cloud_model"), ("uri", "x" * 501), ("icon", "../../etc/passwd"),
-        ("proprietary_credential_id", "not-a-uuid"), ("proprietary_credential_id", "{8b10fe3c-80c2-4147-b8ef-8fa8b9581c71}"),
+        ("proprietary_credential_id", "not-a-uuid"), ("proprietary_credential_id", "{" + NOBODYS + "}"),
         ("project_id", 12), ("revision", "a b"),
     ],
 )  # fmt: skip
