@@ -6,17 +6,22 @@ its address rules, no redirects.
 """
 
 import json
+import re
 from collections.abc import AsyncIterator
 
 import aiohttp
 import httpx
 
 from services.cluster.runtimes.kubernetes.client import KubernetesClient
+from services.cluster.runtimes.kubernetes.objects import printable
 from shared.jobs.outcomes import StepError
 
 KEY_HEADER = "x-api-key"
 _NOT_PASSED = frozenset({"host", "authorization", "connection", "transfer-encoding", "content-length", "cookie"})
 _NOT_RETURNED = frozenset({"transfer-encoding", "connection", "set-cookie"})
+# The API server keeps connections to workers, and a worker may end one just when it is used again. An inference that
+# was not answered may be asked once more.
+_STALE = re.compile(r": EOF$|connection reset|server closed idle connection")
 _MAX_REFUSAL = 64 * 1024
 
 
@@ -35,19 +40,25 @@ class ApiServerTransport(httpx.AsyncBaseTransport):
             raise httpx.UnsupportedProtocol("the URL is not one of the cluster's proxies", request=request)
         target = url.raw_path[len(prefix) :].decode("ascii")
         body = await request.aread()
+        answer, begun = await self._ask(request, target, body)
+        if isinstance(begun, str) and _STALE.search(begun):
+            answer, begun = await self._ask(request, target, body)
+        if isinstance(begun, str):
+            said = f"the API server does not reach the worker (status {answer.status}: {begun})"
+            raise httpx.ConnectError(said, request=request)
+        headers = [(name, value) for name, value in answer.headers.items() if name.lower() not in _NOT_RETURNED]
+        return httpx.Response(answer.status, headers=headers, stream=_Body(answer, begun, request), request=request)
+
+    async def _ask(
+        self, request: httpx.Request, target: str, body: bytes
+    ) -> tuple[aiohttp.ClientResponse, bytes | str]:
         try:
             answer = await self._client.forward(
                 request.method, target, headers=_passed(request), body=body, timeout=self._timeout(request)
             )
-            begun = await _begun(answer)
+            return answer, await _begun(answer)
         except (aiohttp.ClientError, TimeoutError, OSError, StepError) as error:
             raise _translated(error, request) from error
-        if begun is None:
-            raise httpx.ConnectError(
-                f"the API server does not reach the worker (status {answer.status})", request=request
-            )
-        headers = [(name, value) for name, value in answer.headers.items() if name.lower() not in _NOT_RETURNED]
-        return httpx.Response(answer.status, headers=headers, stream=_Body(answer, begun, request), request=request)
 
     def _timeout(self, request: httpx.Request) -> aiohttp.ClientTimeout:
         given = request.extensions.get("timeout") or {}
@@ -82,8 +93,8 @@ def _passed(request: httpx.Request) -> dict[str, str]:
     return passed | {"accept-encoding": "identity"}
 
 
-async def _begun(answer: aiohttp.ClientResponse) -> bytes | None:
-    """What of an error's body had to be read to know whose it is; None: it is the API server's own, not the worker's."""
+async def _begun(answer: aiohttp.ClientResponse) -> bytes | str:
+    """What of an error's body had to be read to know whose it is; text: it is the API server's own word, not the worker's."""
     if answer.status < 400 or "json" not in answer.headers.get("Content-Type", ""):
         return b""
     received = bytearray()
@@ -95,7 +106,7 @@ async def _begun(answer: aiohttp.ClientResponse) -> bytes | None:
         said = None
     if isinstance(said, dict) and said.get("kind") == "Status" and said.get("apiVersion") == "v1":
         answer.close()
-        return None
+        return printable(said.get("message"), 200)
     return bytes(received)
 
 

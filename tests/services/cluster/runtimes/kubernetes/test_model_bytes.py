@@ -189,4 +189,4 @@ async def test_llama_cpp_serves_a_real_model_that_its_pod_fetched(
         assert words[-2:] == ["data: [DONE]", ""] or words[-1] == "data: [DONE]"
     wrong = {"Authorization": "Bearer sk-wrong"}
     async with httpx.AsyncClient(transport=runtime.transport(), base_url=url, headers=wrong, timeout=60) as http:
-        assert (await http.post("/v1/chat/completions", json=question)).status_code == 401
+        assert (await http.get("/props")).status_code == 401
