@@ -16,10 +16,11 @@ from pydantic import BaseModel, ValidationError
 from shared.objects.blocking import settled
 from shared.objects.durable import write_all, write_whole
 
-BUFFER = 2 * 1024 * 1024  # bytes handed to the thread at a time
+BUFFER = 1024 * 1024  # bytes handed to the thread at a time
 SYNC_BYTES = 256 * 1024 * 1024
 SYNC_SECONDS = 2.0
 _READ = 1024 * 1024
+_SLICE = 256 * 1024  # written while it is still in the processor's cache from being hashed
 
 
 class Note(BaseModel):
@@ -140,7 +141,7 @@ class PartialFile:
             done += len(data)
         return done
 
-    def _hash(self, data: bytes | bytearray) -> None:
+    def _hash(self, data: bytes | memoryview) -> None:
         self._sha256.update(data)
         if self._git:
             self._git.update(data)
@@ -159,8 +160,11 @@ class PartialFile:
             self._syncing = asyncio.ensure_future(settled(self._sync, self.size))
 
     def _store(self, data: bytearray) -> None:
-        self._hash(data)
-        write_all(self._descriptor, data)
+        whole = memoryview(data)
+        for start in range(0, len(whole), _SLICE):
+            piece = whole[start : start + _SLICE]
+            self._hash(piece)
+            write_all(self._descriptor, piece)
 
     def _sync(self, size: int) -> None:
         os.fdatasync(self._descriptor)
