@@ -42,7 +42,7 @@ def run(quick: bool) -> list[Figure]:
         with _fast_worker() as port:
             places = _publish(stepway, port)
             fast = in_process(ask, places, "fast", 50 if quick else 500, 0)
-        real = in_process(ask, _deploy(stepway, model), "smol", 8 if quick else 40, 8)
+        real = in_process(ask, _deploy(stepway, model), "smol", 25 if quick else 100, 8)
     return [*_figures("fast worker", fast, TOKENS), *_figures("llama.cpp, 135M", real, None)]
 
 
