@@ -48,7 +48,15 @@ def run(quick: bool) -> list[Figure]:
     total = rounds * size / MB
     name = f"import of {size / 1000 / MB:g} GB by URL"
     return [
-        Figure(name, total / sum(ours), "MB/s", total / sum(plain), "MB/s download + sha256 + fsync", at_least=0.8),
+        Figure(
+            name,
+            total / sum(ours),
+            "MB/s",
+            total / sum(plain),
+            "MB/s download + sha256 + fsync",
+            at_least=None if quick else 0.8,
+            note="the target is for 2 GB" if quick else "",
+        ),
         Figure(
             "memory over idle meanwhile", peak, "MB", at_most=ALLOWED_MB, note="peak of all processes but PostgreSQL's"
         ),
