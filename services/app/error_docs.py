@@ -1,6 +1,6 @@
 """The page that every problem's `type` points to, /docs/errors, and docs/errors.md; both made from the registry of codes.
 
-    python -m services.app.error_docs > docs/errors.md
+python -m services.app.error_docs > docs/errors.md
 """
 
 from collections import defaultdict

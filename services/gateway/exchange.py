@@ -23,6 +23,7 @@ _ERROR_BYTES = 64 * 1024
 _ERROR_SECONDS = 5.0  # to read the rest of a worker's refusal
 _LAST_WORDS_SECONDS = 1.0  # for a client that may not be reading
 _PASSED_ON = (b"content-type", b"cache-control")
+NOT_IMPLEMENTED = 501
 _PROXY_FAULTS = frozenset({401, 403, 407, 502, 503})  # the worker is not well, or refuses us rather than the client
 
 
@@ -165,6 +166,8 @@ class Exchange:
         status = response.status_code
         if status in _PROXY_FAULTS or not 200 <= status < 600 or 300 <= status < 400:
             raise WorkerFailure(f"answered {status}", unreachable=status == 503)
+        if status == NOT_IMPLEMENTED:  # with the engine's own advice on how to start it, which is not for clients
+            raise Problem("operation_unsupported", "The endpoint's model does not serve this operation.")
         if status >= 400:
             body = await _read_refusal(response)
             extra = {"Retry-After": response.headers["retry-after"]} if "retry-after" in response.headers else {}

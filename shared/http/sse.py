@@ -141,9 +141,9 @@ class StreamSlots:
 
     @contextmanager
     def hold(self, key: str) -> Iterator[None]:
-        """A slot for the length of the block. Problem `rate_limited` (429) when the key has no more."""
+        """A slot for the length of the block. Problem `too_many_streams` (429) when the key has no more."""
         if self._open[key] >= self._per_key:
-            raise Problem("rate_limited", f"At most {self._per_key} streams may be open at once.")
+            raise Problem("too_many_streams", f"At most {self._per_key} streams may be open at once.")
         self._open[key] += 1
         try:
             yield

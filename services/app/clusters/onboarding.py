@@ -46,7 +46,11 @@ def policy_of(settings: Settings, *, insecure: bool) -> KubeconfigPolicy:
 
 def read(settings: Settings, content: bytes, *, insecure: bool) -> Kubeconfig:
     """The checked kubeconfig. Raises a problem that says what is wrong with it, without quoting it."""
-    return parse(content, policy_of(settings, insecure=insecure))
+    try:
+        return parse(content, policy_of(settings, insecure=insecure))
+    except Problem as problem:
+        problem.param = "configuration_file"
+        raise
 
 
 def faults(fields: Fields, changed: set[str]) -> list[Fault]:

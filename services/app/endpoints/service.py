@@ -44,12 +44,17 @@ def view(endpoint: EndpointRow) -> dict[str, Any]:
         "apis": desired.get("apis", []),
         "url": f"/endpoints/{endpoint.id}/v1",
         "generation": endpoint.generation,
-        "observed_at": endpoint.observed.get("observed_at"),
+        "observed_at": _moment(endpoint.observed.get("observed_at")),
         "created_by": str(endpoint.created_by) if endpoint.created_by else None,
         "created_at": iso(endpoint.created_at),
         "updated_at": iso(endpoint.updated_at),
         "revision": endpoint.revision,
     }
+
+
+def _moment(seen: str | None) -> str | None:
+    """A time of an observation, as the wire writes times."""
+    return iso(datetime.fromisoformat(seen)) if seen else None
 
 
 def _total(desired: dict[str, Any]) -> int | None:
@@ -62,6 +67,7 @@ def worker_views(endpoint: EndpointRow) -> list[dict[str, Any]]:
     shown = []
     for worker in endpoint.observed.get("workers", []):
         kept = {name: value for name, value in worker.items() if name not in ("url", "last_log")}
+        kept |= {name: _moment(kept[name]) for name in ("started_at", "ready_at") if kept.get(name)}
         shown.append({"object": "worker", **kept, "endpoint_id": str(endpoint.id)})
     return shown
 

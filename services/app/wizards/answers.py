@@ -109,6 +109,7 @@ def _compose(
     return {
         "object": "workflow",
         "message": message,
+        "id": str(workflow.id),
         "workflow_id": str(workflow.id),
         "workflow_type": workflow.type,
         "owner_id": str(workflow.owner_id),

@@ -10,6 +10,7 @@ from services.app.wizards.contract import Wizard, WizardStep
 def describe(wizard: Wizard) -> dict[str, Any]:
     return {
         "object": "wizard",
+        "id": wizard.type,
         "type": wizard.type,
         "title": wizard.title,
         "description": wizard.description,

@@ -127,6 +127,16 @@ async def _edit(visit: Visit, wizard: Wizard, workflow: WorkflowRow, body: StepB
     return await answers.render(visit.context, visit.session, workflow, visit.caller, found), refusal
 
 
+async def _check_names(visit: Visit, wizard: Wizard, fields: dict[str, Any], changed: set[str]) -> None:
+    """`name_taken` with the step of the name, as every fault of a field has it."""
+    try:
+        await wizard.check_names(visit, fields, changed)
+    except Problem as problem:
+        step = wizard.step_of(problem.param, await wizard.variant(visit, fields))
+        problem.faults = problem.faults or [Fault(problem.param, problem.code, problem.detail, step)]
+        raise
+
+
 def _changed(workflow: WorkflowRow, body: StepBody) -> set[str]:
     """The fields that would get another value; absent and null are the same."""
     changed = {name for name, value in body.fields.items() if workflow.fields.get(name) != value}
@@ -152,7 +162,7 @@ async def _check(visit: Visit, wizard: Wizard, fields: dict[str, Any], changed: 
         if file is not None:
             await wizard.check_file(visit, name, file.content, fields)
     if not body.trigger:  # a trigger saves the fields first, and finds it in `start`
-        await wizard.check_names(visit, fields, changed)
+        await _check_names(visit, wizard, fields, changed)
     return found
 
 

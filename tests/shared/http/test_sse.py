@@ -170,7 +170,7 @@ def test_streams_of_one_key_are_bounded() -> None:
         slots.hold("a"),
         slots.hold("a"),
         slots.hold("b"),
-        pytest.raises(Problem, match="rate_limited"),
+        pytest.raises(Problem, match="too_many_streams"),
         slots.hold("a"),
     ):
         pass
