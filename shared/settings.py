@@ -3,15 +3,27 @@
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
-from pydantic import AliasChoices, BaseModel, BeforeValidator, Field
+from pydantic import AfterValidator, AliasChoices, BaseModel, BeforeValidator, Field
 
 
 def _listed(value: object) -> object:
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
+def _base_url(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
+        raise ValueError("must be http://host or https://host, with a port and a path if need be, and no credentials")
+    if parts.query or parts.fragment or not value.isprintable() or " " in value:
+        raise ValueError("must have neither a query nor a fragment nor spaces")
+    _ = parts.port  # raises ValueError when out of range
+    return value.rstrip("/")
+
+
 Listed = Annotated[list[str], BeforeValidator(_listed)]
+BaseUrl = Annotated[str, AfterValidator(_base_url)]
 
 
 class Settings(BaseModel):
@@ -25,6 +37,8 @@ class Settings(BaseModel):
 
     allowed_hosts: Listed = ["127.0.0.1", "localhost", "[::1]"]
     cors_origins: Listed = []
+    advertised_url: BaseUrl | None = None  # where pods of clusters reach us for a model's bytes; None: we send them
+    advertised_ca: Path | None = None  # PEM of the authorities of that address, where they are not public ones
     model_roots: Listed = []  # folders from which models may be added by path
     allow_private_addresses: bool = False  # for `url` models, the hub and webhooks
     trusted_hosts: Listed = []  # hosts (`host` or `host:port`) that may be fetched from, whatever they resolve to
@@ -45,6 +59,12 @@ class Settings(BaseModel):
     max_model_bytes: int = 500 * 1024**3
 
     model_config = {"populate_by_name": True}
+
+    @property
+    def answered_hosts(self) -> list[str]:
+        """The names under which requests are answered: the allowed ones, and our own."""
+        own = urlsplit(self.advertised_url or "").hostname
+        return [*self.allowed_hosts, f"[{own}]" if ":" in own else own] if own else self.allowed_hosts
 
 
 def load(environment: Mapping[str, str], **given: object) -> Settings:

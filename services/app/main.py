@@ -82,7 +82,7 @@ def create_app(context: AppContext, ready: Ready) -> FastAPI:
     settings = context.settings
     guards.install(
         app,
-        allowed_hosts=settings.allowed_hosts,
+        allowed_hosts=settings.answered_hosts,
         cors_origins=settings.cors_origins,
         body_limits=[(r"/endpoints/[^/]+/v1/", None)],  # the gateway has its own
     )

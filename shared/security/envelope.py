@@ -14,6 +14,7 @@ It is only ever replaced whole, under a lock beside it, so that several processe
 
 import base64
 import fcntl
+import hmac
 import json
 import os
 import secrets
@@ -134,6 +135,14 @@ class Keyring:
         if key_id_of(sealed) == ring.active:
             return Sealed(sealed)
         return Sealed(_wrap(ring, data_key) + sealed[_PAYLOAD_AT:])
+
+    def derive(self, purpose: str) -> bytes:
+        """A key of 32 bytes for one purpose, the same in every process of the installation until the next rotation.
+
+        For what lives for minutes, such as signatures of sessions: nothing remembers the derived keys of older ones.
+        """
+        ring = self._fresh()
+        return hmac.digest(ring.keys[ring.active], b"derived\0" + purpose.encode(), "sha256")
 
     def rotate(self) -> str:
         """Adds a new active key and returns its id. Older keys stay, so that everything still opens."""

@@ -259,3 +259,13 @@ class TestNothingLeaks:
             Keyring.load(path)
         assert caught.value.__context__ is None
         assert key not in "".join(traceback.format_exception(caught.value))
+
+
+def test_derived_keys_differ_by_purpose_and_change_with_a_rotation(tmp_path: Path) -> None:
+    ring = Keyring.load_or_create(tmp_path / "keys.json")
+    first = ring.derive("a")
+    assert len(first) == 32
+    assert first != ring.derive("b")
+    assert Keyring.load(tmp_path / "keys.json").derive("a") == first
+    ring.rotate()
+    assert ring.derive("a") != first
