@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from services.app.clusters import onboarding
 from services.app.clusters import repository as clusters
 from services.app.context import AppContext
+from services.app.credentials import repository as credential_rows
 from services.app.credentials import service as credentials
 from services.app.endpoints import repository as endpoints
 from services.app.endpoints import service as endpoint_service
@@ -22,6 +23,7 @@ from services.app.endpoints.deploy import key_context
 from services.app.endpoints.tables import EndpointRow
 from services.app.models import repository as models
 from services.app.models import scans
+from services.app.models.catalogue import credential_type
 from services.app.models.tables import ModelRow
 from services.app.projects import quotas
 from shared.contracts.deployments import DeploySpec, ExpectedEndpoint, ServedConfig
@@ -46,6 +48,13 @@ class AppAccess:
                 return await credentials.reveal(session, self._context.keyring, credential_id)
             except Problem as problem:
                 raise Permanent("credential_gone", "The credential is not there any more.") from problem
+
+    async def provider_parameters(self, job_id: UUID, credential_id: UUID) -> dict[str, str]:
+        values = await self.credential(job_id, credential_id)
+        async with self._context.database.transaction() as session:
+            credential = await credential_rows.get(session, credential_id)
+        kind = credential_type(credential.type) if credential is not None else None
+        return kind.parameters(values) if kind is not None else {}
 
     async def kubeconfig(self, job_id: UUID, cluster_id: UUID) -> bytes:
         async with self._context.database.transaction() as session:

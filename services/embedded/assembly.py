@@ -26,6 +26,8 @@ from services.cluster.jobs import JOBS as CLUSTER_JOBS
 from services.cluster.jobs.tools import ClusterTools
 from services.cluster.runtimes.base import UnknownEndpoint
 from services.cluster.runtimes.local.runtime import LocalRuntime
+from services.cluster.sites.clients import Clients
+from services.cluster.sites.local import LocalSite
 from services.embedded.access import GatewayAccess
 from services.embedded.folder import MachineUse, Places, machine_cluster_id, write_private
 from services.embedded.maintenance import Maintenance
@@ -90,9 +92,9 @@ class Assembly:
         ledger.hooks = hooks(self.context)
         self._internal = AppAccess(self.context)
         self._registry.add(MODEL_JOBS, ModelTools(self._internal, self.context.objects, settings))
-        self._cluster_tools = ClusterTools(
-            self._internal, self.context.objects, settings, self.runtime, places.machine / "models", self.cluster_id
-        )
+        machine = LocalSite(self.cluster_id, self.runtime, places.machine / "models", self.context.objects)
+        self.clients = Clients()
+        self._cluster_tools = ClusterTools(self._internal, self.context.objects, settings, machine, self.clients)
         self._registry.add(CLUSTER_JOBS, self._cluster_tools)
         self.engine = EmbeddedEngine(self.database, ledger, self._registry)
         self.table = RouteTable()
@@ -144,6 +146,7 @@ class Assembly:
         if self._gateway is not None:
             ending.append(self._gateway.aclose())
         await asyncio.gather(*(_within(seconds * 0.4, work) for work in ending))
+        await _within(0.3, self.clients.aclose())
         if self._use.is_last():
             left = max(end - 0.3 - clock(), 0.5)
             await _within(left + 0.1, self.runtime.stop_all(timeout=left))

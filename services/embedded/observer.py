@@ -64,7 +64,7 @@ class Observer:
             return
         if now >= self._next_reconcile:
             self._next_reconcile = now + RECONCILE_EVERY
-            await self._tools.local.reconcile()
+            await self._tools.local.runtime.reconcile()
             if self._mending is None or self._mending.done():
                 self._mending = asyncio.create_task(self._mend(self._epoch), name="bring-in-line")
         await self._report(now)
@@ -77,7 +77,7 @@ class Observer:
             log.warning("reconcile_failed", error=f"{type(error).__name__}: {error}"[:300])
 
     async def _report(self, now: float) -> None:
-        looked = await self._tools.local.observe()
+        looked = await self._tools.local.runtime.observe()
         seen = [one.model_dump(mode="json", exclude_none=True) for one in looked.values()]
         essence = [
             {**one, "observed_at": None, "workers": [_still(worker) for worker in one["workers"]]} for one in seen

@@ -15,6 +15,9 @@ class AppPort(Protocol):
     async def credential(self, job_id: UUID, credential_id: UUID) -> dict[str, str]:
         """The secret and other fields of a credential that the job's input names."""
 
+    async def provider_parameters(self, job_id: UUID, credential_id: UUID) -> dict[str, str]:
+        """The same credential as LiteLLM takes it: `{parameter: value}`."""
+
     async def kubeconfig(self, job_id: UUID, cluster_id: UUID) -> bytes:
         """The checked, canonical kubeconfig of a cluster."""
 

@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field
 from services.cluster.runtimes.base import Process
 from services.cluster.runtimes.containers import Container
 from shared.contracts.clusters import NodeFacts
+from shared.contracts.deployments import ServedConfig
 from shared.contracts.models import ModelFile, ModelMetadata
 from shared.jobs.outcomes import Permanent
 
@@ -31,6 +32,10 @@ class DeployConfig(BaseModel):
     concurrent_requests: int = Field(1, gt=0)
     avg_sequence_length: int = Field(512, gt=0)
     avg_context_length: int = Field(512, gt=0)
+
+    @classmethod
+    def of(cls, config: ServedConfig) -> "DeployConfig":
+        return cls.model_validate(config.model_dump(include=set(cls.model_fields)))
 
 
 class ModelSource(BaseModel):

@@ -1,11 +1,15 @@
-"""Delete an endpoint: stop all of its workers, and remove what is ours of it."""
+"""Delete an endpoint: stop all of its workers, and remove what is ours of it.
+
+A cluster that cannot be reached is waited for; the job then fails with the reason, and can be retried. Once somebody has
+had the cluster forgotten there is nothing left to remove anything from.
+"""
 
 from pydantic import BaseModel
 
-from services.cluster.jobs import files
+from services.cluster.jobs.patience import PATIENT, waits_for_cluster
 from services.cluster.jobs.tools import ClusterTools
 from shared.contracts.deployments import RemoveSpec
-from shared.jobs.declare import RetryPolicy, job, step
+from shared.jobs.declare import job, step
 from shared.jobs.run import Run, Step
 
 
@@ -13,17 +17,22 @@ class Removed(BaseModel):
     endpoint_id: str
 
 
-@step("Remove the workers", weight=3, retry=RetryPolicy(attempts=5, timeout=300.0))
+@step("Remove the workers", weight=3, retry=PATIENT)
+@waits_for_cluster
 async def remove(ctx: Step, spec: RemoveSpec) -> None:
     tools: ClusterTools = ctx.tools
-    runtime = await tools.runtime(spec.cluster_id)
-    await runtime.remove(str(spec.endpoint_id), spec.generation)
+    site = await tools.site_if_known(ctx.job_id, spec.cluster_id)
+    if site is not None:
+        await site.runtime.remove(str(spec.endpoint_id), spec.generation)
 
 
 @step("Remove the model's files", weight=1)
+@waits_for_cluster
 async def remove_files(ctx: Step, spec: RemoveSpec) -> Removed:
     tools: ClusterTools = ctx.tools
-    await files.forget(tools.model_folder(spec.endpoint_id))
+    site = await tools.site_if_known(ctx.job_id, spec.cluster_id)
+    if site is not None:
+        await site.forget(spec.endpoint_id)
     return Removed(endpoint_id=str(spec.endpoint_id))
 
 

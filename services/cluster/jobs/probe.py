@@ -19,12 +19,20 @@ async def ready_workers(runtime: Runtime, endpoint_id: UUID, replicas: int) -> O
     return seen
 
 
-async def probe(worker: WorkerStatus, key: str, model: str, apis: list[str]) -> str:
-    """Ask the worker for one token, or one embedding; returns what it said, shortened. Raises Retry or Permanent."""
+async def probe(
+    worker: WorkerStatus, key: str, model: str, apis: list[str], transport: httpx.AsyncBaseTransport | None = None
+) -> str:
+    """Ask the worker for one token, or one embedding; returns what it said, shortened. Raises Retry or Permanent.
+
+    `transport` is the site's, for a worker that only the cluster's API server leads to.
+    """
     path, body = _question(model, apis)
+    headers = {"Authorization": f"Bearer {key}"} | ({"Host": worker.host} if worker.host else {})
     try:
-        async with httpx.AsyncClient(trust_env=False, timeout=TIMEOUT) as client:
-            answer = await client.post(f"{worker.url}{path}", json=body, headers={"Authorization": f"Bearer {key}"})
+        async with httpx.AsyncClient(
+            trust_env=False, timeout=TIMEOUT, transport=transport if worker.via == "api_server" else None
+        ) as client:
+            answer = await client.post(f"{worker.url}{path}", json=body, headers=headers)
     except httpx.HTTPError as error:
         raise Retry("probe_failed", f"Worker {worker.ordinal} did not answer ({type(error).__name__}).") from error
     if answer.status_code != 200:

@@ -9,10 +9,11 @@ from uuid import UUID
 
 import structlog
 
-from services.cluster.jobs import files
-from services.cluster.jobs.planning import plan_of, workload
 from services.cluster.jobs.tools import ClusterTools
 from services.cluster.runtimes.base import Observation, StaleGeneration, UnknownEndpoint
+from services.cluster.sites import files
+from services.cluster.sites.base import silent
+from services.cluster.sites.local import LocalSite
 from shared.contracts.deployments import ExpectedEndpoint
 from shared.contracts.ports import ObserverPort
 
@@ -21,20 +22,21 @@ log = structlog.get_logger(__name__)
 
 async def bring_in_line(tools: ClusterTools, app: ObserverPort, cluster_id: UUID, epoch: int) -> None:
     """One round. The machine is looked at first: what is there then has its row already, or is nobody's."""
-    there = await tools.local.observe()
-    folders = await asyncio.to_thread(_model_folders, tools)
+    site = tools.local
+    there = await site.runtime.observe()
+    folders = await asyncio.to_thread(_model_folders, site)
     expected = await app.expected(cluster_id, epoch)
     if expected is None:
         return
     owned = {str(one.endpoint_id) for one in expected}
     for endpoint_id in there.keys() - owned:
         log.warning("orphan_removed", endpoint=endpoint_id)
-        await tools.local.remove(endpoint_id)
+        await site.runtime.remove(endpoint_id)
     for name in folders - owned:
-        await files.forget(tools.models / name)
+        await files.forget(site.models / name)
     for one in expected:
         try:
-            await _serve(tools, app, cluster_id, epoch, one, there.get(str(one.endpoint_id)))
+            await _serve(site, app, cluster_id, epoch, one, there.get(str(one.endpoint_id)))
         except StaleGeneration:
             continue
         except Exception as error:  # one endpoint's fault keeps none of the others from serving
@@ -43,7 +45,7 @@ async def bring_in_line(tools: ClusterTools, app: ObserverPort, cluster_id: UUID
 
 
 async def _serve(
-    tools: ClusterTools,
+    site: LocalSite,
     app: ObserverPort,
     cluster_id: UUID,
     epoch: int,
@@ -58,17 +60,17 @@ async def _serve(
     log.warning("endpoint_brought_in_line", endpoint=endpoint_id, replicas=one.replicas)
     if there is not None:
         try:
-            await tools.local.scale(endpoint_id, one.replicas, one.spec.generation)
+            await site.runtime.scale(endpoint_id, one.replicas, one.spec.generation)
         except UnknownEndpoint:  # it is on its way out
             pass
         else:
             return
-    plan = await plan_of(tools, one.spec)
-    manifest = await tools.manifest(one.spec.digest or "")
-    await files.bring(manifest, tools.model_folder(one.endpoint_id), tools.objects, lambda *_: None)
+    plan = await site.plan(one.spec)
     key = await app.endpoint_key(cluster_id, epoch, one.endpoint_id)
-    await tools.local.apply(workload(one.spec, plan, key, replicas=one.replicas))
+    workload = await site.workload(one.spec, plan, key=key, replicas=one.replicas)
+    await site.bring(one.spec, workload, silent)
+    await site.runtime.apply(workload)
 
 
-def _model_folders(tools: ClusterTools) -> set[str]:
-    return {path.name for path in tools.models.iterdir()} if tools.models.is_dir() else set()
+def _model_folders(site: LocalSite) -> set[str]:
+    return {path.name for path in site.models.iterdir()} if site.models.is_dir() else set()

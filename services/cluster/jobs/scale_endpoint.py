@@ -1,76 +1,78 @@
 """Add and remove workers. Adding that fails takes back what it added, and never touches the workers that ran before."""
 
 from contextlib import suppress
+from dataclasses import replace
 
+from services.cluster.jobs.patience import PATIENT, PROBING, undo_waits_for_cluster, waits_for_cluster
 from services.cluster.jobs.probe import probe as ask
 from services.cluster.jobs.probe import ready_workers
 from services.cluster.jobs.tools import ClusterTools
 from services.cluster.runtimes.base import UnknownEndpoint
+from services.cluster.sites.base import Site
 from shared.contracts.deployments import ScaleResult, ScaleSpec
-from shared.jobs.declare import RetryPolicy, job, step
-from shared.jobs.outcomes import Permanent
+from shared.jobs.declare import job, step
 from shared.jobs.run import Run, Step
 
 READY_SECONDS = 900.0
 
 
+async def _site(ctx: Step, spec: ScaleSpec) -> Site:
+    tools: ClusterTools = ctx.tools
+    return await tools.site(ctx.job_id, spec.cluster_id)
+
+
+@undo_waits_for_cluster
 async def _scale_back(ctx: Step, spec: ScaleSpec, _result: object) -> None:
     tools: ClusterTools = ctx.tools
-    runtime = await tools.runtime(spec.cluster_id)
+    site = await tools.site_if_known(ctx.job_id, spec.cluster_id)
     with suppress(UnknownEndpoint):  # nothing of it is there: nothing to take back
-        await runtime.scale(str(spec.endpoint_id), spec.before, spec.generation)
+        if site is not None:
+            await site.runtime.scale(str(spec.endpoint_id), spec.before, spec.generation)
 
 
-@step("Verify the capacity", weight=1)
+@step("Verify the capacity", weight=1, retry=PATIENT)
+@waits_for_cluster
 async def verify(ctx: Step, spec: ScaleSpec) -> ScaleSpec:
-    tools: ClusterTools = ctx.tools
-    await tools.runtime(spec.cluster_id)
-    capacity = await tools.local.capacity()
-    seen = (await tools.local.observe()).get(str(spec.endpoint_id))
-    more = max(spec.after - (seen.replicas if seen else spec.before), 0)
-    free = capacity.memory_bytes - capacity.memory_promised_bytes
-    if more * spec.memory_bytes > free:
-        needed = f"{more} more workers need {more * spec.memory_bytes // 2**20} MiB"
-        raise Permanent(
-            "insufficient_capacity", f"{needed} of memory; {max(free, 0) // 2**20} MiB are not promised yet."
-        )
+    site = await _site(ctx, spec)
+    await site.check_more(spec.endpoint_id, spec.before, spec.after, spec.memory_bytes)
     return spec
 
 
-@step("Scale", weight=1, undo=_scale_back)
+@step("Scale", weight=1, undo=_scale_back, retry=PATIENT)
+@waits_for_cluster
 async def scale(ctx: Step, spec: ScaleSpec) -> ScaleSpec:
-    tools: ClusterTools = ctx.tools
-    runtime = await tools.runtime(spec.cluster_id)
+    runtime = (await _site(ctx, spec)).runtime
     await runtime.scale(str(spec.endpoint_id), spec.after, spec.generation)
     return spec
 
 
-@step("Wait until ready", weight=5, retry=RetryPolicy(timeout=READY_SECONDS + 60))
+@step("Wait until ready", weight=5, retry=replace(PATIENT, timeout=READY_SECONDS + 60))
+@waits_for_cluster
 async def wait_ready(ctx: Step, spec: ScaleSpec) -> ScaleSpec:
-    tools: ClusterTools = ctx.tools
-    runtime = await tools.runtime(spec.cluster_id)
+    runtime = (await _site(ctx, spec)).runtime
     await runtime.wait_ready(str(spec.endpoint_id), spec.after, READY_SECONDS, ctx.progress)
     return spec
 
 
-@step("Probe", weight=1, retry=RetryPolicy(attempts=5, delay=0.5))
+@step("Probe", weight=1, retry=PROBING)
+@waits_for_cluster
 async def probe(ctx: Step, spec: ScaleSpec) -> ScaleResult:
     """One real inference of every worker that was added."""
     tools: ClusterTools = ctx.tools
-    runtime = await tools.runtime(spec.cluster_id)
+    site = await _site(ctx, spec)
     key = await tools.app.worker_key(ctx.job_id, spec.endpoint_id)
-    seen = await ready_workers(runtime, spec.endpoint_id, spec.after)
+    seen = await ready_workers(site.runtime, spec.endpoint_id, spec.after)
     for worker in seen.ready:
         if worker.ordinal >= spec.before:
-            await ask(worker, key, spec.name, spec.apis)
+            await ask(worker, key, spec.name, spec.apis, site.transport())
     await tools.app.publish(ctx.job_id, spec.endpoint_id, seen.model_dump(mode="json", exclude_none=True))
     return ScaleResult(endpoint_id=spec.endpoint_id, replicas=spec.after, generation=spec.generation)
 
 
-@step("Scale down", weight=1, undo=_scale_back)
+@step("Scale down", weight=1, undo=_scale_back, retry=PATIENT)
+@waits_for_cluster
 async def scale_down(ctx: Step, spec: ScaleSpec) -> ScaleResult:
-    tools: ClusterTools = ctx.tools
-    runtime = await tools.runtime(spec.cluster_id)
+    runtime = (await _site(ctx, spec)).runtime
     await runtime.scale(str(spec.endpoint_id), spec.after, spec.generation)
     return ScaleResult(endpoint_id=spec.endpoint_id, replicas=spec.after, generation=spec.generation)
 

@@ -1,43 +1,66 @@
 """What the steps of the cluster service reach the world with."""
 
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from uuid import UUID
 
-from services.cluster.runtimes.base import Runtime
-from services.cluster.runtimes.local.runtime import LocalRuntime
-from shared.contracts.models import Manifest
+from pydantic import SecretStr
+
+from services.cluster.sites.base import Site
+from services.cluster.sites.clients import Clients
+from services.cluster.sites.local import LocalSite
+from shared.contracts.deployments import DeploySpec
 from shared.contracts.ports import AppPort
 from shared.jobs.outcomes import Permanent
-from shared.objects.store import ObjectStore, manifest_key
+from shared.objects.store import ObjectStore
+from shared.security.kubeconfig_server import ServerPolicy
 from shared.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
 class ClusterTools:
-    """`models` is the folder of this machine in which workers find the files that they serve, `machine` its cluster's id."""
+    """`local` is this machine; `clients` are the connections to all other clusters."""
 
     app: AppPort
     objects: ObjectStore
     settings: Settings
-    local: LocalRuntime
-    models: Path
-    machine: UUID
+    local: LocalSite
+    clients: Clients = field(default_factory=Clients)
 
-    async def runtime(self, cluster_id: UUID) -> Runtime:
-        """The runtime of a cluster. Kubernetes has none yet: registered clusters are inspected, not deployed to."""
+    async def site(self, job_id: UUID, cluster_id: UUID) -> Site:
+        """The cluster for a job whose input names it. Raises Permanent (`cluster_gone`, `runtime_elsewhere`)."""
         kind = await self.app.cluster_kind(cluster_id)
-        if kind == "local" and cluster_id == self.machine:
-            return self.local
-        if kind == "local":
+        if kind != "local":
+            raise Permanent(
+                "runtime_unsupported", "This version deploys to this machine only; choose it as the cluster."
+            )
+        if cluster_id != self.local.id:
             raise Permanent(
                 "runtime_elsewhere",
                 "This cluster is another machine. Processes that share a database deploy to the machine that they share.",
             )
-        raise Permanent("runtime_unsupported", "This version deploys to this machine only; choose it as the cluster.")
+        return self.local
 
-    async def manifest(self, digest: str) -> Manifest:
-        return Manifest.model_validate_json(await self.objects.get(manifest_key(digest)))
+    async def site_if_known(self, job_id: UUID, cluster_id: UUID) -> Site | None:
+        """None where the cluster is not registered any more: nothing can be removed from it, and nothing need be."""
+        try:
+            return await self.site(job_id, cluster_id)
+        except Permanent as fault:
+            if fault.code != "cluster_gone":
+                raise
+            return None
 
-    def model_folder(self, endpoint_id: UUID) -> Path:
-        return self.models / str(endpoint_id)
+    @property
+    def addresses(self) -> ServerPolicy:
+        """Where clusters may be."""
+        settings = self.settings
+        return ServerPolicy(
+            allow_private=settings.allow_private_clusters, allow_loopback=settings.allow_loopback_clusters
+        )
+
+    async def parameters(self, job_id: UUID, spec: DeploySpec) -> Mapping[str, SecretStr]:
+        """The LiteLLM parameters of a cloud model's credential, by name: asked for at the moment of use, never kept."""
+        if spec.credential_id is None:
+            return {}
+        found = await self.app.provider_parameters(job_id, spec.credential_id)
+        return {name: SecretStr(value) for name, value in found.items()}

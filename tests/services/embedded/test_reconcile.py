@@ -12,6 +12,7 @@ from services.cluster.jobs.reconcile import bring_in_line
 from services.cluster.jobs.tools import ClusterTools
 from services.cluster.runtimes.base import StaleGeneration
 from services.cluster.runtimes.local.runtime import LocalRuntime
+from services.cluster.sites.local import LocalSite
 from shared.db.engine import Database
 from shared.jobs.outcomes import Permanent
 from tests.services.app import rows
@@ -32,7 +33,8 @@ class Machine:
         self.models = folder / "models"
         self.models.mkdir()
         self.project = project
-        self.tools = ClusterTools(self.app, context.objects, context.settings, runtime, self.models, self.cluster_id)
+        site = LocalSite(self.cluster_id, runtime, self.models, context.objects)
+        self.tools = ClusterTools(self.app, context.objects, context.settings, site)
 
     async def endpoint(self, **values: Any) -> UUID:
         model = rows.model(modality=["llm"])
@@ -127,4 +129,4 @@ async def test_the_keys_of_another_clusters_endpoints_are_not_told(machine: Mach
     with pytest.raises(Permanent, match="not there"):
         await machine.app.endpoint_key(machine.cluster_id, 1, endpoint.id)
     with pytest.raises(Permanent, match="another machine"):
-        await machine.tools.runtime(other.id)
+        await machine.tools.site(uuid4(), other.id)

@@ -70,6 +70,10 @@ class CredentialType(BaseModel):
         unknown = sorted(set(values) - known)
         return faults + [Fault(name, "unknown_field", f"{self.name} has no such field.") for name in unknown]
 
+    def parameters(self, values: Mapping[str, str]) -> dict[str, str]:
+        """The values by the names of LiteLLM's parameters."""
+        return {field.litellm: values[field.name] for field in self.fields if values.get(field.name)}
+
     @property
     def secret_fields(self) -> frozenset[str]:
         return frozenset(field.name for field in self.fields if field.secret)

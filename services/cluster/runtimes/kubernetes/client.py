@@ -83,6 +83,13 @@ class KubernetesClient:
         await self.api.rest_client.close()
 
     @property
+    def busy(self) -> bool:
+        """Whether any request, watch or answer is under way."""
+        pool = self.api.rest_client.pool_manager
+        connector = pool.connector if pool is not None else None
+        return connector is not None and bool(connector._acquired)
+
+    @property
     def url(self) -> str:
         """The root of the API server's own URLs."""
         return str(self.api.configuration.host).rstrip("/")

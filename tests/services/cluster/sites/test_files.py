@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from services.cluster.jobs import files
+from services.cluster.sites import files
 from shared.contracts.models import Manifest, ModelFile
 from shared.jobs.outcomes import Permanent
 from shared.objects import DirectoryStore

@@ -1,0 +1,67 @@
+"""A cluster as jobs and observers see it: all that differs between kinds of clusters is behind `Site`.
+
+`local` is this machine, `kubernetes` a registered cluster; `jobs.tools` says which one an id means. Above the runtime,
+which only runs what it is told, a site knows how a model becomes a workload there. Faults are `Permanent` and `Retry`.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+from uuid import UUID
+
+import httpx
+from pydantic import SecretStr
+
+from services.cluster.engines.base import ContainerPlan, EnginePlan
+from services.cluster.runtimes.base import Progress, Runtime, Workload
+from shared.contracts.deployments import DeploySpec
+
+Planned = EnginePlan | ContainerPlan
+
+
+def silent(_percent: float | None, _message: str) -> None:
+    """For callers who need no progress."""
+
+
+class Site(Protocol):
+    @property
+    def runtime(self) -> Runtime: ...
+
+    async def plan(
+        self, spec: DeploySpec, *, parameters: Sequence[str] = (), on_progress: Progress = silent
+    ) -> Planned:
+        """Which engine runs the model here, how many workers there are, what each takes, how its files come.
+
+        `parameters` are the LiteLLM parameters that a cloud model's credential gives, by name. The plan holds no
+        secret, and is made once: what follows from it stays the same when a job goes on after a crash. Changes nothing.
+        """
+
+    async def workload(
+        self,
+        spec: DeploySpec,
+        plan: Planned,
+        *,
+        key: str | None,
+        replicas: int | None = None,
+        job: UUID | None = None,
+        secrets: Mapping[str, SecretStr] | None = None,
+    ) -> Workload:
+        """What the runtime shall run. `key` None: only to be checked, with `check`.
+
+        `replicas` other than the plan's: workers were added or removed since. `secrets` are values of LiteLLM
+        parameters, by name.
+        """
+
+    async def check(self, workload: Workload) -> None:
+        """Whether there is room for it, in place of what the endpoint has now. Raises Permanent naming what lacks."""
+
+    async def check_more(self, endpoint_id: UUID, before: int, after: int, memory_bytes: int) -> None:
+        """Whether there is room for the workers that are missing; each takes `memory_bytes`. Raises as `check`."""
+
+    async def bring(self, spec: DeploySpec, workload: Workload, on_progress: Progress) -> None:
+        """The model's bytes to where workers read them; what is there already is kept."""
+
+    async def forget(self, endpoint_id: UUID) -> None:
+        """Take away what `bring` left outside the runtime's reach, after `runtime.remove`."""
+
+    def transport(self) -> httpx.AsyncBaseTransport | None:
+        """How to speak to workers whose `via` is `api_server`; None where there are none."""

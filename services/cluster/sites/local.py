@@ -1,0 +1,91 @@
+"""This machine as a site: engines run as processes, and find the model's files as links into the object store."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from uuid import UUID
+
+from pydantic import SecretStr
+
+from services.cluster.engines.base import DeployConfig, EnginePlan, ModelSource
+from services.cluster.engines.registry import engine_for
+from services.cluster.runtimes.base import Progress, Workload
+from services.cluster.runtimes.local.runtime import LocalRuntime
+from services.cluster.sites import files
+from services.cluster.sites.base import Planned, silent
+from services.cluster.sites.manifest import manifest_of
+from shared.contracts.deployments import DeploySpec
+from shared.jobs.outcomes import Permanent
+from shared.objects.store import ObjectStore
+
+
+class LocalSite:
+    """`id` is this machine's as a cluster, `models` the folder in which workers find the files that they serve."""
+
+    def __init__(self, cluster_id: UUID, runtime: LocalRuntime, models: Path, objects: ObjectStore) -> None:
+        self.id = cluster_id
+        self.runtime = runtime
+        self.models = models
+        self._objects = objects
+
+    async def plan(
+        self, spec: DeploySpec, *, parameters: Sequence[str] = (), on_progress: Progress = silent
+    ) -> EnginePlan:
+        if spec.digest is None:
+            raise Permanent(
+                "engine_unsupported", "This machine runs no proxy to cloud models; deploy it to a Kubernetes cluster."
+            )
+        manifest = await manifest_of(self._objects, spec)
+        engine = engine_for(manifest.files, spec.metadata)
+        lacking = await engine.preflight()
+        if lacking is not None:
+            raise Permanent("engine_unavailable", lacking)
+        source = ModelSource(
+            name=spec.name, directory=self.folder(spec.endpoint_id), files=manifest.files, metadata=spec.metadata
+        )
+        facts = await self.runtime.inspect()
+        return engine.plan(source, DeployConfig.of(spec.config), cpus=facts.nodes[0].cpus)
+
+    async def workload(
+        self,
+        spec: DeploySpec,
+        plan: Planned,
+        *,
+        key: str | None,
+        replicas: int | None = None,
+        job: UUID | None = None,
+        secrets: Mapping[str, SecretStr] | None = None,
+    ) -> Workload:
+        if not isinstance(plan, EnginePlan):
+            raise Permanent("runtime_unsupported", "This machine runs processes, and this is a container.")
+        return Workload(
+            endpoint_id=str(spec.endpoint_id), generation=spec.generation, process=plan.process,
+            replicas=plan.replicas if replicas is None else replicas, memory_bytes=plan.memory_bytes,
+            threads=plan.threads, api_key=SecretStr(key) if key else None,
+        )  # fmt: skip
+
+    async def check(self, workload: Workload) -> None:
+        await self.runtime.check_capacity(workload)
+
+    async def check_more(self, endpoint_id: UUID, before: int, after: int, memory_bytes: int) -> None:
+        capacity = await self.runtime.capacity()
+        seen = (await self.runtime.observe()).get(str(endpoint_id))
+        more = max(after - (seen.replicas if seen else before), 0)
+        free = capacity.memory_bytes - capacity.memory_promised_bytes
+        if more * memory_bytes > free:
+            needed = f"{more} more workers need {more * memory_bytes // 2**20} MiB"
+            raise Permanent(
+                "insufficient_capacity", f"{needed} of memory; {max(free, 0) // 2**20} MiB are not promised yet."
+            )
+
+    async def bring(self, spec: DeploySpec, workload: Workload, on_progress: Progress) -> None:
+        manifest = await manifest_of(self._objects, spec)
+        await files.bring(manifest, self.folder(spec.endpoint_id), self._objects, on_progress)
+
+    async def forget(self, endpoint_id: UUID) -> None:
+        await files.forget(self.folder(endpoint_id))
+
+    def transport(self) -> None:
+        return None
+
+    def folder(self, endpoint_id: UUID) -> Path:
+        return self.models / str(endpoint_id)
