@@ -76,3 +76,23 @@ def much_noise(question: Question, progress: Progress) -> Answer:
     sys.stderr.write("x" * 1_000_000 + "the end")
     sys.stderr.flush()
     os._exit(3)
+
+
+def who(question: Question, progress: Progress) -> Answer:
+    """The process that this one was forked from."""
+    return Answer(number=os.getppid())
+
+
+_remembered: list[str] = []
+
+
+def remember(question: Question, progress: Progress) -> Answer:
+    """All that this process was ever given."""
+    _remembered.append(question.text)
+    return Answer(text=" ".join(_remembered))
+
+
+def descriptors(question: Question, progress: Progress) -> Answer:
+    """What is open, by kind, but for the directory that is read to know it."""
+    places = [place for place in list(Path("/proc/self/fd").iterdir()) if place.is_symlink()]
+    return Answer(text=" ".join(str(place.readlink()).partition(":")[0] for place in places))

@@ -3,19 +3,23 @@
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from shared.jobs import child
 from shared.jobs.child import ChildDied, ChildTimeout, run_child
 from shared.jobs.outcomes import Permanent, Retry
 from tests.shared.jobs.child_functions import Answer, Question
 
 ROOT = Path(__file__).parents[3]
 HERE = "tests.shared.jobs.child_functions"
+linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc, or needs PR_SET_PDEATHSIG")
 
 
 async def call(name: str, question: Question | None = None, **options: Any) -> Answer:
@@ -103,11 +107,11 @@ async def test_cancel_kills_the_whole_group_and_reaps_it() -> None:
     task = asyncio.create_task(
         call("hang", on_progress=lambda _, text: started.set_result([int(pid) for pid in text.split()]))
     )
-    child, grandchild = await started
+    pid, grandchild = await started
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert not Path(f"/proc/{child}").exists()
+    assert not Path(f"/proc/{pid}").exists()
     assert await gone(grandchild)
 
 
@@ -136,8 +140,8 @@ async def test_no_descriptor_is_left_open() -> None:
     assert len(list(Path("/proc/self/fd").iterdir())) <= before
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="needs PR_SET_PDEATHSIG")
-async def test_child_dies_with_its_parent() -> None:
+@linux
+async def test_everything_dies_with_a_killed_parent() -> None:
     program = (
         "import asyncio\n"
         "from shared.jobs.child import run_child\n"
@@ -148,10 +152,135 @@ async def test_child_dies_with_its_parent() -> None:
     parent = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
     line = await asyncio.to_thread(parent.stdout.readline)
-    child, grandchild = map(int, line.split())
+    pid, grandchild = map(int, line.split())
+    zygote = parent_of(pid)
     parent.kill()
     parent.wait()
-    try:
-        assert await gone(child)
-    finally:
-        os.kill(grandchild, signal.SIGKILL)
+    parent.stdout.close()
+    assert await gone(pid, grandchild, zygote)
+
+
+# ---- the zygote
+
+
+def parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[1])
+
+
+async def zygote_of_a_call() -> int:
+    return (await call("who")).number
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not condition():
+            await asyncio.sleep(0.02)
+
+
+def running_in_child(pids: list[int]) -> "asyncio.Task[Answer]":
+    """A call that hangs; `pids` gets the ids of its child and grandchild."""
+    return asyncio.create_task(call("hang", on_progress=lambda _, text: pids.extend(map(int, text.split()))))
+
+
+async def test_calls_are_forked_from_one_process_and_share_nothing_else() -> None:
+    first, second = await call("remember", Question(text="a")), await call("remember", Question(text="b"))
+    assert (first.text, second.text) == ("a", "b")
+    assert await zygote_of_a_call() == await zygote_of_a_call()
+
+
+@linux
+async def test_the_zygote_holds_nothing_of_its_parent(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("STEPWAY_SECRET", "hidden")
+    secret = tmp_path / "secret"
+    secret.write_text("hidden")
+    with secret.open() as file, socket.create_server(("127.0.0.1", 0)) as server:
+        os.set_inheritable(file.fileno(), True)
+        os.set_inheritable(server.fileno(), True)
+        environment = {"PYTHONPATH": str(ROOT), "FRESH": "1"}
+        place = Path("/proc") / str((await call("who", environment=environment)).number)
+        targets = [str(each.readlink()) for each in (place / "fd").iterdir()]
+        assert str(secret) not in targets
+        assert str(Path(f"/proc/self/fd/{server.fileno()}").readlink()) not in targets
+        # three to nowhere, the one to its parent, and the pair that wakes it
+        assert sorted(target.partition(":")[0] for target in targets) == ["/dev/null"] * 3 + ["socket"] * 3
+    assert b"STEPWAY_SECRET" not in (place / "environ").read_bytes()
+    assert len(list((place / "task").iterdir())) == 1
+    inside = await call("descriptors", environment=environment)
+    assert sorted(inside.text.split()) == ["/dev/null", "/dev/null", "socket", "socket"]
+
+
+@linux
+async def test_an_idle_zygote_ends_and_the_next_call_has_a_new_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(child, "_IDLE", 0.05)
+    environment = {"PYTHONPATH": str(ROOT), "IDLE": "1"}
+    first = (await call("who", environment=environment)).number
+    await until(lambda: not Path(f"/proc/{first}").exists())
+    assert (await call("who", environment=environment)).number != first
+
+
+@linux
+async def test_many_calls_from_a_zygote_that_is_always_about_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(child, "_IDLE", 0.0)
+    environment = {"PYTHONPATH": str(ROOT), "HASTY": "1"}
+    for number in range(5):
+        assert (await call("double", Question(number=number), environment=environment)).number == 2 * number
+
+
+@linux
+async def test_a_killed_zygote_takes_its_children_and_the_next_call_works() -> None:
+    pids: list[int] = []
+    task = running_in_child(pids)
+    await until(lambda: len(pids) == 2)
+    zygote = parent_of(pids[0])
+    os.kill(zygote, signal.SIGKILL)
+    with pytest.raises(ChildDied, match="forked from") as error:
+        await task
+    assert error.value.signal == signal.SIGKILL
+    assert await gone(pids[0], zygote)
+    os.kill(pids[1], signal.SIGKILL)
+    assert await zygote_of_a_call() != zygote
+
+
+@linux
+async def test_a_zygote_that_is_stuck_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(child, "_REAPING", 0.2)
+    pids: list[int] = []
+    task = running_in_child(pids)
+    await until(lambda: len(pids) == 2)
+    zygote = parent_of(pids[0])
+    os.kill(zygote, signal.SIGSTOP)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await gone(*pids, zygote)
+    monkeypatch.undo()
+    assert await zygote_of_a_call() != zygote
+
+
+async def test_calls_at_the_same_time_end_each_in_its_own_way() -> None:
+    pids: list[int] = []
+    hanging = running_in_child(pids)
+    await until(lambda: len(pids) == 2)
+    answers = await asyncio.gather(
+        call("double", Question(number=1)), call("kill_itself"), call("double", Question(number=2)), call("fault"),
+        return_exceptions=True,
+    )  # fmt: skip
+    assert [getattr(each, "number", type(each)) for each in answers] == [2, ChildDied, 4, ChildDied]
+    assert alive(pids[0])
+    hanging.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await hanging
+    assert await gone(*pids)
+
+
+async def test_a_module_that_cannot_be_imported_is_told_with_its_reason() -> None:
+    with pytest.raises(ChildDied, match="status 1") as error:
+        await run_child("no.such.module:f", Question(), Answer, memory_bytes=None, timeout=30)
+    assert "ModuleNotFoundError" in error.value.stderr
+
+
+async def test_the_zygote_serves_one_event_loop_after_the_other() -> None:
+    def alone() -> int:
+        return asyncio.run(zygote_of_a_call())
+
+    assert await asyncio.to_thread(alone) == await zygote_of_a_call() == await asyncio.to_thread(alone)
