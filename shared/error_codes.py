@@ -95,6 +95,10 @@ CODES: dict[str, Code] = {
     "cluster_is_local": Code(409, "This machine stays registered", "Delete its endpoints instead."),
     "endpoint_not_ready": Code(409, "The endpoint cannot be changed now", "See the endpoint's state and reason."),
     "endpoint_locked": Code(409, "A job is changing the endpoint", "Wait for its end, or cancel it."),
+    "model_files_gone": Code(
+        410, "The model's files are not to be had any more", "Nothing: the endpoint or its model was deleted."
+    ),
+    "range_not_satisfiable": Code(416, "The file has no such bytes", "Ask for bytes within the file's size."),
     # jobs
     "job_finished": Code(409, "The job has already ended", "Read the job; start a new one if you need to."),
     "not_retryable": Code(409, "Only what has failed can be retried", "Wait for its end, or start it anew."),
@@ -327,6 +331,9 @@ CODES: dict[str, Code] = {
     ),
     "too_many_streams": Code(
         429, "Too many streams with this key", "End a stream first, or use another key.", retryable=True
+    ),
+    "too_many_transfers": Code(
+        429, "Too many files are being fetched at once", "Wait as Retry-After says.", retryable=True
     ),
     "endpoint_busy": Code(
         429, "All workers of the endpoint are busy", "Wait as Retry-After says, or add a worker.", retryable=True

@@ -13,6 +13,7 @@ from services.app.clusters import outcomes as cluster_outcomes
 from services.app.clusters import routes as clusters
 from services.app.context import AppContext
 from services.app.credentials import routes as credentials
+from services.app.endpoints import model_files
 from services.app.endpoints import outcomes as endpoint_outcomes
 from services.app.endpoints import routes as endpoints
 from services.app.icons import routes as icons
@@ -39,6 +40,7 @@ ROUTERS = (
     models.router,
     clusters.router,
     endpoints.router,
+    model_files.router,
     jobs.router,
     identity.router,
     projects.router,
@@ -78,6 +80,7 @@ def create_app(context: AppContext, ready: Ready) -> FastAPI:
     app.state.context = context
     app.state.authenticator = Authenticator(context)
     app.state.stream_slots = StreamSlots(per_key=context.settings.streams_per_key)
+    app.state.transfers = model_files.Transfers()
     problems.install(app)
     settings = context.settings
     guards.install(

@@ -56,7 +56,8 @@ class Row:
 
     @property
     def is_open(self) -> bool:
-        return self.statuses.nobody < 400
+        """Whether no key makes a difference: anyone may, or only who shows something else."""
+        return len(set(self.expected)) == 1
 
     def when_bound(self) -> int:
         if self.bound is not None or self.is_open:
@@ -70,6 +71,7 @@ class Row:
 
 
 OPEN = (200,) * 7
+BY_TOKEN = (401,) * 7  # takes the token of an endpoint's pods, and no key
 EVERYONE = (401, 200, 200, 200, 200, 200, 200)
 SEEN = (401, 200, 404, 200, 200, 200, 200)
 BEGUN = (401, 403, 422, 200, 200, 200, 200)
@@ -155,6 +157,8 @@ TABLE = [
     Row("DELETE", "/endpoints/{endpoint}/workers/{worker}", (401, 403, 404, 202, 202, 202, 202)),
     Row("GET", "/endpoints/{endpoint}/logs", SEEN),
     Row("GET", "/endpoints/{endpoint}/logs?follow=true", SEEN),
+    Row("POST", "/endpoints/{endpoint}/model-files", BY_TOKEN),
+    Row("GET", "/endpoints/{endpoint}/model-files/{number}", BY_TOKEN),
     Row("GET", "/jobs", EVERYONE),
     Row("GET", "/jobs/{failed}", SEEN),
     Row("GET", "/jobs/{failed}?wait=30", SEEN),
@@ -203,7 +207,7 @@ async def make_things(context: AppContext, people: People, routes: RouteTable) -
     somebody = await people.add("member", projects={project: "member"})
     ids = {name: uuid4() for name in NAMES}
     await rows.insert(
-        context.database, *_credentials(context, ids, project, somebody), *_served(ids, project, somebody)
+        context.database, *_credentials(context, ids, project, somebody), *_served(context, ids, project, somebody)
     )
     await rows.insert(context.database, *_work(ids, project, somebody))
     routes.replace(ids["endpoint"], _route(ids["endpoint"], project))
@@ -212,7 +216,7 @@ async def make_things(context: AppContext, people: People, routes: RouteTable) -
         project,
         bare,
         {name: str(value) for name, value in named.items()}
-        | {"unique": uuid4().hex, "worker": f"{ids['endpoint']}-1", "own_key": "none"},
+        | {"unique": uuid4().hex, "worker": f"{ids['endpoint']}-1", "own_key": "none", "number": "0"},
     )
 
 
@@ -234,7 +238,7 @@ def _credentials(context: AppContext, ids: dict[str, UUID], project: UUID, owner
     return [credential(ids["shared"], project), credential(ids["personal"], None), template]
 
 
-def _served(ids: dict[str, UUID], project: UUID, owner: Person) -> list[Any]:
+def _served(context: AppContext, ids: dict[str, UUID], project: UUID, owner: Person) -> list[Any]:
     def model(name: str, project_id: UUID | None) -> ModelRow:
         return rows.model(id=ids[name], project_id=project_id, digest=DIGEST, created_by=owner.id)
 
@@ -249,7 +253,7 @@ def _served(ids: dict[str, UUID], project: UUID, owner: Person) -> list[Any]:
         rows.cluster(id=ids["cluster"]), rows.cluster(id=ids["empty"]),
         rows.endpoint(
             project, ids["model"], ids["cluster"], id=ids["endpoint"], desired=desired, observed=observed,
-            created_by=owner.id,
+            created_by=owner.id, sealed=context.keyring.seal(b"worker key", f"endpoint:{ids['endpoint']}"),
         ),
     ]  # fmt: skip
 
