@@ -7,12 +7,13 @@ import structlog
 from pydantic import BaseModel
 
 from services.model.jobs.tools import ModelTools
+from services.model.metadata import integrity
 from services.model.metadata.reader import read
 from services.model.sources.base import SourceContext, SourcePlan
 from services.model.sources.registry import source_for
 from shared.contracts.models import ImportResult, ImportSpec, ModelMetadata
 from shared.jobs.declare import RetryPolicy, job, step
-from shared.jobs.outcomes import Retry
+from shared.jobs.outcomes import Permanent, Retry
 from shared.jobs.run import Run, Step
 from shared.objects.store import blob_key
 from shared.security.addresses import AddressPolicy
@@ -69,11 +70,14 @@ async def download(ctx: Step, fetch: Fetch) -> Fetched:
 
 @step("Read the metadata", weight=1)
 async def read_metadata(ctx: Step, fetched: Fetched) -> ModelMetadata:
-    """What the files say: headers and configuration, none of the repository's code."""
+    """What the files say: headers and configuration, none of the repository's code. Refuses what is no model."""
     tools: ModelTools = ctx.tools
     manifest = await tools.manifest(fetched.digest)
     async with tools.placed(manifest.files) as places:
-        return await asyncio.to_thread(read, [(file.path, place) for file, place in places])
+        files = [(file.path, place) for file, place in places]
+        if fault := await asyncio.to_thread(integrity.fault, files):
+            raise Permanent("model_file_damaged", fault)
+        return await asyncio.to_thread(read, files)
 
 
 @step("Store", weight=1)

@@ -1,7 +1,7 @@
 """What a model's files say of themselves, read without running or trusting any of it.
 
 `reader.read` puts together what `gguf`, `safetensors`, `configuration` and `card` find; `modality` says what the model
-is for. A header that is broken or hostile counts as one that says nothing: to refuse it is the scan's task.
+is for. A header that is broken or hostile counts as one that says nothing there; `integrity` says what an import refuses.
 """
 
 from services.model.metadata.reader import read

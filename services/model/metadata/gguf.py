@@ -19,6 +19,7 @@ _KEEP_ITEMS = 4096
 _KEEP_TEXT = 1024 * 1024
 _MAX_KEY = 1024
 _MAX_DIMENSIONS = 8
+_ALIGNMENT = 32  # of the tensors' data, where the header does not say
 
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
@@ -39,6 +40,15 @@ TENSOR_TYPES = {
     29: "IQ1_M", 30: "BF16", 34: "TQ1_0", 35: "TQ2_0", 39: "MXFP4",
 }  # fmt: skip
 
+# Type of a tensor: values in a block, bytes of a block.
+TENSOR_BLOCKS = {
+    0: (1, 4), 1: (1, 2), 2: (32, 18), 3: (32, 20), 6: (32, 22), 7: (32, 24), 8: (32, 34), 9: (32, 36),
+    10: (256, 84), 11: (256, 110), 12: (256, 144), 13: (256, 176), 14: (256, 210), 15: (256, 292),
+    16: (256, 66), 17: (256, 74), 18: (256, 98), 19: (256, 50), 20: (32, 18), 21: (256, 110), 22: (256, 82),
+    23: (256, 136), 24: (1, 1), 25: (1, 2), 26: (1, 4), 27: (1, 8), 28: (1, 8), 29: (256, 56), 30: (1, 2),
+    34: (256, 54), 35: (256, 66), 39: (32, 17),
+}  # fmt: skip
+
 
 class BadHeader(ValueError):
     """The file's header is not what the format says."""
@@ -46,11 +56,15 @@ class BadHeader(ValueError):
 
 @dataclass(slots=True)
 class GgufHeader:
-    """`lengths` has the number of items of every array; `values` keeps the short ones. `weights`: parameters by type."""
+    """`lengths` has the number of items of every array; `values` keeps the short ones. `weights`: parameters by type.
+
+    `end`: where the last tensor ends, in bytes from the start of the file; those of a type that is not known count 0.
+    """
 
     values: dict[str, Value] = field(default_factory=dict)
     lengths: dict[str, int] = field(default_factory=dict)
     weights: Counter[str] = field(default_factory=Counter)
+    end: int = 0
 
     @property
     def architecture(self) -> str | None:
@@ -95,8 +109,11 @@ class _Reader:
         header = GgufHeader()
         for _ in range(pairs):
             self._pair(header)
-        for _ in range(tensors):
-            self._tensor(header)
+        data = max([self._tensor(header) for _ in range(tensors)], default=0)
+        alignment = header.values.get("general.alignment", _ALIGNMENT)
+        if not isinstance(alignment, int) or alignment < 1:
+            raise BadHeader("the alignment is not possible")
+        header.end = -(-self._at // alignment) * alignment + data if tensors else self._at
         return header
 
     def _pair(self, header: GgufHeader) -> None:
@@ -115,18 +132,21 @@ class _Reader:
         else:
             header.values.setdefault(key, self._scalar(kind))
 
-    def _tensor(self, header: GgufHeader) -> None:
+    def _tensor(self, header: GgufHeader) -> int:
+        """Where it ends in the data that follows the header."""
         self._key()
         dimensions = self._number("I")
         if dimensions > _MAX_DIMENSIONS:
             raise BadHeader("a tensor has too many dimensions")
         shape = [self._number("Q") for _ in range(dimensions)]
         kind = self._number("I")
-        self._number("Q")
+        offset = self._number("Q")
         count = math.prod(shape)
         if count > 2**50:
             raise BadHeader("a tensor is too large")
         header.weights[TENSOR_TYPES.get(kind, f"type {kind}")] += count
+        values, size = TENSOR_BLOCKS.get(kind, (1, 0))
+        return offset + count // values * size
 
     def _array(self, item: int, count: int) -> list[Scalar] | None:
         """The items of a short array, None for one that was stepped over."""

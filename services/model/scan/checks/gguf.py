@@ -5,6 +5,7 @@ import re
 import struct
 from typing import BinaryIO
 
+from services.model.metadata.gguf import TENSOR_BLOCKS
 from services.model.scan import limits
 from services.model.scan.checks import template_rules
 from services.model.scan.findings import Findings, Unreadable
@@ -19,15 +20,6 @@ _STRING, _ARRAY = 8, 9
 _MAX_DIMENSIONS = 4
 _MAX_ARRAY_DEPTH = 4
 _TEMPLATE_KEY = re.compile(r"(^|[._])chat_template")
-
-# Type of a tensor: values in a block, bytes of a block.
-_BLOCKS = {
-    0: (1, 4), 1: (1, 2), 2: (32, 18), 3: (32, 20), 6: (32, 22), 7: (32, 24), 8: (32, 34), 9: (32, 36),
-    10: (256, 84), 11: (256, 110), 12: (256, 144), 13: (256, 176), 14: (256, 210), 15: (256, 292),
-    16: (256, 66), 17: (256, 74), 18: (256, 98), 19: (256, 50), 20: (32, 18), 21: (256, 110), 22: (256, 82),
-    23: (256, 136), 24: (1, 1), 25: (1, 2), 26: (1, 4), 27: (1, 8), 28: (1, 8), 29: (256, 56), 30: (1, 2),
-    34: (256, 54), 35: (256, 66), 39: (32, 17),
-}  # fmt: skip
 
 
 class _Header:
@@ -121,11 +113,11 @@ def _tensors(item: Item, findings: Findings, header: _Header, count: int, width:
         names.add(name)
         shape = [header.number(width) for _ in range(header.count("I", _MAX_DIMENSIONS))]
         kind, offset = header.number("I"), header.number("Q")
-        if kind not in _BLOCKS:
+        if kind not in TENSOR_BLOCKS:
             raise Unreadable(f"the tensor {name[:100]} is of unknown type {kind}")
         if offset % alignment:
             findings.issue(item, NAME, "high", "A tensor is not aligned", f"{name} at {offset}.")
-        block, size = _BLOCKS[kind]
+        block, size = TENSOR_BLOCKS[kind]
         values = math.prod(shape)
         if values >= 1 << 63:
             findings.issue(item, NAME, "high", "A tensor's size overflows", f"{name} has {shape} values.")

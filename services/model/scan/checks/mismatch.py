@@ -13,6 +13,7 @@ _CONTAINERS = frozenset((Kind.ZIP, Kind.TAR, Kind.COMPRESSED, Kind.PACKED))
 _SOLID = frozenset(
     (Kind.SAFETENSORS, Kind.GGUF, Kind.NUMPY, Kind.HDF5, Kind.MEDIA, Kind.TAR, Kind.COMPRESSED, Kind.PICKLE, Kind.ONNX)
 )
+_WEIGHTS = (".safetensors", ".gguf")  # nothing but what they claim: without its header a file is cut off, or no model
 
 
 def look(item: Item, findings: Findings) -> None:
@@ -29,6 +30,10 @@ def look(item: Item, findings: Findings) -> None:
 
 
 def _renamed(item: Item, findings: Findings, kinds: frozenset[Kind]) -> None:
+    if item.extension in _WEIGHTS and not kinds & _ACTIVE:
+        message = f"The file is not what {item.extension} says: it is {_named(kinds)}. It is damaged, or not a model."
+        findings.error(item, NAME, message)
+        return
     severity: Severity = "low"
     if kinds & _ACTIVE:
         severity = "high"

@@ -21,6 +21,21 @@ from typing import Any
 from tests.services.model.scan import builders as b
 from tests.services.model.scan.templates import HARMFUL, INNOCENT
 
+# Weights that no engine could load. No harm in them, but what they are not must be said.
+CUT_OR_NO_MODEL = {
+    "empty.gguf": b"",
+    "text.gguf": b"404: not found\n",
+    "page.gguf": b"<html><body>Sign in</body></html>",
+    "noise.gguf": bytes(range(200, 256)) * 20,
+    "packed.gguf": gzip.compress(b.gguf()),
+    "cut.gguf": b.gguf()[:60],
+    "cut-data.gguf": b.gguf()[:-1],
+    "nothing.safetensors": b"",
+    "pointer.safetensors": b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 8\n",
+    "cut.safetensors": b.safetensors()[:40],
+    "cut-data.safetensors": b.safetensors()[:-1],
+}
+
 
 class _Call:
     """Pickles as a call of `function`; it is never unpickled here."""
@@ -294,6 +309,7 @@ def _others(marker: str) -> dict[str, bytes]:
         "pipeline/config.json": b'{"custom_pipelines": {"x": {"impl": "x.Y"}}}',
         "broken/config.json": b'{"model_type": ',
     }  # fmt: skip
+    files |= CUT_OR_NO_MODEL
     for key, template in HARMFUL.items():
         files[f"{key}/tokenizer_config.json"] = json.dumps({"chat_template": template}).encode()
     files["chat_template.jinja"] = HARMFUL["class"].encode()

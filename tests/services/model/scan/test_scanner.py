@@ -32,6 +32,7 @@ REVIEW = {
     "renamed.safetensors": "critical", "bomb.gz": "error", "bomb.zip": "error", "deep.zip": "error",
     "archive.7z": "error", "unknown.bin": "error", "broken-tail.pkl": "error", "torch-encrypted-flag.pt": "error",
     "outside.gguf": "error", "outside.safetensors": "error", "overlap.safetensors": "high", "overlap.gguf": "high",
+    **dict.fromkeys(corpus.CUT_OR_NO_MODEL, "error"),
     "template.gguf": "critical", "class/tokenizer_config.json": "critical", "range/tokenizer_config.json": "medium",
 }  # fmt: skip
 
