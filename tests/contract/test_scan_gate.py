@@ -81,6 +81,24 @@ async def test_the_gate(client: Client, harmful: Json, root: Path) -> None:
     assert not (root / "marker").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [("model.gguf", b"no model at all"), ("model.gguf", b"GGUF"), ("model.safetensors", actors.safetensors()[:-1])],
+    ids=["garbage", "header", "data"],
+)
+async def test_a_file_that_is_no_model_does_not_become_one(client: Client, root: Path, name: str, data: bytes) -> None:
+    folder = root / uuid4().hex
+    folder.mkdir()
+    (folder / name).write_bytes(data)
+    workflow = await actors.import_disk(client, folder / name)
+    assert workflow["status"] == "failed"
+    error = workflow["job"]["error"]
+    assert error["code"] == "model_file_damaged"
+    assert error["message"].startswith(f"{name} is not a whole ")
+    assert "get it again" in error["message"]
+    assert (await client.get(f"/models/{workflow['job']['resource']['id']}"))["state"] == "failed"
+
+
 async def test_a_project_may_do_without_scans(client: Client, harmful: Json) -> None:
     lax = await actors.project(client, policy={"require_scan": False, "block_severity": "critical"})
     started = await actors.deploy(client, harmful["id"], lax)
@@ -121,6 +139,8 @@ async def test_one_scan_of_a_model_at_a_time(client: Client, root: Path) -> None
         assert problem["job_id"] in jobs
         assert problem["job"]["id"] == problem["job_id"]
         assert problem["workflow"]["workflow_steps"]["model_id"] == model["id"]
+    listed = (await client.get(f"/models/{model['id']}/scans"))["data"]
+    assert {scan["status"] for scan in listed} <= {None, "safe", "error"}  # a scan that runs has no verdict
     for workflow in started:
         await client.ended(workflow)
     assert (await client.get(f"/models/{model['id']}/scans"))["total"] == len(started)

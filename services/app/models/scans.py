@@ -18,6 +18,7 @@ from shared.jobs import views
 from shared.jobs.ledger import JobRequest
 
 SEVERITIES = ("low", "medium", "high", "critical")
+VERDICTS = ("safe", *SEVERITIES, "error")
 SHOWN_FINDINGS = 10
 
 RESULT_SCHEMA = {
@@ -27,7 +28,7 @@ RESULT_SCHEMA = {
         "id": {"type": "string", "format": "uuid"},
         "name": {"type": "string"},
         "href": {"type": "string"},
-        "status": {"enum": ["safe", *SEVERITIES, "error"]},
+        "status": {"enum": [*VERDICTS, None]},
         "total_issues": {"type": "integer"},
         "by_severity": {"type": "object", "additionalProperties": {"type": "integer"}},
         "files_scanned": {"type": "integer"},
@@ -37,6 +38,11 @@ RESULT_SCHEMA = {
 }
 
 
+def _verdict(scan: ScanRow) -> str | None:
+    """None while the scan runs, and for one that was cancelled: neither has said anything of the files."""
+    return scan.status if scan.status in VERDICTS else None
+
+
 def view(scan: ScanRow, *, whole: bool = False) -> dict[str, Any]:
     report = scan.report or {}
     shown = {
@@ -44,7 +50,7 @@ def view(scan: ScanRow, *, whole: bool = False) -> dict[str, Any]:
         "id": str(scan.id),
         "model_id": str(scan.model_id),
         "job_id": str(scan.job_id),
-        "status": scan.status,
+        "status": _verdict(scan),
         "digest": scan.digest,
         "reason": scan.reason,
         "total_issues": report.get("total_issues"),
@@ -101,7 +107,7 @@ async def result_of(session: AsyncSession, job_id: UUID) -> dict[str, Any] | Non
         return None
     report = scan.report or {}
     return {
-        "type": "scan", "id": str(scan.id), "name": f"Scan of {iso(scan.created_at)}", "status": scan.status,
+        "type": "scan", "id": str(scan.id), "name": f"Scan of {iso(scan.created_at)}", "status": _verdict(scan),
         "href": f"/models/{scan.model_id}/scans/{scan.id}",
         **{name: report.get(name) for name in ("total_issues", "by_severity", "files_scanned", "files_skipped")},
         "issues": report.get("issues", [])[:100],
@@ -121,24 +127,27 @@ async def gate(session: AsyncSession, model: ModelRow, project_id: UUID, digest:
     scan = await repository.latest_scan(session, model.id, digest)
     if scan is None:
         if policy.require_scan:
-            raise Problem("scan_required", "The model's files have not been scanned yet; scan the model first.")
+            raise Problem(
+                "scan_required", "The model's files have not been scanned yet; scan the model first.", "model_id"
+            )
         return
     if scan.status == "error":
         why = scan.reason or "some files could not be judged"
-        raise Problem("scan_blocked", f"The latest scan ended with an error: {why}.", members=_findings(scan))
+        raise _blocked(scan, f"The latest scan ended with an error: {why.rstrip('.')}.")
     if scan.status in SEVERITIES and SEVERITIES.index(scan.status) >= SEVERITIES.index(policy.block_severity):
         titles = ", ".join(sorted({issue["title"] for issue in (scan.report or {}).get("issues", [])})[:3])
-        raise Problem("scan_blocked", f"The latest scan found {scan.status} issues: {titles}.", members=_findings(scan))
+        raise _blocked(scan, f"The latest scan found {scan.status} issues: {titles}.")
 
 
-def _findings(scan: ScanRow) -> dict[str, Any]:
+def _blocked(scan: ScanRow, detail: str) -> Problem:
     report = scan.report or {}
     found = sorted(report.get("issues", []), key=lambda issue: -SEVERITIES.index(issue["severity"]))
-    return {
+    members = {
         "scan_id": str(scan.id),
         "findings": found[:SHOWN_FINDINGS],
         "scan_errors": report.get("errors", [])[:SHOWN_FINDINGS],
     }
+    return Problem("scan_blocked", detail, param="model_id", members=members)
 
 
 def check_may_override(caller: Caller, model: ModelRow) -> None:
