@@ -62,6 +62,13 @@ def write_all(descriptor: int, data: bytes | bytearray | memoryview) -> None:
         view = view[os.write(descriptor, view) :]
 
 
+def write_at(descriptor: int, data: memoryview, offset: int) -> None:
+    """Write every byte at a place in the file; the descriptor's position stays."""
+    while data:
+        count = os.pwrite(descriptor, data, offset)
+        data, offset = data[count:], offset + count
+
+
 def copy_hashing(source: int, target: int) -> Iterator[tuple[int, str]]:
     """Copy a file's bytes from one descriptor to another, in slices; yields the bytes so far and their hex sha256.
 
@@ -104,8 +111,6 @@ def _copy_slice(source: int, target: int, offset: int, buffer: memoryview) -> in
         count = os.preadv(source, [buffer], offset + copied)
         if not count:
             break
-        written = 0
-        while written < count:
-            written += os.pwritev(target, [buffer[written:count]], offset + copied + written)
+        write_at(target, buffer[:count], offset + copied)
         copied += count
     return copied

@@ -1,11 +1,15 @@
 """A file on its way: written and hashed in one pass beside the event loop, and found again after a crash.
 
-Two buffers take turns, so that the network fills one while a thread hashes and writes the other. A second thread syncs
-from time to time and notes how far the bytes are safe; after a power cut only those are trusted.
+Two buffers take turns: the network fills one while one thread hashes and another writes the other. Whole buffers go
+straight to the disk, past the page cache where the file system allows it: nothing is left to write back at the end, and
+a large model does not push everything else out of memory. From time to time a sync notes how far the bytes are safe;
+after a power cut only those are trusted.
 """
 
 import asyncio
+import errno
 import hashlib
+import mmap
 import os
 import time
 from pathlib import Path
@@ -14,13 +18,13 @@ from types import TracebackType
 from pydantic import BaseModel, ValidationError
 
 from shared.objects.blocking import settled
-from shared.objects.durable import write_all, write_whole
+from shared.objects.durable import write_at, write_whole
 
-BUFFER = 1024 * 1024  # bytes handed to the thread at a time
+BUFFER = 2 * 1024 * 1024  # bytes handed to the threads at a time
 SYNC_BYTES = 256 * 1024 * 1024
 SYNC_SECONDS = 2.0
 _READ = 1024 * 1024
-_SLICE = 256 * 1024  # written while it is still in the processor's cache from being hashed
+_BLOCK = mmap.PAGESIZE  # what a write past the page cache begins at, in the file and in memory
 
 
 class Note(BaseModel):
@@ -45,7 +49,10 @@ class PartialFile:
         self._trust_unsynced = trust_unsynced
         self._note_path = path.with_suffix(".note")
         self._descriptor = -1
-        self._buffer = bytearray()
+        self._direct: int | None = None  # a descriptor that writes past the page cache
+        # memory maps begin at a page, as such writes ask for, and cost nothing until they are filled
+        self._buffer, self._other = (memoryview(mmap.mmap(-1, BUFFER)) for _ in "ab")
+        self._filled = 0  # bytes in `_buffer`
         self._writing: asyncio.Task[None] | None = None
         self._syncing: asyncio.Task[None] | None = None
         self._synced_at = time.monotonic()
@@ -55,9 +62,10 @@ class PartialFile:
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         self._descriptor = os.open(self.path, flags, 0o600)
         try:
+            self._direct = _open_direct(self.path)
             await self._resume()
         except BaseException:
-            os.close(self._descriptor)
+            self._close()
             raise
         return self
 
@@ -73,23 +81,28 @@ class PartialFile:
             if kind is None:
                 raise
         finally:
-            os.close(self._descriptor)
+            self._close()
 
     async def write(self, data: bytes) -> None:
         """Append. Waits only while both buffers are full. Raises OSError when the disk is full."""
-        self._buffer += data
-        if len(self._buffer) >= BUFFER:
-            await self._flush()
+        left = memoryview(data)
+        while left:
+            # after an odd end the next buffer is cut short, so that all after it begin at a block again
+            count = min(len(left), BUFFER - self.size % _BLOCK - self._filled)
+            self._buffer[self._filled : self._filled + count] = left[:count]
+            self._filled += count
+            left = left[count:]
+            if self._filled + self.size % _BLOCK == BUFFER:
+                await self._flush()
 
     async def restart(self, note: Note | None = None) -> None:
         """Begin again with an empty file."""
         await self._drain()
-        self._buffer.clear()
+        self._filled = 0
         self.size = 0
         self.note = note or Note()
         self._reset_hashes()
         os.ftruncate(self._descriptor, 0)
-        os.lseek(self._descriptor, 0, os.SEEK_SET)
         # the next sync writes it; until then nothing is trusted
         self._note_path.unlink(missing_ok=True)
 
@@ -129,7 +142,6 @@ class PartialFile:
                 break
             self.size += count
         os.ftruncate(self._descriptor, self.size)
-        os.lseek(self._descriptor, self.size, os.SEEK_SET)
 
     def _rehash(self, length: int) -> int:
         done = 0
@@ -148,23 +160,37 @@ class PartialFile:
 
     async def _flush(self) -> None:
         await self._wait(self._writing)
-        data, self._buffer = self._buffer, bytearray()
-        if data:
-            self.size += len(data)
-            self._writing = asyncio.ensure_future(settled(self._store, data))
         due = time.monotonic() - self._synced_at > SYNC_SECONDS or self.size - self.note.synced > SYNC_BYTES
         if due and (self._syncing is None or self._syncing.done()):
             await self._wait(self._syncing)
-            await self._wait(self._writing)
             self._synced_at = time.monotonic()
             self._syncing = asyncio.ensure_future(settled(self._sync, self.size))
+        if self._filled:
+            self._writing = asyncio.ensure_future(self._store(*self._take()))
 
-    def _store(self, data: bytearray) -> None:
-        whole = memoryview(data)
-        for start in range(0, len(whole), _SLICE):
-            piece = whole[start : start + _SLICE]
-            self._hash(piece)
-            write_all(self._descriptor, piece)
+    def _take(self) -> tuple[memoryview, int]:
+        """What has been filled and its place in the file; the other buffer is the one to fill now."""
+        data, start = self._buffer[: self._filled], self.size
+        self.size += self._filled
+        self._buffer, self._other, self._filled = self._other, self._buffer, 0
+        return data, start
+
+    async def _store(self, data: memoryview, start: int) -> None:
+        hashing = asyncio.ensure_future(settled(self._hash, data))
+        try:
+            await settled(self._put, data, start)
+        finally:
+            await hashing  # until then the buffer is not filled anew
+
+    def _put(self, data: memoryview, start: int) -> None:
+        done = 0
+        if self._direct is not None and len(data) == BUFFER and start % _BLOCK == 0:
+            try:
+                done = os.pwrite(self._direct, data, start)
+            except OSError as error:
+                if error.errno != errno.EINVAL:
+                    raise  # else the file system wants something else: the page cache does
+        write_at(self._descriptor, data[done:], start + done)
 
     def _sync(self, size: int) -> None:
         os.fdatasync(self._descriptor)
@@ -178,14 +204,28 @@ class PartialFile:
             if task is not None:
                 await asyncio.wait([task])
                 faults.append(task.exception())
-        if self._buffer and not any(faults):
-            data, self._buffer = self._buffer, bytearray()
-            await settled(self._store, data)
-            self.size += len(data)
+        if self._filled and not any(faults):
+            await self._store(*self._take())
         self._writing = self._syncing = None
+
+    def _close(self) -> None:
+        os.close(self._descriptor)
+        if self._direct is not None:
+            os.close(self._direct)
 
     @staticmethod
     async def _wait(task: "asyncio.Task[None] | None") -> None:
         """Wait without cancelling it: its thread could not be stopped."""
         if task is not None:
             await asyncio.shield(task)
+
+
+def _open_direct(path: Path) -> int | None:
+    """A descriptor whose writes go past the page cache; None where the system or the file system has no such thing."""
+    direct = getattr(os, "O_DIRECT", 0)
+    try:
+        return os.open(path, os.O_WRONLY | direct | os.O_NOFOLLOW | os.O_CLOEXEC) if direct else None
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return None

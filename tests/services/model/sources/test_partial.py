@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from services.model.sources.fetching import partial as partial_module
 from services.model.sources.fetching.partial import Note, PartialFile
 
 DATA = os.urandom(7 * 1024 * 1024 + 3)
@@ -81,3 +82,21 @@ async def test_a_cancellation_keeps_what_was_written(tmp_path: Path) -> None:
         await task
     async with PartialFile(path) as partial:
         assert partial.size == len(DATA)
+
+
+@pytest.mark.parametrize("opens", [True, False])
+async def test_a_disk_that_takes_no_direct_writes_gets_the_bytes_by_the_page_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opens: bool
+) -> None:
+    """Without care for blocks, a buffer begins at the file's second byte, which the kernel refuses (EINVAL)."""
+    monkeypatch.setattr(partial_module, "_BLOCK", 1)
+    if not opens:
+        monkeypatch.setattr(partial_module, "_open_direct", lambda path: None)
+    path = tmp_path / "part"
+    async with PartialFile(path) as partial:
+        await partial.write(DATA[:1])
+        await partial.flush()
+        await partial.write(DATA[1:])
+        sha256, _ = await partial.digests()
+    assert path.read_bytes() == DATA
+    assert sha256 == hashlib.sha256(DATA).hexdigest()
