@@ -23,8 +23,8 @@ from services.model.sources.base import (
     with_files,
 )
 from services.model.sources.fetching.download import Remote, StatusOutcome, download
+from services.model.sources.fetching.failures import outcome_of_failure
 from services.model.sources.fetching.paths import PathSet, UnsafePath
-from services.model.sources.fetching.statuses import outcome_of_failure
 from services.model.sources.fetching.workspace import Workspace, workspace
 from services.model.sources.hub.api import model_info, outcome_of_hub
 from services.model.sources.hub.choice import choose

@@ -21,8 +21,9 @@ from services.model.sources.base import (
 )
 from services.model.sources.fetching.archives import archive_kind, unpack
 from services.model.sources.fetching.download import Remote, download, whole_number
+from services.model.sources.fetching.failures import outcome_of_failure
 from services.model.sources.fetching.paths import name_from_url
-from services.model.sources.fetching.statuses import outcome_of_failure, outcome_of_status
+from services.model.sources.fetching.statuses import outcome_of_status
 from services.model.sources.fetching.workspace import Workspace, workspace
 from shared.contracts.models import ImportSpec, Manifest, ModelFile, Source
 from shared.jobs.outcomes import Permanent

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import httpx
 
+from services.model.sources.fetching.failures import outcome_of_failure
 from services.model.sources.fetching.partial import Note, PartialFile
-from services.model.sources.fetching.statuses import outcome_of_failure, outcome_of_status
+from services.model.sources.fetching.statuses import outcome_of_status
 from shared.jobs.outcomes import Permanent, Retry, StepError
 from shared.security.addresses import AddressRefused
 
@@ -80,7 +81,7 @@ async def _complete(
             outcome = outcome_of_failure(error)
             if isinstance(outcome, Permanent) or await partial.flush() <= before:
                 raise outcome from None
-    raise Retry("connection_lost", "The connection breaks again and again.")
+    raise Retry("connection_lost", f"The connection to {httpx.URL(remote.url).host} breaks again and again.")
 
 
 async def _receive(
@@ -137,7 +138,7 @@ async def _take(
         await partial.write(data)
         on_bytes(size)
     if remote.size is not None and size < remote.size:
-        raise httpx.ReadError("the answer ended before the file did")
+        raise httpx.ReadError("the answer ended before the file did", request=response.request)
 
 
 def _verify(remote: Remote, size: int, sha256: str, git_oid: str | None, *, resumed: bool) -> None:

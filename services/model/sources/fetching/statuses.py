@@ -1,4 +1,7 @@
-"""HTTP answers and broken connections as outcomes of a step. Sources add what their server says beyond the status."""
+"""HTTP answers as outcomes of a step; `failures` has those of requests without one.
+
+Sources add what their server says beyond the status.
+"""
 
 import email.utils
 import math
@@ -7,7 +10,6 @@ from datetime import UTC, datetime
 import httpx
 
 from shared.jobs.outcomes import Permanent, Retry, StepError
-from shared.security.addresses import AddressRefused
 
 MAX_WAIT = 3600.0  # seconds; a server that asks for more is asked again after this
 
@@ -39,16 +41,3 @@ def outcome_of_status(status: int, headers: httpx.Headers) -> StepError:
     if status in (404, 410):
         return Permanent("source_not_found", f"The server answered {status}: there is nothing at this address.")
     return Permanent("source_refused", f"The server answered {status}.")
-
-
-def outcome_of_failure(error: Exception) -> StepError:
-    """What a request that got no answer means for the step."""
-    if isinstance(error, AddressRefused):
-        return Permanent("address_refused", f"The address guard says: {error}.")
-    if isinstance(error, httpx.TooManyRedirects):
-        return Permanent("too_many_redirects", "The server redirects without end.")
-    if isinstance(error, (httpx.UnsupportedProtocol, httpx.InvalidURL)):
-        return Permanent("source_refused", "The server redirects to an address that is not http or https.")
-    if isinstance(error, httpx.TimeoutException):
-        return Retry("source_unavailable", "The server did not answer in time.")
-    return Retry("connection_lost", f"The connection failed ({type(error).__name__}).")

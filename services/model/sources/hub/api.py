@@ -19,6 +19,7 @@ import huggingface_hub
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.hf_api import ModelInfo
 
+from services.model.sources.fetching.failures import outcome_of_failure
 from services.model.sources.fetching.statuses import outcome_of_status
 from shared.jobs.outcomes import Permanent, Retry, StepError
 from shared.security.addresses import AddressPolicy, AddressRefused, check_url, resolve_blocking
@@ -44,14 +45,10 @@ async def model_info(
     except HfHubHTTPError as error:
         headers = httpx.Headers(dict(error.response.headers))
         raise outcome_of_hub(error.response.status_code, headers, credential=token is not None) from None
-    except AddressRefused as refused:
-        raise Permanent("address_refused", f"The address guard says: {refused}.") from None
     except HFValidationError:
         raise Permanent("invalid_uri", "The hub's library does not accept this repository name.") from None
-    except httpx2.TimeoutException:
-        raise Retry("source_unavailable", "The hub did not answer in time.") from None
-    except httpx2.HTTPError as error:
-        raise Retry("source_unavailable", f"The hub cannot be reached ({type(error).__name__}).") from None
+    except (httpx2.HTTPError, httpx2.InvalidURL, AddressRefused) as error:
+        raise outcome_of_failure(error) from None
     except (ValueError, TypeError, KeyError, AttributeError):
         raise Retry("source_unavailable", "The hub's answer cannot be read.") from None
 
