@@ -20,6 +20,9 @@ CODES: dict[str, Code] = {
     "invalid_request": Code(
         400, "The request cannot be read", "Check the method, the path and the encoding of the request."
     ),
+    "invalid_query": Code(
+        400, "A parameter of the query is wrong", "See `errors` for each; /openapi.json has the parameters of each path."
+    ),
     "invalid_cursor": Code(400, "The cursor is not one of this list", "Start again without a cursor."),
     "host_not_allowed": Code(400, "The Host header is not allowed", "Add the host name to STEPWAY_ALLOWED_HOSTS."),
     "body_too_large": Code(413, "The body is too large", "Send less; the limit is in the detail."),

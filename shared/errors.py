@@ -48,7 +48,7 @@ class Problem(Exception):
     def body(self) -> dict[str, Any]:
         """The answer as problem+json (RFC 9457), with the members that OpenAI-style clients read."""
         info = CODES[self.code]
-        faults = self.faults or ([Fault(self.param, self.code, self.detail)] if self.param else [])
+        faults = self.faults or [Fault(self.param, self.code, self.detail)]
         return {
             "object": "error",
             "type": f"/docs/errors#{self.code}",
@@ -57,7 +57,7 @@ class Problem(Exception):
             "code": self.code,
             "detail": self.detail,
             "message": self.detail,
-            "param": self.param or (faults[0].param if faults else None),
+            "param": self.param or faults[0].param,
             "retryable": info.retryable,
             "errors": [fault.as_dict() for fault in faults],
             **self.members,

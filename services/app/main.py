@@ -76,7 +76,10 @@ Ready = Callable[[], Awaitable[list[str]]]
 
 def create_app(context: AppContext, ready: Ready) -> FastAPI:
     """`ready` names what is not ready; empty when all is."""
-    app = FastAPI(title="Stepway", version="1", docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(
+        title="Stepway", version="1", docs_url=None, redoc_url=None, openapi_url=None,
+        redirect_slashes=False,  # a redirect may lose the body, and the key
+    )  # fmt: skip
     app.state.context = context
     app.state.authenticator = Authenticator(context)
     app.state.stream_slots = StreamSlots(per_key=context.settings.streams_per_key)

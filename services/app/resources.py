@@ -1,18 +1,19 @@
 """What the routes of all resources have in common: revisions, answers with their ETag, and saving under constraints."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, Protocol
 from uuid import UUID
 
-from fastapi import Depends, Header, Response
-from pydantic import AfterValidator, Field
-from pydantic_core import to_json
+from fastapi import Depends, Header, Request, Response
+from pydantic import AfterValidator, Field, GetCoreSchemaHandler
+from pydantic_core import CoreSchema, core_schema, to_json
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from services.app.db_problems import problem_of_constraint
-from services.app.precondition import revision_of
 from shared.errors import Problem
+from shared.http.pages import PageQuery, page_of
 from shared.http.strict_json import check_text
 
 JSON = "application/json"
@@ -28,23 +29,47 @@ FilterText = Annotated[str, Field(max_length=200), AfterValidator(_storable)]
 """A text of a query's filter; the database takes it as it is."""
 
 
+@dataclass(frozen=True, slots=True)
+class Among:
+    """Bounds a text to some values that are listed elsewhere: `Annotated[str, Among(STATES)]`."""
+
+    values: tuple[str, ...]
+
+    def __get_pydantic_core_schema__(self, _source: Any, _handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.literal_schema(list(self.values))
+
+
 class Revised(Protocol):
     revision: Any  # an int; a mapped attribute on rows
 
 
-async def _expected(if_match: Annotated[str | None, Header()] = None) -> int | None:
-    return revision_of(if_match)
+Revisions = frozenset[str]
+"""What a caller has read, as entity tags without their quotes."""
 
 
-Expected = Annotated[int | None, Depends(_expected)]
-"""The revision that the caller has read, by If-Match; None: whatever it is."""
+async def _expected(
+    request: Request,
+    if_match: Annotated[
+        str | None, Header(description='The ETag that you read, `"3"`; a list of tags, or `*`.')
+    ] = None,
+) -> Revisions | None:
+    tags = [tag.strip().removeprefix("W/") for tag in ",".join(request.headers.getlist("if-match")).split(",")]
+    if if_match is None or "*" in tags:
+        return None
+    return frozenset(tag.strip('"') for tag in tags)
 
 
-def check_revision(row: Revised, expected: int | None) -> None:
-    """Problem `revision_mismatch` when the caller has read another revision."""
-    if expected is not None and expected != row.revision:
+Expected = Annotated[Revisions | None, Depends(_expected)]
+"""The revisions that the caller takes, by If-Match; None: whatever it is. A proxy may have made the tag a weak one."""
+
+
+def check_revision(row: Revised, expected: Revisions | None) -> None:
+    """Problem `revision_mismatch`, with the present ETag, when the caller has read another revision."""
+    if expected is not None and str(row.revision) not in expected:
         raise Problem(
-            "revision_mismatch", f"It is at revision {row.revision} now.", headers={"ETag": f'"{row.revision}"'}
+            "revision_mismatch",
+            f"It is at revision {row.revision} now; read it again, then repeat the change.",
+            headers={"ETag": f'"{row.revision}"'},
         )
 
 
@@ -60,9 +85,16 @@ def created(view: Mapping[str, Any], collection: str) -> Response:
     return response
 
 
-def whole(data: list[dict[str, Any]]) -> dict[str, Any]:
-    """A list that is short by its nature, on one page."""
-    return {"object": "list", "data": data, "total": len(data), "next_cursor": None}
+def listed(data: Sequence[Mapping[str, Any]], query: PageQuery, *sortable: str) -> dict[str, Any]:
+    """A page of a list that is short by its nature: of views, in their given order unless another is asked for.
+
+    `search` looks through their ids and what they may be sorted by.
+    """
+
+    def text(one: Mapping[str, Any]) -> str:
+        return " ".join(str(one.get(name)) for name in ("id", *sortable))
+
+    return page_of(data, query, sortable, text).envelope(dict)
 
 
 async def save(session: AsyncSession) -> None:

@@ -73,19 +73,15 @@ def fingerprint_of(request: Request) -> str:
     """The fingerprint of the body that has been read from `request`, by `StrictRoute` or by hand; of nothing if none."""
     if (form := request.scope.get(READ_FORM)) is not None:
         return cast(Form, form).fingerprint()
-    value = request.scope.get(READ_JSON)
-    return fingerprint(value if isinstance(value, dict) else {"": value} if READ_JSON in request.scope else {})
+    return fingerprint(request.scope.get(READ_JSON, {}))
 
 
 async def read_json(request: Request, *, limit: int = MAX_JSON) -> dict[str, Any]:
-    """The body as a JSON object, else `unsupported_media_type`, `body_too_large`, `invalid_json` or 422.
+    """The body as a JSON object, else `unsupported_media_type`, `body_too_large` or `invalid_json`.
 
     A second call gives the same object.
     """
-    value = await _json_value(request, _content(request), limit)
-    if not isinstance(value, dict):
-        raise Problem("validation_failed", "The body must be a JSON object.")
-    return value
+    return await _json_object(request, _content(request), limit)
 
 
 async def read_form(request: Request, *, limits: FormLimits = FormLimits(), accept_json: bool = True) -> Form:
@@ -149,7 +145,7 @@ class StrictRoute(APIRoute):
             content = _content(request)
             if required or not content.bodiless:
                 # Where FastAPI's own `request.json()` looks first.
-                request._json = await _json_value(request, content, limit)
+                request._json = await _json_object(request, content, limit)
             return await handler(request)
 
         return strict_form if isinstance(body.field_info, params.Form) else strict_body
@@ -196,16 +192,19 @@ def _content(request: Request) -> _Content:
     return _Content(kind, header, found.get(b"content-length"), b"transfer-encoding" in found)
 
 
-async def _json_value(request: Request, content: _Content, limit: int) -> Any:
-    if READ_JSON in request.scope:
-        return request.scope[READ_JSON]
+async def _json_object(request: Request, content: _Content, limit: int) -> dict[str, Any]:
+    if (known := request.scope.get(READ_JSON)) is not None:
+        return cast(dict[str, Any], known)
     if content.kind and not content.is_json:
         raise _not_json()
     content.check_length(limit)
     raw = await _read(request, limit)
     if raw and not content.kind:
         raise _not_json()
-    value = request.scope[READ_JSON] = strict_json.loads(raw)
+    value = strict_json.loads(raw)
+    if not isinstance(value, dict):
+        raise strict_json.invalid("The body must be a JSON object.")
+    request.scope[READ_JSON] = value
     return value
 
 

@@ -16,26 +16,30 @@ import hashlib
 import hmac
 import json
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
 from typing import Annotated, Any, Generic, Literal, TypeVar
 from uuid import UUID
+from weakref import WeakKeyDictionary
 
-from fastapi import Depends, Query
+from fastapi import Depends, Query, params
+from fastapi.dependencies.utils import get_flat_params
 from pydantic import BaseModel, Field
 from sqlalchemy import ColumnElement, Select, func, literal, or_, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.requests import Request
 
 from shared.errors import Fault, Problem
+from shared.http.problems import PARAM, query_problem
 from shared.http.strict_json import check_text
 
 T = TypeVar("T")
 COUNT_LIMIT = 10_000
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 200
+MAX_FAULTS = 20
 MAC_BYTES = 16
 
 
@@ -68,7 +72,8 @@ async def page_query(
     search: Annotated[str | None, Query(max_length=200, description="A text that an item contains.")] = None,
     order_by: Annotated[str | None, Query(max_length=64, description="A field, or -field for descending.")] = None,
 ) -> PageQuery:
-    """FastAPI dependency for `PageQuery`; routes name it as `PageParams`."""
+    """FastAPI dependency for `PageQuery`; routes name it as `PageParams`. A list refuses parameters it does not know."""
+    _check_known(request)
     if search and (fault := check_text(search)):
         raise _wrong("search", f"must not hold {fault}")
     filters = sorted(pair for pair in request.query_params.multi_items() if pair[0] not in ("limit", "cursor"))
@@ -149,16 +154,69 @@ async def paginate(
     return Page(rows, min(total, COUNT_LIMIT), total > COUNT_LIMIT, next_cursor)
 
 
+def page_of(
+    items: Sequence[Mapping[str, Any]],
+    query: PageQuery,
+    sortable: Collection[str],
+    text: Callable[[Mapping[str, Any]], str],
+) -> Page[Mapping[str, Any]]:
+    """The page of a short list that is not in the database: of views with an `id`, given in the order of the default.
+
+    `text` is what `search` looks through. Problems as of `paginate`.
+    """
+    wanted = (query.search or "").casefold()
+    found = [one for one in items if wanted in text(one).casefold()]
+    name, descending = _order_of(sortable, query.order_by) if query.order_by else ("", False)
+    if name:
+        found.sort(key=lambda one: (one.get(name) is None, one.get(name) or "", one["id"]), reverse=descending)
+    scope = f"{query.scope}\0{name}\0{descending}"
+    start = 0
+    if query.cursor is not None:
+        place, last = _opened(query.cursor, scope)  # when what stood there is gone, the next one does
+        start = next((number for number, one in enumerate(found, 1) if one["id"] == last), place)
+    end = start + query.limit
+    more = len(found) > end
+    cursor = _sealed((end - 1, found[end - 1]["id"]), scope) if more else None
+    return Page(found[start:end], len(found), False, cursor)
+
+
 def _order(listing: Listing, asked: str | None) -> tuple[str, bool]:
-    order = asked or listing.default
+    return _order_of(listing.sortable, asked or listing.default)
+
+
+def _order_of(sortable: Collection[str], order: str) -> tuple[str, bool]:
     name = order.removeprefix("-")
-    if name not in listing.sortable:
-        raise _wrong("order_by", f"must be one of {', '.join(sorted(listing.sortable))}, with - before it to descend")
+    if name not in sortable:
+        raise _wrong("order_by", f"must be one of {', '.join(sorted(sortable))}, with - before it to descend")
     return name, order.startswith("-")
 
 
+def _check_known(request: Request) -> None:
+    """A misspelled filter would list everything: each parameter must be one that the route declares, and come once."""
+    known = _parameters(request)
+    given = [name for name, _ in request.query_params.multi_items()]
+    faults = [
+        Fault(name if PARAM.fullmatch(name) else None, "unknown_parameter", "is not a parameter of this list")
+        for name in sorted(set(given) - known)
+    ]
+    faults += [Fault(name, "duplicate", "stands twice in the query") for name in sorted(known) if given.count(name) > 1]
+    if faults:
+        raise query_problem(faults[:MAX_FAULTS])
+
+
+_KNOWN: WeakKeyDictionary[Any, frozenset[str]] = WeakKeyDictionary()
+
+
+def _parameters(request: Request) -> frozenset[str]:
+    endpoint = request.scope["endpoint"]
+    if endpoint not in _KNOWN:
+        declared = get_flat_params(request.scope["route"].dependant)
+        _KNOWN[endpoint] = frozenset(one.alias for one in declared if isinstance(one.field_info, params.Query))
+    return _KNOWN[endpoint]
+
+
 def _wrong(param: str, message: str) -> Problem:
-    return Problem("validation_failed", f"{param} {message}.", faults=[Fault(param, "not_allowed", message)])
+    return query_problem([Fault(param, "not_allowed", message)])
 
 
 def _escaped(text: str) -> str:

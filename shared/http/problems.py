@@ -182,11 +182,19 @@ def faults_of(error: ValidationError, prefix: str = "", step: int | None = None)
 def problem_of(faults: Sequence[Fault]) -> Problem:
     """422 for faults of fields: `unknown_field` when that is all, else `validation_failed`."""
     code = "unknown_field" if all(fault.code == "unknown_field" for fault in faults) else "validation_failed"
-    if len(faults) == 1:
-        detail = f"{faults[0].param or 'The body'} {faults[0].message}."
-    else:
-        detail = f"{len(faults)} fields are wrong; see errors."
-    return Problem(code, detail, faults=list(faults))
+    several = f"{len(faults)} fields are wrong; see errors."
+    return Problem(code, sentence(faults[0], "The body") if len(faults) == 1 else several, faults=[*faults])
+
+
+def query_problem(faults: Sequence[Fault]) -> Problem:
+    """400 for faults of the query."""
+    several = f"{len(faults)} parameters of the query are wrong; see errors."
+    return Problem("invalid_query", sentence(faults[0], "The query") if len(faults) == 1 else several, faults=[*faults])
+
+
+def sentence(fault: Fault, what: str) -> str:
+    """The fault of a parameter, or of `what` as a whole, with one full stop."""
+    return f"{fault.param or what} {fault.message.rstrip('.')}."
 
 
 async def _on_problem(_request: Request, error: Exception) -> Response:
@@ -201,7 +209,9 @@ async def _on_validation(_request: Request, error: Exception) -> Response:
         return ProblemResponse(Problem("not_found", "There is nothing with this id."))
     if any(detail["type"] == "json_invalid" for detail in details):
         return ProblemResponse(Problem("invalid_json", "The body is not valid JSON."))
-    return ProblemResponse(problem_of(_unique(_fault(detail, detail["loc"][1:]) for detail in details)))
+    faults = _unique(_fault(detail, detail["loc"][1:]) for detail in details)
+    is_query = any(detail["loc"][:1] == ("query",) for detail in details)
+    return ProblemResponse(query_problem(faults) if is_query else problem_of(faults))
 
 
 async def _on_http(request: Request, error: Exception) -> Response:

@@ -159,7 +159,7 @@ async def test_workflows_are_listed_filtered_sorted_and_paged(stepway: Stepway) 
         {"limit": 0},
         {"status": "\0"},
     ):
-        assert (await person.http.get("/workflows", params=wrong)).status_code == 422
+        assert (await person.http.get("/workflows", params=wrong)).status_code == 400
 
 
 @pytest.mark.parametrize(

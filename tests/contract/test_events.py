@@ -158,7 +158,7 @@ async def test_waiting_for_a_job(client: Client, hub: Hub) -> None:
         await client.get(path)
     assert (await waiting)["state"] == "succeeded"
     for value in ("61", "-1", "nan", "inf", "x"):
-        assert (await client.http.get(path, params={"wait": value})).status_code == 422
+        assert (await client.http.get(path, params={"wait": value})).status_code == 400
     assert (await client.http.get(f"/jobs/{uuid4()}")).status_code == 404
 
 

@@ -1,21 +1,21 @@
 """The routes of clusters. Registering one is a wizard; GET /clusters/clusters is an alias of GET /clusters."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, Header, Query, Response
+from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel
 
 from services.app.clusters import onboarding, repository, service
 from services.app.clusters.recommend import recommend
+from services.app.clusters.tables import CLUSTER_STATES
 from services.app.context import Context, Session
 from services.app.identity.authenticate import Authenticated
-from services.app.precondition import revision_of
-from services.app.resources import FilterText
+from services.app.resources import Among, Expected, FilterText, answer, listed
 from services.app.wizards.contract import Visit
 from services.app.wizards.fields import Name, ShortText
 from shared.http.bodies import StrictRoute
-from shared.http.pages import PageQuery, page_query
+from shared.http.pages import PageParams
 from shared.http.problems import problem_of
 
 router = APIRouter(prefix="/clusters", tags=["clusters"], route_class=StrictRoute)
@@ -36,9 +36,9 @@ class ClusterChange(BaseModel):
 async def list_clusters(
     session: Session,
     caller: Authenticated,
-    query: Annotated[PageQuery, Depends(page_query)],
-    state: Annotated[FilterText | None, Query()] = None,
-    kind: Annotated[FilterText | None, Query()] = None,
+    query: PageParams,
+    state: Annotated[Annotated[str, Among(CLUSTER_STATES)] | None, Query()] = None,
+    kind: Annotated[Literal["local", "kubernetes"] | None, Query()] = None,
     name: Annotated[FilterText | None, Query()] = None,
 ) -> dict[str, Any]:
     """Lists clusters; this machine is one of them."""
@@ -47,19 +47,16 @@ async def list_clusters(
 
 @router.get("/recommended/{workflow_id}")
 async def recommend_clusters(
-    workflow_id: UUID, context: Context, session: Session, caller: Authenticated
+    workflow_id: UUID, context: Context, session: Session, caller: Authenticated, query: PageParams
 ) -> dict[str, Any]:
     """The clusters that fit the deployment of a workflow, the best first. Another may be chosen all the same."""
-    found = await recommend(Visit(context, session, caller), workflow_id)
-    return {"object": "list", "data": found, "total": len(found), "next_cursor": None}
+    return listed(await recommend(Visit(context, session, caller), workflow_id), query, "score")
 
 
 @router.get("/{cluster_id}")
-async def show_cluster(cluster_id: UUID, session: Session, caller: Authenticated, response: Response) -> dict[str, Any]:
+async def show_cluster(cluster_id: UUID, session: Session, caller: Authenticated) -> Response:
     """Shows a cluster with what was found on it."""
-    cluster = await service.existing(session, cluster_id)
-    response.headers["ETag"] = f'"{cluster.revision}"'
-    return service.view(cluster)
+    return answer(service.view(await service.existing(session, cluster_id)))
 
 
 @router.patch("/{cluster_id}")
@@ -68,17 +65,17 @@ async def change_cluster(
     body: ClusterChange,
     session: Session,
     caller: Authenticated,
-    if_match: Annotated[str | None, Header()] = None,
-) -> dict[str, Any]:
+    expected: Expected,
+) -> Response:
     """Changes name, icon or ingress_url."""
     given = body.model_dump(mode="json", exclude_unset=True)
     faults = onboarding.faults(given, set(given))
     if faults:
         raise problem_of(faults)
-    return service.view(await service.change(session, caller, cluster_id, given, revision_of(if_match)))
+    return answer(service.view(await service.change(session, caller, cluster_id, given, expected)))
 
 
 @router.delete("/{cluster_id}", status_code=204)
-async def delete_cluster(cluster_id: UUID, session: Session, caller: Authenticated) -> None:
+async def delete_cluster(cluster_id: UUID, session: Session, caller: Authenticated, expected: Expected) -> None:
     """Forgets a cluster that no endpoint runs on."""
-    await service.delete(session, caller, cluster_id)
+    await service.delete(session, caller, cluster_id, expected)

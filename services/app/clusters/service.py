@@ -11,6 +11,7 @@ from services.app.clusters import repository
 from services.app.clusters.tables import ClusterRow
 from services.app.endpoints import repository as endpoints
 from services.app.identity.caller import Caller
+from services.app.resources import Revisions, check_revision
 from shared.clock import iso
 from shared.errors import Problem
 
@@ -45,14 +46,13 @@ async def existing(session: AsyncSession, cluster_id: UUID, *, lock: bool = Fals
 
 
 async def change(
-    session: AsyncSession, caller: Caller, cluster_id: UUID, given: dict[str, Any], revision: int | None
+    session: AsyncSession, caller: Caller, cluster_id: UUID, given: dict[str, Any], expected: Revisions | None
 ) -> ClusterRow:
     """Change name, icon or ingress_url."""
     caller.require("operator")
     caller.require_unbound()
     cluster = await existing(session, cluster_id, lock=True)
-    if revision is not None and revision != cluster.revision:
-        raise Problem("revision_mismatch", f"The cluster is at revision {cluster.revision}.")
+    check_revision(cluster, expected)
     for name, value in given.items():
         setattr(cluster, name, value)
     cluster.revision += 1
@@ -62,11 +62,12 @@ async def change(
     return cluster
 
 
-async def delete(session: AsyncSession, caller: Caller, cluster_id: UUID) -> None:
+async def delete(session: AsyncSession, caller: Caller, cluster_id: UUID, expected: Revisions | None = None) -> None:
     """Forget a cluster that has no endpoints. Nothing of ours is left on it then: each endpoint's delete removed it."""
     caller.require("operator")
     caller.require_unbound()
     cluster = await existing(session, cluster_id, lock=True)
+    check_revision(cluster, expected)
     if cluster.kind == "local":
         raise Problem("cluster_is_local", "This machine cannot be deleted.")
     if cluster.state == "registering":

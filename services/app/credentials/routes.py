@@ -11,17 +11,18 @@ from services.app.credentials.schemas import CredentialChange, CredentialIn, cre
 from services.app.identity.authenticate import Authenticated
 from services.app.identity.idempotency import Once
 from services.app.models.catalogue import credential_types
-from services.app.resources import Expected, FilterText, answer, created, whole
+from services.app.resources import Among, Expected, answer, created, listed
 from shared.http.bodies import StrictRoute, fingerprint_of
 from shared.http.pages import PageParams
 
 router = APIRouter(tags=["credentials"], route_class=StrictRoute)
+CREDENTIAL_TYPES = tuple(kind.key for kind in credential_types())
 
 
 @router.get("/credential-types")
-async def list_credential_types(_caller: Authenticated) -> dict[str, Any]:
+async def list_credential_types(_caller: Authenticated, query: PageParams) -> dict[str, Any]:
     """Lists the kinds of credentials with their fields, and a JSON Schema of each for forms."""
-    return whole([type_view(kind) for kind in credential_types()])
+    return listed([type_view(kind) for kind in credential_types()], query, "name", "key")
 
 
 @router.get("/credentials")
@@ -29,7 +30,7 @@ async def list_credentials(
     session: Session,
     caller: Authenticated,
     query: PageParams,
-    type: Annotated[FilterText | None, Query()] = None,
+    type: Annotated[Annotated[str, Among(CREDENTIAL_TYPES)] | None, Query()] = None,
     project_id: Annotated[UUID | None, Query()] = None,
 ) -> dict[str, Any]:
     """Lists one's own credentials and those of one's projects; with `project_id` those that may be used in it."""

@@ -13,7 +13,7 @@ from services.app.credentials.schemas import CredentialChange, CredentialIn, cre
 from services.app.credentials.tables import CredentialRow
 from services.app.identity.caller import Caller
 from services.app.models.catalogue import CredentialType, credential_type
-from services.app.resources import check_revision, save
+from services.app.resources import Revisions, check_revision, save
 from shared.clock import now
 from shared.errors import Fault, Problem
 from shared.http.pages import PageQuery
@@ -76,7 +76,7 @@ async def change(
     caller: Caller,
     credential_id: UUID,
     body: CredentialChange,
-    expected: int | None,
+    expected: Revisions | None,
 ) -> dict[str, Any]:
     """Rename, or replace all fields."""
     credential = await _changeable(session, caller, credential_id)
@@ -99,7 +99,7 @@ async def change(
     return credential_view(credential)
 
 
-async def delete(session: AsyncSession, caller: Caller, credential_id: UUID, expected: int | None) -> None:
+async def delete(session: AsyncSession, caller: Caller, credential_id: UUID, expected: Revisions | None) -> None:
     """Delete it for ever; `in_use` while a live endpoint uses it."""
     credential = await _changeable(session, caller, credential_id)
     check_revision(credential, expected)

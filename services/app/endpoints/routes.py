@@ -3,18 +3,19 @@
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import PlainTextResponse
 
 from services.app.context import Context, Session
 from services.app.endpoints import repository, scale, service
+from services.app.endpoints.tables import ENDPOINT_STATES
 from services.app.identity.authenticate import Authenticated
-from services.app.resources import FilterText
+from services.app.resources import Among, Expected, FilterText, listed
 from services.app.streams import open_text
 from services.app.wizards.contract import Visit
 from shared.errors import Problem
 from shared.http.bodies import StrictRoute
-from shared.http.pages import PageQuery, page_query
+from shared.http.pages import PageParams
 
 router = APIRouter(prefix="/endpoints", tags=["endpoints"], route_class=StrictRoute)
 
@@ -23,11 +24,11 @@ router = APIRouter(prefix="/endpoints", tags=["endpoints"], route_class=StrictRo
 async def list_endpoints(
     session: Session,
     caller: Authenticated,
-    query: Annotated[PageQuery, Depends(page_query)],
+    query: PageParams,
     project_id: Annotated[UUID | None, Query()] = None,
     model_id: Annotated[UUID | None, Query()] = None,
     cluster_id: Annotated[UUID | None, Query()] = None,
-    state: Annotated[FilterText | None, Query()] = None,
+    state: Annotated[Annotated[str, Among(ENDPOINT_STATES)] | None, Query()] = None,
     name: Annotated[FilterText | None, Query()] = None,
 ) -> dict[str, Any]:
     """Lists endpoints."""
@@ -47,17 +48,17 @@ async def show_endpoint(
 
 @router.delete("/{endpoint_id}", status_code=202)
 async def delete_endpoint(
-    endpoint_id: UUID, context: Context, session: Session, caller: Authenticated
+    endpoint_id: UUID, context: Context, session: Session, caller: Authenticated, expected: Expected
 ) -> dict[str, Any]:
     """Begins to delete an endpoint with all its workers; the answer is the job."""
-    return await service.delete(context, session, caller, endpoint_id)
+    return await service.delete(context, session, caller, endpoint_id, expected)
 
 
 @router.get("/{endpoint_id}/workers")
-async def list_workers(endpoint_id: UUID, session: Session, caller: Authenticated) -> dict[str, Any]:
+async def list_workers(endpoint_id: UUID, session: Session, caller: Authenticated, query: PageParams) -> dict[str, Any]:
     """Lists the workers as they were last seen."""
     workers = service.worker_views(await service.visible(session, caller, endpoint_id))
-    return {"object": "list", "data": workers, "total": len(workers), "next_cursor": None}
+    return listed(workers, query, "state", "started_at")
 
 
 @router.get("/{endpoint_id}/workers/{worker_id}")

@@ -12,6 +12,7 @@ from services.app.endpoints import repository
 from services.app.endpoints.state import derive
 from services.app.endpoints.tables import EndpointRow
 from services.app.identity.caller import Caller
+from services.app.resources import Revisions, check_revision
 from shared.clock import iso
 from shared.contracts.deployments import RemoveSpec
 from shared.errors import Problem
@@ -103,9 +104,12 @@ async def changeable(session: AsyncSession, caller: Caller, endpoint_id: UUID) -
     return endpoint
 
 
-async def delete(context: AppContext, session: AsyncSession, caller: Caller, endpoint_id: UUID) -> JobView:
+async def delete(
+    context: AppContext, session: AsyncSession, caller: Caller, endpoint_id: UUID, expected: Revisions | None = None
+) -> JobView:
     """Begin to delete an endpoint, a failed one too. While a job works on it: `endpoint_locked` (409)."""
     endpoint = await changeable(session, caller, endpoint_id)
+    check_revision(endpoint, expected)
     if endpoint.phase == "deleting":
         raise Problem("endpoint_locked", "The endpoint is being deleted already.")
     if endpoint.phase in ("deploying", "updating"):

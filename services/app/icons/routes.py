@@ -13,8 +13,9 @@ from fastapi import APIRouter, Query, Request, Response
 from services.app import icons
 from services.app.icons import Icon
 from services.app.identity.authenticate import Authenticated
-from services.app.resources import whole
+from services.app.resources import listed
 from shared.errors import Problem
+from shared.http.pages import PageParams
 
 router = APIRouter(prefix="/icons", tags=["icons"])
 DAY = 24 * 3600
@@ -23,13 +24,12 @@ DAY = 24 * 3600
 @router.get("")
 async def list_icons(
     _caller: Authenticated,
+    query: PageParams,
     category: Annotated[Literal["providers", "models", "clusters"] | None, Query()] = None,
-    search: Annotated[str | None, Query(max_length=200)] = None,
 ) -> dict[str, Any]:
-    """Lists the icons, all on one page: `id` is what other objects name, `href` where the picture is."""
-    wanted = (search or "").casefold()
-    found = [one for one in icons.index() if category in (None, one.category)]
-    return whole([_view(one) for one in found if wanted in one.name.casefold() or wanted in one.path])
+    """Lists the icons: `id` is what other objects name, `href` where the picture is."""
+    found = [_view(one) for one in icons.index() if category in (None, one.category)]
+    return listed(found, query, "name", "category")
 
 
 @router.get("/{path:path}")

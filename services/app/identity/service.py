@@ -10,7 +10,7 @@ from services.app.identity import repository
 from services.app.identity.caller import Caller
 from services.app.identity.schemas import UserChange, UserIn, key_view, user_view
 from services.app.identity.tables import UserRow
-from services.app.resources import check_revision, save
+from services.app.resources import Revisions, check_revision, save
 from shared.clock import now
 from shared.errors import Problem
 from shared.http.pages import Page, PageQuery
@@ -55,7 +55,7 @@ async def create(session: AsyncSession, caller: Caller, body: UserIn) -> dict[st
 
 
 async def change(
-    session: AsyncSession, caller: Caller, user_id: UUID, body: UserChange, expected: int | None
+    session: AsyncSession, caller: Caller, user_id: UUID, body: UserChange, expected: Revisions | None
 ) -> dict[str, Any]:
     """Admins change anyone; others their own display name. Problem `last_admin` rather than leave none."""
     given = body.model_dump(exclude_unset=True)
@@ -80,7 +80,7 @@ async def change(
     return user_view(user)
 
 
-async def delete(session: AsyncSession, caller: Caller, user_id: UUID, expected: int | None) -> None:
+async def delete(session: AsyncSession, caller: Caller, user_id: UUID, expected: Revisions | None) -> None:
     """Delete a user with their keys, memberships and own credentials. `in_use` while others depend on the latter."""
     _require_unbound_admin(caller)
     admins = await repository.lock_active_admins(session)

@@ -17,11 +17,14 @@ from services.app.identity.authenticate import Authenticated
 from services.app.identity.caller import Caller
 from services.app.identity.idempotency import Once
 from services.app.jobs import repository
-from services.app.resources import FilterText
+from services.app.resources import Among, FilterText
 from services.app.streams import check_still_valid, hold_slot, open_stream
+from shared.errors import Fault
 from shared.http.pages import PageParams
+from shared.http.problems import query_problem
 from shared.http.sse import Batch, last_event_id
 from shared.jobs.ledger import FINAL
+from shared.jobs.tables import JOB_STATES
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 JSON = "application/json"
@@ -38,16 +41,20 @@ async def _visible(context: AppContext, caller: Caller, job_id: UUID) -> dict[st
 
 @router.get("")
 async def list_jobs(
+    context: Context,
     session: Session,
     caller: Authenticated,
     query: PageParams,
     kind: Annotated[FilterText | None, Query()] = None,
-    state: Annotated[FilterText | None, Query()] = None,
+    state: Annotated[Annotated[str, Among(JOB_STATES)] | None, Query()] = None,
     project_id: Annotated[UUID | None, Query()] = None,
     workflow_id: Annotated[UUID | None, Query()] = None,
     resource_id: Annotated[UUID | None, Query()] = None,
 ) -> Response:
     """Lists jobs: one's own and those of one's projects."""
+    if kind is not None and kind not in context.ledger.hooks:
+        known = ", ".join(sorted(context.ledger.hooks))
+        raise query_problem([Fault("kind", "not_allowed", f"must be one of {known}")])
     filters = {
         "kind": kind, "state": state, "project_id": project_id, "topic": workflow_id, "resource_id": resource_id,
     }  # fmt: skip

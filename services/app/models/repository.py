@@ -21,7 +21,13 @@ LISTING = Listing(
 _GET = select(ModelRow).where(ModelRow.id == bindparam("model")).execution_options(populate_existing=True)
 _LOCK = _GET.with_for_update()
 _LIVE_NAME = select(ModelRow.id).where(ModelRow.name == bindparam("name"), ModelRow.state.in_(["importing", "active"]))
-SCANS = Listing(id=ScanRow.id, sortable={"created_at": ScanRow.created_at}, default="-created_at")
+SCANS = Listing(
+    id=ScanRow.id, sortable={"created_at": ScanRow.created_at}, default="-created_at", search=[ScanRow.status]
+)
+OVERRIDES = Listing(
+    id=ScanOverrideRow.id, sortable={"created_at": ScanOverrideRow.created_at}, default="created_at",
+    search=[ScanOverrideRow.reason],
+)  # fmt: skip
 
 
 async def get(session: AsyncSession, model_id: UUID, *, lock: bool = False) -> ModelRow | None:
@@ -132,9 +138,9 @@ async def override(session: AsyncSession, model_id: UUID, digest: str) -> ScanOv
     return (await session.execute(statement.limit(1))).scalar_one_or_none()
 
 
-async def overrides(session: AsyncSession, model_id: UUID) -> list[ScanOverrideRow]:
+async def overrides(session: AsyncSession, model_id: UUID, query: PageQuery) -> Page[ScanOverrideRow]:
     statement = select(ScanOverrideRow).where(ScanOverrideRow.model_id == model_id)
-    return list((await session.execute(statement.order_by(ScanOverrideRow.created_at))).scalars())
+    return await paginate(session, statement, OVERRIDES, query)
 
 
 async def revoke_override(session: AsyncSession, model_id: UUID, override_id: UUID) -> bool:

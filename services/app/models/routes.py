@@ -12,9 +12,11 @@ from services.app.identity.authenticate import Authenticated
 from services.app.identity.idempotency import Once
 from services.app.models import catalog, repository, scans, service
 from services.app.models.schemas import ModelChange, OverrideIn
-from services.app.models.tables import ScanOverrideRow
-from services.app.resources import JSON, Expected, FilterText
+from services.app.models.tables import MODEL_STATES, SCAN_STATES, ScanOverrideRow
+from services.app.resources import JSON, Among, Expected, FilterText
+from services.app.wizards.fields import ProviderType
 from shared.clock import iso
+from shared.contracts.models import Modality
 from shared.errors import Problem
 from shared.http.bodies import StrictRoute, fingerprint_of
 from shared.http.pages import PageParams
@@ -28,13 +30,13 @@ async def list_models(
     caller: Authenticated,
     query: PageParams,
     source: Annotated[Literal["catalog", "cloud", "local"] | None, Query()] = None,
-    provider_type: Annotated[FilterText | None, Query()] = None,
+    provider_type: Annotated[ProviderType | None, Query()] = None,
     provider_id: Annotated[UUID | None, Query()] = None,
     project_id: Annotated[UUID | None, Query()] = None,
-    state: Annotated[FilterText | None, Query()] = None,
-    modality: Annotated[FilterText | None, Query()] = None,
+    state: Annotated[Annotated[str, Among(MODEL_STATES)] | None, Query()] = None,
+    modality: Annotated[Modality | None, Query()] = None,
     tag: Annotated[FilterText | None, Query()] = None,
-    scan_status: Annotated[FilterText | None, Query()] = None,
+    scan_status: Annotated[Annotated[str, Among(SCAN_STATES)] | None, Query()] = None,
     name: Annotated[FilterText | None, Query()] = None,
 ) -> dict[str, Any]:
     """Lists models. `source=catalog`: cloud models that could be added."""
@@ -96,11 +98,10 @@ async def show_scan(model_id: UUID, scan_id: UUID, session: Session, caller: Aut
 
 
 @router.get("/{model_id}/scan-overrides")
-async def list_overrides(model_id: UUID, session: Session, caller: Authenticated) -> dict[str, Any]:
+async def list_overrides(model_id: UUID, session: Session, caller: Authenticated, query: PageParams) -> dict[str, Any]:
     """The recorded overrides of the scan gate for this model."""
     await service.visible(session, caller, model_id)
-    rows = await repository.overrides(session, model_id)
-    return {"object": "list", "data": [_override(row) for row in rows], "total": len(rows), "next_cursor": None}
+    return (await repository.overrides(session, model_id, query)).envelope(_override)
 
 
 @router.post("/{model_id}/scan-overrides", status_code=201)

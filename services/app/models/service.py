@@ -14,7 +14,7 @@ from services.app.context import AppContext
 from services.app.identity.caller import Caller
 from services.app.models import repository
 from services.app.models.tables import ModelRow
-from services.app.resources import check_revision, save
+from services.app.resources import Revisions, check_revision, save
 from services.app.wizards.contract import Fields
 from shared.clock import iso
 from shared.contracts.models import Source
@@ -167,11 +167,11 @@ async def changeable(session: AsyncSession, caller: Caller, model_id: UUID) -> M
 
 
 async def change(
-    session: AsyncSession, caller: Caller, model_id: UUID, given: dict[str, Any], revision: int | None
+    session: AsyncSession, caller: Caller, model_id: UUID, given: dict[str, Any], expected: Revisions | None
 ) -> ModelRow:
     """Change name, description, author, icon or tags."""
     model = await changeable(session, caller, model_id)
-    check_revision(model, revision)
+    check_revision(model, expected)
     if "name" in given and given["name"] != model.name:
         await check_name_free(session, given["name"])
     if given.get("icon") and icons.resolve(given["icon"]) is None:
@@ -187,7 +187,7 @@ async def change(
     return model
 
 
-async def delete(session: AsyncSession, caller: Caller, model_id: UUID, expected: int | None = None) -> list[str]:
+async def delete(session: AsyncSession, caller: Caller, model_id: UUID, expected: Revisions | None = None) -> list[str]:
     """Delete a model that nothing serves. Returns the digests whose bytes may go once this is committed."""
     model = await changeable(session, caller, model_id)
     check_revision(model, expected)

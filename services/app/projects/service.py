@@ -11,7 +11,7 @@ from services.app.identity.caller import Caller
 from services.app.projects import repository
 from services.app.projects.schemas import MemberIn, ProjectChange, ProjectIn, differences, member_view, project_view
 from services.app.projects.tables import MemberRow, ProjectRow
-from services.app.resources import check_revision, save
+from services.app.resources import Revisions, check_revision, save
 from shared.clock import now
 from shared.errors import Problem
 from shared.http.pages import PageQuery
@@ -58,7 +58,7 @@ async def create(session: AsyncSession, caller: Caller, body: ProjectIn) -> dict
 
 
 async def change(
-    session: AsyncSession, caller: Caller, project_id: UUID, body: ProjectChange, expected: int | None
+    session: AsyncSession, caller: Caller, project_id: UUID, body: ProjectChange, expected: Revisions | None
 ) -> dict[str, Any]:
     """Managers change how it is known; policy and quotas are an admin's."""
     project = await visible(session, caller, project_id, lock=True)
@@ -78,7 +78,7 @@ async def change(
     return view(caller, project)
 
 
-async def delete(session: AsyncSession, caller: Caller, project_id: UUID, expected: int | None) -> None:
+async def delete(session: AsyncSession, caller: Caller, project_id: UUID, expected: Revisions | None) -> None:
     """Delete a project with its members, credentials and bound keys; `in_use` while it holds anything else."""
     project = await visible(session, caller, project_id, lock=True)
     _require_manager(caller, project_id)

@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from services.app import icons
 from services.app.audit import service as audit
 from services.app.identity.caller import Caller
-from services.app.resources import check_revision, save
+from services.app.resources import Revisions, check_revision, save
 from services.app.templates import repository
 from services.app.templates.schemas import TemplateChange, TemplateIn, stored_config, template_view
 from services.app.templates.tables import TemplateRow
@@ -48,7 +48,7 @@ async def create(session: AsyncSession, caller: Caller, body: TemplateIn) -> dic
 
 
 async def change(
-    session: AsyncSession, caller: Caller, template_id: UUID, body: TemplateChange, expected: int | None
+    session: AsyncSession, caller: Caller, template_id: UUID, body: TemplateChange, expected: Revisions | None
 ) -> dict[str, Any]:
     template = await _changeable(session, caller, template_id)
     check_revision(template, expected)
@@ -67,7 +67,7 @@ async def change(
     return template_view(template)
 
 
-async def delete(session: AsyncSession, caller: Caller, template_id: UUID, expected: int | None) -> None:
+async def delete(session: AsyncSession, caller: Caller, template_id: UUID, expected: Revisions | None) -> None:
     """Delete a template; what was deployed from it keeps its own configuration."""
     template = await _changeable(session, caller, template_id)
     check_revision(template, expected)

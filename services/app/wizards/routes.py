@@ -10,12 +10,13 @@ from pydantic_core import to_json
 from services.app.context import Context, Session
 from services.app.identity.authenticate import Authenticated
 from services.app.identity.idempotency import Once
-from services.app.resources import Expected, FilterText, answer, whole
+from services.app.resources import Among, Expected, answer, listed
 from services.app.streams import open_stream
 from services.app.wizards import forms, repository, service, steps
 from services.app.wizards.contract import Visit, Wizard
 from services.app.wizards.descriptor import describe
 from services.app.wizards.registry import WIZARDS
+from services.app.wizards.tables import WORKFLOW_STATES
 from shared.errors import Problem
 from shared.http.bodies import READ_JSON, Form, read_form, read_json
 from shared.http.pages import PageParams
@@ -87,10 +88,10 @@ for one in WIZARDS.values():
 
 
 @router.get("/wizards")
-async def list_wizards(_caller: Authenticated) -> Response:
+async def list_wizards(_caller: Authenticated, query: PageParams) -> Response:
     """Describes all wizards: their steps, schemas, options and what the trigger requires."""
     data = [describe(wizard) for wizard in WIZARDS.values()]
-    return Response(to_json(whole(data)), media_type=JSON)
+    return Response(to_json(listed(data, query, "type", "title")), media_type=JSON)
 
 
 @router.get("/wizards/{type}")
@@ -107,8 +108,8 @@ async def list_workflows(
     session: Session,
     caller: Authenticated,
     query: PageParams,
-    type: Annotated[FilterText | None, Query()] = None,
-    status: Annotated[FilterText | None, Query()] = None,
+    type: Annotated[Annotated[str, Among(tuple(WIZARDS))] | None, Query()] = None,
+    status: Annotated[Annotated[str, Among(WORKFLOW_STATES)] | None, Query()] = None,
     owner_id: Annotated[UUID | None, Query()] = None,
     project_id: Annotated[UUID | None, Query()] = None,
 ) -> Response:

@@ -12,6 +12,7 @@ from services.app.audit import service as audit
 from services.app.context import AppContext
 from services.app.db_problems import problem_of_constraint
 from services.app.identity.caller import Caller
+from services.app.resources import Revisions, check_revision
 from services.app.wizards import answers, files, repository
 from services.app.wizards.access import check_may_change, check_may_read
 from services.app.wizards.contract import Visit
@@ -52,7 +53,7 @@ async def has_ended(session: AsyncSession, workflow_id: UUID, seen: int) -> bool
     return row is None or (seen >= row.seq and row.status != "in_progress")
 
 
-async def cancel(visit: Visit, workflow_id: UUID, revision: int | None = None) -> dict[str, Any]:
+async def cancel(visit: Visit, workflow_id: UUID, revision: Revisions | None = None) -> dict[str, Any]:
     """Cancel a draft, or the job of a triggered workflow; may be repeated."""
     workflow = await _changeable(visit, workflow_id, revision)
     locked = await _locked_draft(visit, workflow)
@@ -102,7 +103,7 @@ async def emit_changed(context: AppContext, session: AsyncSession, workflow: Wor
         await context.ledger.emit_topic(session, workflow.id, "end", shown)
 
 
-async def retry(visit: Visit, workflow_id: UUID, revision: int | None = None) -> dict[str, Any]:
+async def retry(visit: Visit, workflow_id: UUID, revision: Revisions | None = None) -> dict[str, Any]:
     """Run a failed workflow's job again from its failed step."""
     workflow = await _changeable(visit, workflow_id, revision)
     if workflow.status != "failed" or workflow.job_id is None:
@@ -117,7 +118,7 @@ async def retry(visit: Visit, workflow_id: UUID, revision: int | None = None) ->
     return await show(visit, workflow_id)
 
 
-async def delete(visit: Visit, workflow_id: UUID, revision: int | None = None) -> None:
+async def delete(visit: Visit, workflow_id: UUID, revision: Revisions | None = None) -> None:
     """Delete a draft; what has been triggered or cancelled stays as history."""
     await _changeable(visit, workflow_id, revision)
     locked = await repository.lock(visit.session, workflow_id)
@@ -131,14 +132,13 @@ async def delete(visit: Visit, workflow_id: UUID, revision: int | None = None) -
     await audit.record(visit.session, visit.caller, "workflow.delete", "workflow", workflow_id)
 
 
-async def _changeable(visit: Visit, workflow_id: UUID, revision: int | None) -> WorkflowRow:
+async def _changeable(visit: Visit, workflow_id: UUID, revision: Revisions | None) -> WorkflowRow:
     workflow = await readable(visit, workflow_id)
     visit.caller.require("member")
     check_may_change(visit.caller, workflow)
     if workflow.job_id is not None:
         _check_may_start(visit.caller, workflow)
-    if revision is not None and revision != workflow.revision:
-        raise Problem("revision_mismatch", f"The workflow is at revision {workflow.revision}.")
+    check_revision(workflow, revision)
     return workflow
 
 

@@ -24,6 +24,7 @@ from services.app.context import AppContext
 from services.app.db_problems import problem_of_constraint
 from services.app.identity.caller import Caller
 from services.app.references import Found
+from services.app.resources import Revisions, check_revision
 from services.app.wizards import answers, files, repository
 from services.app.wizards.access import check_may_change
 from services.app.wizards.contract import Fields, Variant, Visit, Wizard, project_of
@@ -43,7 +44,7 @@ _LOCKED = {
 
 
 async def take_step(
-    context: AppContext, caller: Caller, wizard: Wizard, body: StepBody, revision: int | None = None
+    context: AppContext, caller: Caller, wizard: Wizard, body: StepBody, revision: Revisions | None = None
 ) -> dict[str, Any]:
     """The whole answer to a step, committed. `revision`: the one that the caller has read."""
     caller.require(wizard.role)
@@ -77,7 +78,7 @@ async def _new_draft(visit: Visit, wizard: Wizard, body: StepBody) -> WorkflowRo
     )  # fmt: skip
 
 
-async def _locked(visit: Visit, wizard: Wizard, body: StepBody, revision: int | None) -> Locked:
+async def _locked(visit: Visit, wizard: Wizard, body: StepBody, revision: Revisions | None) -> Locked:
     assert body.workflow_id is not None
     locked = await repository.lock(visit.session, body.workflow_id)
     if locked is None:
@@ -86,8 +87,7 @@ async def _locked(visit: Visit, wizard: Wizard, body: StepBody, revision: int | 
     check_may_change(visit.caller, workflow, param="workflow_id")
     if workflow.type != wizard.type:
         raise Problem("wrong_wizard", f"This workflow is a {workflow.type}, not a {wizard.type}.", param="workflow_id")
-    if revision is not None and revision != workflow.revision:
-        raise Problem("revision_mismatch", f"The workflow is at revision {workflow.revision}.")
+    check_revision(workflow, revision)
     if body.step_number > workflow.total_steps:
         raise problem_of([Fault("step_number", "out_of_range", f"must be at most {workflow.total_steps}")])
     return locked

@@ -71,7 +71,7 @@ async def test_filters(client: httpx.AsyncClient, people: People, filled: dict[s
     rest = (await client.get(f"/audit?limit=2&cursor={page['next_cursor']}", headers=admin.headers)).json()
     assert [entry["action"] for entry in page["data"] + rest["data"]] == everything
     for query in ("since=yesterday", "since=2026-01-01T00:00:00", "action=%00", "actor_id=ada", "order_by=actor"):
-        assert (await client.get(f"/audit?{query}", headers=admin.headers)).status_code == 422, query
+        assert (await client.get(f"/audit?{query}", headers=admin.headers)).status_code == 400, query
 
 
 async def test_managers_read_what_was_done_in_their_projects(
