@@ -117,7 +117,7 @@ class Assembly:
             self.table, GatewayAccess(self.app.state.authenticator, self.table, self.settings.cors_origins)
         )
         self.app.router.routes.insert(0, gateway_route(self._gateway))
-        publisher = Publisher(self.context, self.table)
+        publisher = Publisher(self.context, self.table, self.clients, self._cluster_tools.addresses)
         await self.engine.start()
         observer = Observer(self.cluster_id, self._cluster_tools, self._internal, self.engine)
         self._spawn("observer", observer.run)

@@ -61,11 +61,15 @@ class _Pool:
             seat = self.seats.get(worker.id)
             if seat is None:
                 seat = _Seat(worker)
-            elif (seat.worker.url, seat.worker.api_key) != (worker.url, worker.api_key):
-                seat.failures, seat.out_until = 0, 0.0  # it has been started anew
+            elif _way(seat.worker) != _way(worker):
+                seat.failures, seat.out_until = 0, 0.0  # it has been started anew, or is reached anew
             seat.worker = worker
             seats[worker.id] = seat
         self.route, self.seats = route, seats
+
+
+def _way(worker: Worker) -> tuple[object, ...]:
+    return worker.url, worker.host, worker.transport, worker.api_key
 
 
 class Lease:
@@ -164,12 +168,18 @@ class Balancer:
         self.serve_waiters(pool)
 
     def _take(self, pool: _Pool, avoid: frozenset[str]) -> Lease | None:
-        """The best free worker, or None when those that are well are full. Raises when none is well."""
+        """The best free worker, or None when those that are well are full. Raises when none is well.
+
+        While workers are being replaced the next one is worth waiting for.
+        """
         route = pool.route
-        if not pool.seats or route.state in _CLOSED_STATES:
+        replaced = route.state == "updating"
+        if (not pool.seats and not replaced) or route.state in _CLOSED_STATES:
             raise _unavailable(route.reason or f"The endpoint is {route.state} and has no ready worker.")
         now = self._clock()
         well = [(turn, seat) for turn, seat in enumerate(pool.seats.values()) if seat.out_until <= now]
+        if not well and replaced:
+            return None
         if not well:
             soonest = min(seat.out_until for seat in pool.seats.values()) - now
             raise _unavailable("None of the endpoint's workers answers at the moment.", retry_after=soonest)

@@ -8,6 +8,7 @@ from typing import Annotated
 from urllib.parse import urlsplit
 from uuid import UUID
 
+import httpx
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 
 
@@ -22,14 +23,25 @@ def _base_url(value: str) -> str:
 
 
 class Worker(BaseModel):
-    """One OpenAI-compatible server that is ready. `url` is what stands before `/v1`."""
+    """One OpenAI-compatible server that is ready. `url` is what stands before `/v1`.
 
-    model_config = ConfigDict(frozen=True, protected_namespaces=())
+    Where no connection of ours leads to the URL, `transport` does: whoever publishes the worker brings it, closes it
+    when it is in no route any more, and publishes one transport for as long as it leads to the same place.
+    """
+
+    model_config = ConfigDict(frozen=True, protected_namespaces=(), arbitrary_types_allowed=True)
 
     id: str
     url: Annotated[str, AfterValidator(_base_url)]
+    host: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9.-]{0,252}$")  # the Host header, if not the URL's
+    transport: httpx.AsyncBaseTransport | None = Field(None, repr=False, exclude=True)
     api_key: SecretStr | None = None
     capacity: int = Field(1, ge=1)  # requests that it answers at once
+
+    @property
+    def is_behind_another(self) -> bool:
+        """Whether an answer may be that of a server before it: an ingress, or a cluster's API server."""
+        return self.host is not None or self.transport is not None
 
 
 class Route(BaseModel):

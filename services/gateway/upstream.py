@@ -1,5 +1,8 @@
 """The one place that speaks to workers: a pool of HTTP/1.1 connections, and what their failures mean.
 
+A worker may bring a transport of its own, which leads through its cluster's API server; others stand behind an ingress.
+What such a server says in the worker's place is a failure to reach the worker, and never an answer to the client.
+
 It uses httpx's transport rather than its client: a client would keep the workers' cookies and send them to others on
 the same host, follow redirects with a worker's key, and read proxies from the environment.
 """
@@ -10,7 +13,10 @@ import httpx
 
 from services.gateway.limits import Limits
 from services.gateway.table import Worker
+from shared import log
 from shared.errors import Problem
+
+logger = log.get_logger(__name__)
 
 _KEEPALIVE_SECONDS = 3.0  # less than the servers' own 5 s, so that we seldom write into a connection they are closing
 _WRITE_SECONDS = 30.0
@@ -57,16 +63,40 @@ class Upstream:
         }
         if worker.api_key is not None:
             sent["authorization"] = f"Bearer {worker.api_key.get_secret_value()}"
+        if worker.host is not None:
+            sent["host"] = worker.host
         request = httpx.Request(
             "POST", _url(worker.url, path), headers=sent, content=body, extensions={"timeout": self._timeouts}
         )
         try:
-            return await self._transport.handle_async_request(request)
+            response = await (worker.transport or self._transport).handle_async_request(request)
         except httpx.TransportError as error:
+            _note(worker, error)
             raise failure(error) from error
+        except RuntimeError as error:
+            if worker.transport is None:
+                raise
+            _note(worker, error)  # a cluster's connection that was closed before the worker left the table
+            raise WorkerFailure("could not be reached", hard=True) from error
+        if worker.is_behind_another and _is_of_another(response):
+            await response.aclose()
+            raise WorkerFailure(f"could not be reached (status {response.status_code})")
+        return response
 
     async def aclose(self) -> None:
         await self._transport.aclose()
+
+
+def _is_of_another(response: httpx.Response) -> bool:
+    """Engines tell their errors in JSON; the servers before them in text and pages."""
+    kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+    return response.status_code >= 400 and kind != "application/json"
+
+
+def _note(worker: Worker, error: Exception) -> None:
+    """For the operator, who must mend it: clients are told no more than that the worker cannot be reached."""
+    if worker.is_behind_another:
+        logger.warning("worker not reached", worker=worker.id, error=f"{type(error).__name__}: {error}"[:300])
 
 
 @lru_cache(maxsize=4096)
@@ -78,7 +108,7 @@ def failure(error: httpx.TransportError) -> WorkerFailure:
     match error:
         case httpx.ConnectTimeout():
             return WorkerFailure("could not be reached in time", hard=True)
-        case httpx.ConnectError():
+        case httpx.ConnectError() | httpx.UnsupportedProtocol():
             return WorkerFailure("could not be reached", hard=True)
         case httpx.RemoteProtocolError():
             return WorkerFailure("closed the connection, or did not speak HTTP")
