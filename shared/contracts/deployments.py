@@ -3,7 +3,7 @@
 from typing import Any
 from uuid import UUID
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 
 from shared.contracts.models import ModelMetadata
 
@@ -19,6 +19,20 @@ class ServedConfig(BaseModel):
     e2e_latency: tuple[float, float] | None = None
 
 
+class Autoscale(BaseModel):
+    """The cluster itself keeps between `minimum` and `maximum` workers by their CPU use, in percent of the request."""
+
+    minimum: int = Field(ge=1, le=256)
+    maximum: int = Field(ge=1, le=256)
+    cpu_percent: int = Field(70, ge=1, le=100)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Autoscale":
+        if self.minimum > self.maximum:
+            raise ValueError("minimum is above maximum")
+        return self
+
+
 class DeploySpec(BaseModel):
     """The input of a deploy. The model's bytes, the cluster's access and all keys go by reference."""
 
@@ -32,11 +46,33 @@ class DeploySpec(BaseModel):
     cluster_id: UUID
     credential_id: UUID | None = None
     config: ServedConfig
+    autoscale: Autoscale | None = None
     generation: int
 
 
+class Served(BaseModel):
+    """What an endpoint serves: what it was made from, the plan that came of it, and how many workers there are."""
+
+    spec: DeploySpec
+    plan: dict[str, Any]
+    replicas: int
+
+
+class UpdateSpec(DeploySpec):
+    """The input of an update: what the endpoint shall serve, and what it goes back to when that fails.
+
+    `replicas` None: as the plan says.
+    """
+
+    replicas: int | None = Field(None, ge=1, le=256)
+    before: Served
+
+
 class Deployment(BaseModel):
-    """What a deploy made: workers that are ready, and how many requests each serves at a time."""
+    """What a deploy or an update made: workers that are ready, and how many requests each serves at a time.
+
+    `plan` is the cluster service's own: from it the same workers are made again.
+    """
 
     endpoint_id: UUID
     engine: str
@@ -46,6 +82,8 @@ class Deployment(BaseModel):
     memory_bytes: int  # of one worker
     generation: int
     apis: list[str] = Field(default_factory=list)
+    autoscale: Autoscale | None = None
+    plan: dict[str, Any] = Field(default_factory=dict)
 
 
 class ScaleSpec(BaseModel):
@@ -83,21 +121,6 @@ class ExpectedEndpoint(BaseModel):
     endpoint_id: UUID
     replicas: int = 0
     spec: DeploySpec | None = None
-
-
-class RegisterSpec(BaseModel):
-    """The input of a registration; the kubeconfig is asked for by the cluster's id."""
-
-    cluster_id: UUID
-    name: str
-
-
-class Registered(BaseModel):
-    """What was found out about a cluster."""
-
-    uid: str
-    version: str
-    facts: dict[str, Any]
 
 
 class ScanSpec(BaseModel):

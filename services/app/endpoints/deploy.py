@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from services.app.clusters import repository as clusters
 from services.app.credentials import service as credentials
-from services.app.endpoints import repository
+from services.app.endpoints import repository, service
 from services.app.endpoints.tables import EndpointRow
 from services.app.models import repository as models
 from services.app.models import scans
@@ -77,7 +77,7 @@ async def start(visit: Visit, workflow: WorkflowRow) -> JobRequest:
     project_id = UUID(fields["project_id"])
     if not visit.caller.works_in(project_id):
         raise Problem("forbidden", "You may not deploy in this project any more.", param="project_id")
-    model = await _model(visit, UUID(fields["model_id"]))
+    model = await deployable_model(visit, UUID(fields["model_id"]))
     await scans.gate(visit.session, model, project_id, model.digest)
     await _check_cluster(visit.session, UUID(fields["cluster_id"]))
     credential_id = UUID(fields["credential_id"]) if fields.get("credential_id") else None
@@ -89,19 +89,22 @@ async def start(visit: Visit, workflow: WorkflowRow) -> JobRequest:
     await repository.check_name_free(visit.session, project_id, endpoint.slug)
     visit.session.add(endpoint)
     await visit.session.flush()
-    spec = DeploySpec(
-        endpoint_id=endpoint.id, project_id=project_id, name=endpoint.name, model_id=model.id, digest=model.digest,
-        uri=model.uri if model.provider_type == "cloud_model" else None,
-        metadata=ModelMetadata.model_validate({**model.facts, "modality": model.modality}), cluster_id=endpoint.cluster_id,
-        credential_id=credential_id, config=config, generation=endpoint.generation,
-    )  # fmt: skip
-    return JobRequest(
-        visit.context.jobs.latest("deploy_model"), spec, project_id=project_id, owner_id=visit.caller.user_id,
-        key_id=visit.caller.key_id, topic=workflow.id, resource_type="endpoint", resource_id=endpoint.id,
+    return service.job_request(visit, endpoint, "deploy_model", spec_of(endpoint, model), workflow.id)
+
+
+def spec_of(endpoint: EndpointRow, model: ModelRow) -> DeploySpec:
+    """What an endpoint serves, at its latest generation."""
+    return DeploySpec(
+        endpoint_id=endpoint.id, project_id=endpoint.project_id, name=endpoint.name, model_id=model.id,
+        digest=endpoint.digest, uri=model.uri if model.provider_type == "cloud_model" else None,
+        metadata=ModelMetadata.model_validate({**model.facts, "modality": model.modality}),
+        cluster_id=endpoint.cluster_id, credential_id=endpoint.credential_id,
+        config=ServedConfig.model_validate(endpoint.deploy_config), autoscale=endpoint.desired.get("autoscale"),
+        generation=endpoint.generation,
     )  # fmt: skip
 
 
-async def _model(visit: Visit, model_id: UUID) -> ModelRow:
+async def deployable_model(visit: Visit, model_id: UUID) -> ModelRow:
     model = await models.get(visit.session, model_id)
     if model is None or model.state == "deleted" or not visit.caller.sees(model.project_id):
         raise Problem("reference_not_found", "There is no such model any more.", param="model_id")

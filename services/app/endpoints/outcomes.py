@@ -9,7 +9,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from services.app.context import AppContext
 from services.app.endpoints import repository, service
 from services.app.endpoints.tables import EndpointRow
-from shared.contracts.deployments import Deployment, ScaleResult
+from shared.contracts.deployments import Deployment, ScaleResult, UpdateSpec
+from shared.errors import Problem
 from shared.jobs.ledger import JobView
 
 
@@ -20,6 +21,8 @@ class _Outcome:
     async def __call__(self, session: AsyncSession, job: JobView, spec: dict[str, Any]) -> None:
         endpoint = await repository.get(session, UUID(spec["endpoint_id"]), lock=True)
         if endpoint is None or endpoint.phase == "deleted":
+            if job["state"] == "pending" and job["attempt"] > 1:
+                raise Problem("not_retryable", "The endpoint has been deleted since.")
             return
         self.apply(endpoint, job, spec)
         service.settle(endpoint)
@@ -47,20 +50,36 @@ class DeployOutcome(_Outcome):
                 endpoint.deleted_at = datetime.now(UTC)
 
 
-_DESIRED = {"replicas", "concurrency", "context_tokens", "memory_bytes", "generation", "apis"}
+class UpdateOutcome(_Outcome):
+    def apply(self, endpoint: EndpointRow, job: JobView, spec: dict[str, Any]) -> None:
+        match job["state"]:
+            case "pending" if job["attempt"] > 1:
+                endpoint.phase = "updating"
+            case "succeeded":
+                made, served = Deployment.model_validate(job["result"]), UpdateSpec.model_validate(spec)
+                endpoint.phase, endpoint.engine = "serving", made.engine
+                endpoint.model_id, endpoint.digest = served.model_id, served.digest
+                endpoint.deploy_config = served.config.model_dump(mode="json", exclude_none=True)
+                endpoint.desired = made.model_dump(mode="json", include=_DESIRED)
+            case "failed" | "cleanup_required" | "cancelled":
+                endpoint.phase = "serving"
+
+
+_DESIRED = {"replicas", "concurrency", "context_tokens", "memory_bytes", "generation", "apis", "autoscale", "plan"}
 
 
 class ScaleOutcome(_Outcome):
     def apply(self, endpoint: EndpointRow, job: JobView, spec: dict[str, Any]) -> None:
         match job["state"]:
             case "pending" if job["attempt"] > 1:
-                endpoint.phase = "updating"
+                endpoint.phase = "updating" if spec["before"] else "deploying"
             case "succeeded":
                 result = ScaleResult.model_validate(job["result"])
-                endpoint.phase = "serving"
-                endpoint.desired = {**endpoint.desired, "replicas": result.replicas, "generation": result.generation}
+                endpoint.phase = "serving" if result.replicas else "stopped"  # which keeps how many it had
+                kept = {"replicas": result.replicas} if result.replicas else {}
+                endpoint.desired = {**endpoint.desired, **kept, "generation": result.generation}
             case "failed" | "cleanup_required" | "cancelled":
-                endpoint.phase = "serving"
+                endpoint.phase = "serving" if spec["before"] else "stopped"
 
 
 class RemoveOutcome(_Outcome):

@@ -1,4 +1,7 @@
-"""Add and remove workers. Adding that fails takes back what it added, and never touches the workers that ran before."""
+"""Add and remove workers; stop and start an endpoint, which is to remove all and to add them again.
+
+Adding that fails takes back what it added, and never touches the workers that ran before.
+"""
 
 from contextlib import suppress
 from dataclasses import replace
@@ -72,13 +75,14 @@ async def probe(ctx: Step, spec: ScaleSpec) -> ScaleResult:
 @step("Scale down", weight=1, undo=_scale_back, retry=PATIENT)
 @waits_for_cluster
 async def scale_down(ctx: Step, spec: ScaleSpec) -> ScaleResult:
+    tools: ClusterTools = ctx.tools
     runtime = (await _site(ctx, spec)).runtime
-    await runtime.scale(str(spec.endpoint_id), spec.after, spec.generation)
+    seen = await runtime.scale(str(spec.endpoint_id), spec.after, spec.generation)
+    await tools.app.publish(ctx.job_id, spec.endpoint_id, seen.model_dump(mode="json", exclude_none=True))
     return ScaleResult(endpoint_id=spec.endpoint_id, replicas=spec.after, generation=spec.generation)
 
 
-@job("add_worker", steps=[verify, scale, wait_ready, probe], undo_on_failure=True, slots=4, deadline=2 * 3600)
-async def add_worker(run: Run, spec: ScaleSpec) -> ScaleResult:
+async def _up(run: Run, spec: ScaleSpec) -> ScaleResult:
     await run.step(verify, spec)
     await run.step(scale, spec)
     await run.step(wait_ready, spec)
@@ -86,7 +90,13 @@ async def add_worker(run: Run, spec: ScaleSpec) -> ScaleResult:
     return result
 
 
-@job("remove_worker", steps=[scale_down], slots=4, deadline=3600)
-async def remove_worker(run: Run, spec: ScaleSpec) -> ScaleResult:
+async def _down(run: Run, spec: ScaleSpec) -> ScaleResult:
     result: ScaleResult = await run.step(scale_down, spec)
     return result
+
+
+UP = [verify, scale, wait_ready, probe]
+add_worker = job("add_worker", steps=UP, undo_on_failure=True, slots=4, deadline=2 * 3600)(_up)
+start_endpoint = job("start_endpoint", steps=UP, undo_on_failure=True, slots=4, deadline=2 * 3600)(_up)
+remove_worker = job("remove_worker", steps=[scale_down], slots=4, deadline=3600)(_down)
+stop_endpoint = job("stop_endpoint", steps=[scale_down], slots=4, deadline=3600)(_down)

@@ -130,17 +130,3 @@ class Exposure(BaseModel):
     host: DnsName
     ingress_class: DnsName | None = None
     gateway: DnsName | None = None  # a Gateway in our namespace: an HTTPRoute is made in place of an Ingress
-
-
-class Autoscale(BaseModel):
-    """The cluster itself keeps between `minimum` and `maximum` workers by their CPU use, in percent of the request."""
-
-    minimum: int = Field(ge=1, le=256)
-    maximum: int = Field(ge=1, le=256)
-    cpu_percent: int = Field(70, ge=1, le=100)
-
-    @model_validator(mode="after")
-    def _ordered(self) -> "Autoscale":
-        if self.minimum > self.maximum:
-            raise ValueError("minimum is above maximum")
-        return self

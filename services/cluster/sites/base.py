@@ -5,17 +5,35 @@ which only runs what it is told, a site knows how a model becomes a workload the
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Literal, Protocol
 from uuid import UUID
 
 import httpx
-from pydantic import SecretStr
+from pydantic import BaseModel, SecretStr
 
 from services.cluster.engines.base import ContainerPlan, EnginePlan
 from services.cluster.runtimes.base import Progress, Runtime, Workload
+from services.cluster.runtimes.containers import Claim, Exposure
 from shared.contracts.deployments import DeploySpec
 
-Planned = EnginePlan | ContainerPlan
+
+class DeliveryPlan(BaseModel):
+    """How the model's files come to the pods; see `containers.Delivery`, which also lists the files."""
+
+    mode: Literal["fetch", "claim", "push"]
+    digest: str
+    url: str | None = None
+    claim: Claim | None = None
+
+
+class PodPlan(ContainerPlan):
+    """What an engine plans for pods, and what the cluster adds to it. `delivery` None: a model without files."""
+
+    delivery: DeliveryPlan | None = None
+    exposure: Exposure | None = None
+
+
+Planned = EnginePlan | PodPlan
 
 
 def silent(_percent: float | None, _message: str) -> None:
@@ -60,8 +78,10 @@ class Site(Protocol):
     async def bring(self, spec: DeploySpec, workload: Workload, on_progress: Progress) -> None:
         """The model's bytes to where workers read them; what is there already is kept."""
 
-    async def forget(self, endpoint_id: UUID) -> None:
-        """Take away what `bring` left outside the runtime's reach, after `runtime.remove`."""
+    async def forget(self, endpoint_id: UUID, digest: str | None = None) -> None:
+        """Take away what `bring` left: the files of one digest that no worker reads any more, or, after
+        `runtime.remove`, all that is outside the runtime's reach.
+        """
 
     def transport(self) -> httpx.AsyncBaseTransport | None:
         """How to speak to workers whose `via` is `api_server`; None where there are none."""

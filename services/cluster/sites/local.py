@@ -17,6 +17,8 @@ from shared.contracts.deployments import DeploySpec
 from shared.jobs.outcomes import Permanent
 from shared.objects.store import ObjectStore
 
+_HERE = "{model}"  # stands in a plan for the folder of the model's files: a backup may be restored in another place
+
 
 class LocalSite:
     """`id` is this machine's as a cluster, `models` the folder in which workers find the files that they serve."""
@@ -39,9 +41,7 @@ class LocalSite:
         lacking = await engine.preflight()
         if lacking is not None:
             raise Permanent("engine_unavailable", lacking)
-        source = ModelSource(
-            name=spec.name, directory=self.folder(spec.endpoint_id), files=manifest.files, metadata=spec.metadata
-        )
+        source = ModelSource(name=spec.name, directory=Path(_HERE), files=manifest.files, metadata=spec.metadata)
         facts = await self.runtime.inspect()
         return engine.plan(source, DeployConfig.of(spec.config), cpus=facts.nodes[0].cpus)
 
@@ -57,8 +57,10 @@ class LocalSite:
     ) -> Workload:
         if not isinstance(plan, EnginePlan):
             raise Permanent("runtime_unsupported", "This machine runs processes, and this is a container.")
+        folder = str(self.folder(spec.endpoint_id, spec.digest))
+        process = plan.process.model_copy(update={"argv": [one.replace(_HERE, folder) for one in plan.process.argv]})
         return Workload(
-            endpoint_id=str(spec.endpoint_id), generation=spec.generation, process=plan.process,
+            endpoint_id=str(spec.endpoint_id), generation=spec.generation, process=process,
             replicas=plan.replicas if replicas is None else replicas, memory_bytes=plan.memory_bytes,
             threads=plan.threads, api_key=SecretStr(key) if key else None,
         )  # fmt: skip
@@ -79,13 +81,15 @@ class LocalSite:
 
     async def bring(self, spec: DeploySpec, workload: Workload, on_progress: Progress) -> None:
         manifest = await manifest_of(self._objects, spec)
-        await files.bring(manifest, self.folder(spec.endpoint_id), self._objects, on_progress)
+        await files.bring(manifest, self.folder(spec.endpoint_id, spec.digest), self._objects, on_progress)
 
-    async def forget(self, endpoint_id: UUID) -> None:
-        await files.forget(self.folder(endpoint_id))
+    async def forget(self, endpoint_id: UUID, digest: str | None = None) -> None:
+        await files.forget(self.folder(endpoint_id, digest))
 
     def transport(self) -> None:
         return None
 
-    def folder(self, endpoint_id: UUID) -> Path:
-        return self.models / str(endpoint_id)
+    def folder(self, endpoint_id: UUID, digest: str | None = None) -> Path:
+        """An endpoint's, or in it that of one digest: while an update runs there are two."""
+        folder = self.models / str(endpoint_id)
+        return folder / digest[:16] if digest else folder

@@ -8,6 +8,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 
 from services.cluster.runtimes.base import (
@@ -17,6 +18,7 @@ from services.cluster.runtimes.base import (
     Observation,
     Progress,
     StaleGeneration,
+    WorkerStatus,
     Workload,
 )
 from services.cluster.runtimes.local import logs, machine, waiting, workers
@@ -28,6 +30,7 @@ from shared.jobs.outcomes import Retry
 _ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8"}
 _USABLE_MEMORY = 0.85  # of the machine's, for workers; the rest is for the control plane and its database
 _AT_ONCE = 8  # endpoints that are reconciled at the same time
+_KNOWN_AFTER = 1.5  # seconds after which whoever sends requests knows that a worker is ready
 _KILL_TIME = 0.5  # seconds that are kept for killing when everything must stop
 
 
@@ -141,9 +144,12 @@ class LocalRuntime:
     ) -> Observation:
         async def look() -> Observation:
             seen = await self._observe(endpoint_id)
-            if any(worker.reason == "lost" for worker in seen.workers):
+            old = await asyncio.to_thread(self._of_old_intent, endpoint_id)
+            if old or any(worker.reason == "lost" for worker in seen.workers):
                 await self._reconcile(endpoint_id)
-            return seen
+            outdated = {"state": "stopping"}  # it serves, but not what is waited for
+            workers = [one.model_copy(update=outdated) if one.ordinal in old else one for one in seen.workers]
+            return seen.model_copy(update={"workers": workers})
 
         return await waiting.until_ready(look, replicas, timeout, on_progress)
 
@@ -185,16 +191,28 @@ class LocalRuntime:
     async def _converge(self, intent: Intent, lock: int, *, retry: bool = False) -> None:
         """Stop what is not wanted (any more, or as it is), then start what is missing. The caller holds the lock.
 
-        `retry`: workers in a crash loop get a fresh start.
+        Workers that serve an older intent are replaced one at a time, each when all before it are ready: whoever waits
+        for them, or the next `reconcile`, goes on. `retry`: workers in a crash loop get a fresh start.
         """
         found = await asyncio.to_thread(self._store.workers, intent.endpoint_id)
         surplus = [worker for worker in found if worker.ordinal >= intent.replicas]
-        changed = [worker for worker in found if worker.ordinal < intent.replicas and _differs(worker, intent, retry)]
-        await _all(workers.stop(worker) for worker in surplus + changed)
+        kept = [worker for worker in found if worker.ordinal < intent.replicas]
+        changed = [worker for worker in kept if _differs(worker, intent, retry)]
+        serving = [worker for worker in changed if workers.status(worker).state == "ready"]
+        replaced = [worker for worker in changed if worker not in serving]
+        if not replaced and all(_settled(workers.status(worker)) for worker in kept):
+            replaced, serving = serving[:1], serving[1:]
+        await _all(workers.stop(worker) for worker in surplus + replaced)
         for worker in surplus:
             await asyncio.to_thread(worker.delete)
-        wanted = [self._store.worker(intent.endpoint_id, ordinal) for ordinal in range(intent.replicas)]
-        await _all(self._ensure(worker, intent, lock) for worker in wanted)
+        waiting_their_turn = {worker.ordinal for worker in serving}
+        wanted = [number for number in range(intent.replicas) if number not in waiting_their_turn]
+        await _all(self._ensure(self._store.worker(intent.endpoint_id, number), intent, lock) for number in wanted)
+
+    def _of_old_intent(self, endpoint_id: str) -> set[int]:
+        """The workers that have yet to be replaced."""
+        intent = self._store.existing(endpoint_id)
+        return {worker.ordinal for worker in self._store.workers(endpoint_id) if _differs(worker, intent, False)}
 
     async def _ensure(self, worker: WorkerFolder, intent: Intent, lock: int) -> None:
         key = self._store.key_file(intent.endpoint_id)
@@ -243,3 +261,10 @@ def _differs(worker: WorkerFolder, intent: Intent, retry: bool) -> bool:
     """Whether a supervisor looks after something else than what is wanted now, or has given up hope."""
     state = worker.state()
     return state is None or state.digest != intent.digest or (retry and state.state == "crash_loop")
+
+
+def _settled(worker: WorkerStatus) -> bool:
+    """Ready, and for long enough that whoever sends requests knows."""
+    if worker.state != "ready" or worker.ready_at is None:
+        return False
+    return (datetime.now(UTC) - worker.ready_at).total_seconds() > _KNOWN_AFTER

@@ -15,12 +15,13 @@ from services.cluster.engines.litellm import LiteLlm
 from services.cluster.engines.llama_cpp_container import LlamaCppContainer
 from services.cluster.engines.vllm import Vllm
 from services.cluster.runtimes.base import Runtime, StaleGeneration, UnknownEndpoint, Workload
-from services.cluster.runtimes.containers import Autoscale, Claim, Exposure, Resources
+from services.cluster.runtimes.containers import Claim, Exposure, Resources
 from services.cluster.runtimes.kubernetes import intent
 from services.cluster.runtimes.kubernetes.manifests import Builder
 from services.cluster.runtimes.kubernetes.objects import Refused
 from services.cluster.runtimes.kubernetes.runtime import KubernetesRuntime
 from shared.contracts.clusters import NodeFacts, NodeGpu
+from shared.contracts.deployments import Autoscale
 from shared.contracts.models import ModelFile, ModelMetadata
 from shared.jobs.outcomes import Permanent
 from tests.services.cluster.runtimes.kubernetes.support import (
