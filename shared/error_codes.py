@@ -95,6 +95,9 @@ CODES: dict[str, Code] = {
         409, "The cluster cannot be used now", "See the cluster's state and reason, or choose another."
     ),
     "cluster_known": Code(409, "The cluster is registered already", "Use the cluster that is there."),
+    "cluster_is_another": Code(
+        409, "The credentials lead to another cluster", "Send credentials for this cluster, or register the other one."
+    ),
     "cluster_is_local": Code(409, "This machine stays registered", "Delete its endpoints instead."),
     "endpoint_not_ready": Code(409, "The endpoint cannot be changed now", "See the endpoint's state and reason."),
     "endpoint_locked": Code(409, "A job is changing the endpoint", "Wait for its end, or cancel it."),

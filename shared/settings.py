@@ -50,6 +50,7 @@ class Settings(BaseModel):
     image_vllm: str = "docker.io/vllm/vllm-openai:v0.11.0"
     image_litellm: str = "ghcr.io/berriai/litellm-non_root:main-stable"
     image_loader: str | None = "docker.io/library/python:3.13-slim"  # with Python, for images without it
+    inspect_clusters_seconds: float = Field(3600.0, gt=0)  # after which a registered cluster is looked at anew
     draft_idle_days: int = 30
     job_retention_days: int = 90
     maintenance_seconds: float = Field(600.0, gt=0)  # between two rounds of what must be done now and then

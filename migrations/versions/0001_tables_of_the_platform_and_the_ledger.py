@@ -130,6 +130,7 @@ def upgrade() -> None:
         sa.Column("facts", postgresql.JSONB(astext_type=sa.Text()), server_default=sa.text("'{}'"), nullable=False),
         sa.Column("access", postgresql.JSONB(astext_type=sa.Text()), server_default=sa.text("'{}'"), nullable=False),
         sa.Column("sealed", sa.LargeBinary(), nullable=True),
+        sa.Column("heal", sa.Boolean(), server_default=sa.text("true"), nullable=False),
         sa.Column("epoch", sa.Integer(), server_default="0", nullable=False),
         sa.Column("observed_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("created_by", sa.Uuid(), nullable=True),
@@ -163,6 +164,23 @@ def upgrade() -> None:
         unique=True,
         schema="platform",
         postgresql_where=sa.text("state <> 'deleted' AND uid IS NOT NULL"),
+    )
+    op.create_table(
+        "cluster_access",
+        sa.Column("id", sa.Uuid(), nullable=False),
+        sa.Column("cluster_id", sa.Uuid(), nullable=False),
+        sa.Column("sealed", sa.LargeBinary(), nullable=False),
+        sa.Column(
+            "created_at", sa.DateTime(timezone=True), server_default=sa.text("clock_timestamp()"), nullable=False
+        ),
+        sa.ForeignKeyConstraint(
+            ["cluster_id"], ["platform.cluster.id"], name=op.f("fk_cluster_access_cluster_id"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_cluster_access")),
+        schema="platform",
+    )
+    op.create_index(
+        op.f("ix_cluster_access_cluster_id"), "cluster_access", ["cluster_id"], unique=False, schema="platform"
     )
     op.create_table(
         "idempotency",
@@ -611,6 +629,23 @@ def upgrade() -> None:
         postgresql_where=sa.text("state NOT IN ('failed', 'deleted')"),
     )
     op.create_table(
+        "endpoint_event",
+        sa.Column("id", sa.BigInteger(), autoincrement=True, nullable=False),
+        sa.Column("endpoint_id", sa.Uuid(), nullable=False),
+        sa.Column("at", sa.DateTime(timezone=True), server_default=sa.text("clock_timestamp()"), nullable=False),
+        sa.Column("type", sa.Text(), nullable=False),
+        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("message", sa.Text(), nullable=True),
+        sa.ForeignKeyConstraint(
+            ["endpoint_id"], ["platform.endpoint.id"], name=op.f("fk_endpoint_event_endpoint_id"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_endpoint_event")),
+        schema="platform",
+    )
+    op.create_index(
+        "ix_endpoint_event_endpoint", "endpoint_event", ["endpoint_id", "at", "id"], unique=False, schema="platform"
+    )
+    op.create_table(
         "model_file",
         sa.Column("model_id", sa.Uuid(), nullable=False),
         sa.Column("path", sa.Text(), nullable=False),
@@ -683,6 +718,8 @@ def downgrade() -> None:
     op.drop_table("scan", schema="platform")
     op.drop_index(op.f("ix_model_file_sha256"), table_name="model_file", schema="platform")
     op.drop_table("model_file", schema="platform")
+    op.drop_index("ix_endpoint_event_endpoint", table_name="endpoint_event", schema="platform")
+    op.drop_table("endpoint_event", schema="platform")
     op.drop_index(
         "uq_endpoint_slug",
         table_name="endpoint",
@@ -745,6 +782,8 @@ def downgrade() -> None:
     op.drop_table("project", schema="platform")
     op.drop_index("ix_idempotency_created", table_name="idempotency", schema="platform")
     op.drop_table("idempotency", schema="platform")
+    op.drop_index(op.f("ix_cluster_access_cluster_id"), table_name="cluster_access", schema="platform")
+    op.drop_table("cluster_access", schema="platform")
     op.drop_index(
         "uq_cluster_uid",
         table_name="cluster",

@@ -8,6 +8,7 @@ from uuid import UUID
 from fastapi import Depends, Request
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from shared.contracts.clusters import Orphan
 from shared.db.engine import Database
 from shared.jobs.declare import Registry
 from shared.jobs.feed import Feeds
@@ -29,6 +30,7 @@ class AppContext:
     objects: ObjectStore
     jobs: Registry
     logs: "WorkerLogs"
+    clusters: "ClusterReach"
 
 
 class WorkerLogs(Protocol):
@@ -38,6 +40,13 @@ class WorkerLogs(Protocol):
         self, cluster_id: UUID, endpoint_id: UUID, ordinal: int | None, tail: int, follow: bool
     ) -> AsyncIterator[str]:
         """Lines of one worker or of all, oldest first; with `follow` also each new one."""
+
+
+class ClusterReach(Protocol):
+    """What a request may ask of registered clusters themselves. Problems `cluster_…` where one does not answer."""
+
+    async def leftovers(self, cluster_id: UUID) -> list[Orphan]:
+        """All endpoints of which something of this installation is on the cluster."""
 
 
 async def get_context(request: Request) -> AppContext:

@@ -1,44 +1,36 @@
-"""What the app answers its workers and observers (`shared.contracts.ports`).
+"""What the app answers its workers (`shared.contracts.ports.AppPort`): each call is checked against the job that it names.
 
-Each call of a worker is checked against the job that it names, each of an observer against the epoch of its lease.
+`observers` has the same for the observers of clusters.
 """
 
-from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
 import structlog
-from sqlalchemy import select, text
+from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from services.app.clusters import onboarding
 from services.app.clusters import repository as clusters
-from services.app.context import AppContext
 from services.app.credentials import repository as credential_rows
 from services.app.credentials import service as credentials
 from services.app.endpoints import repository as endpoints
 from services.app.endpoints import service as endpoint_service
 from services.app.endpoints.deploy import key_context
-from services.app.endpoints.tables import EndpointRow
 from services.app.models import repository as models
 from services.app.models import scans
 from services.app.models.catalogue import credential_type
-from services.app.models.tables import ModelRow
+from services.app.observers import ObserverAccess
 from services.app.projects import quotas
-from shared.contracts.deployments import DeploySpec, ExpectedEndpoint, ServedConfig
-from shared.contracts.models import ModelMetadata
 from shared.errors import Problem
 from shared.jobs.outcomes import Permanent
 
 log = structlog.get_logger(__name__)
 
 
-class AppAccess:
-    """The implementation for one process, and behind the internal routes for others."""
-
-    def __init__(self, context: AppContext) -> None:
-        self._context = context
+class AppAccess(ObserverAccess):
+    """Both ports, for one process, and behind the internal routes for others."""
 
     async def credential(self, job_id: UUID, credential_id: UUID) -> dict[str, str]:
         async with self._context.database.transaction() as session:
@@ -58,11 +50,19 @@ class AppAccess:
 
     async def kubeconfig(self, job_id: UUID, cluster_id: UUID) -> bytes:
         async with self._context.database.transaction() as session:
-            await self._check_job(session, job_id, cluster_id=cluster_id)
+            job = await self._check_job(session, job_id, cluster_id=cluster_id)
             cluster = await clusters.get(session, cluster_id)
             if cluster is None or cluster.sealed is None:
                 raise Permanent("cluster_gone", "The cluster is not registered any more.")
-            return self._context.keyring.open(cluster.sealed, onboarding.key_context(cluster_id))
+            sealed = cluster.sealed
+            if job.kind == onboarding.CHANGE_CREDENTIALS:
+                access = await clusters.access_of(session, job_id)
+                if access is None:
+                    raise Permanent(
+                        "credentials_superseded", "Other credentials have been sent since; send these again."
+                    )
+                sealed = access.sealed
+            return self._context.keyring.open(sealed, onboarding.key_context(cluster_id))
 
     async def worker_key(self, job_id: UUID, endpoint_id: UUID) -> str:
         async with self._context.database.transaction() as session:
@@ -101,11 +101,20 @@ class AppAccess:
                 if known is not None and known.id != cluster_id:
                     raise Permanent("cluster_known", f"This cluster is registered already, as {known.name}.")
                 cluster = await clusters.get(session, cluster_id, lock=True)
-                if cluster is None:
+                if cluster is None or cluster.state == "deleted":
                     raise Permanent("cluster_gone", "The cluster is not registered any more.")
+                if cluster.uid not in (None, uid) and cluster.state != "registering":
+                    raise Permanent(
+                        "cluster_is_another", f"What answers is not the cluster that is registered as {cluster.name}."
+                    )
                 cluster.uid = uid
         except IntegrityError as error:
             raise Permanent("cluster_known", "This cluster has just been registered by another job.") from error
+
+    async def known_endpoints(self, job_id: UUID, cluster_id: UUID) -> list[str]:
+        async with self._context.database.transaction() as session:
+            await self._check_job(session, job_id, cluster_id=cluster_id)
+            return [str(one) for one in await endpoints.ids_of_cluster(session, cluster_id)]
 
     async def cluster_kind(self, cluster_id: UUID) -> str:
         async with self._context.database.transaction() as session:
@@ -124,48 +133,6 @@ class AppAccess:
             endpoint_service.settle(endpoint)
             self._context.hub.publish_after_commit(session, endpoint_service.ENDPOINTS)
 
-    async def observe(self, cluster_id: UUID, epoch: int, observations: list[dict[str, Any]]) -> bool:
-        """`observations` are of all endpoints on the cluster; an endpoint without one has nothing there."""
-        seen = {one["endpoint_id"]: one for one in observations}
-        async with self._context.database.transaction() as session:
-            cluster = await clusters.get(session, cluster_id, lock=True)
-            if cluster is None or cluster.epoch > epoch:
-                return False
-            cluster.epoch, cluster.observed_at = epoch, datetime.now(UTC)
-            changed = False
-            for endpoint in await endpoints.of_cluster(session, cluster_id):
-                observed = seen.get(str(endpoint.id), {})
-                if _same(endpoint.observed, observed) or _is_older(observed, endpoint.observed):
-                    continue
-                endpoint.observed = observed
-                endpoint_service.settle(endpoint)
-                changed = True
-            if changed:
-                self._context.hub.publish_after_commit(session, endpoint_service.ENDPOINTS)
-        return True
-
-    async def expected(self, cluster_id: UUID, epoch: int) -> list[ExpectedEndpoint] | None:
-        statement = (
-            select(EndpointRow, ModelRow)
-            .join(ModelRow, ModelRow.id == EndpointRow.model_id)
-            .where(EndpointRow.cluster_id == cluster_id, EndpointRow.phase != "deleted")
-        )
-        async with self._context.database.transaction() as session:
-            cluster = await clusters.get(session, cluster_id)
-            if cluster is None or cluster.epoch > epoch:
-                return None
-            return [_expected(endpoint, model) for endpoint, model in await session.execute(statement)]
-
-    async def endpoint_key(self, cluster_id: UUID, epoch: int, endpoint_id: UUID) -> str:
-        async with self._context.database.transaction() as session:
-            cluster = await clusters.get(session, cluster_id)
-            endpoint = await endpoints.get(session, endpoint_id)
-            if cluster is None or cluster.epoch > epoch:
-                raise Permanent("stale_epoch", "Another observer looks after the cluster.")
-            if endpoint is None or endpoint.cluster_id != cluster_id or endpoint.phase == "deleted":
-                raise Permanent("endpoint_gone", "The endpoint is not there any more.")
-            return self._context.keyring.open(endpoint.sealed, key_context(endpoint_id)).decode()
-
     async def _check_job(self, session: AsyncSession, job_id: UUID, **names: UUID | None) -> Any:
         """A job may ask only about what these fields of its own input name, and only while it lives."""
         row = (await session.execute(_JOB, {"id": job_id})).one_or_none()
@@ -176,7 +143,7 @@ class AppAccess:
         return row
 
 
-_JOB = text("""SELECT id, input, owner_id, project_id FROM jobs.job
+_JOB = text("""SELECT id, kind, input, owner_id, project_id FROM jobs.job
                 WHERE id = :id AND state IN ('running', 'cancelling')""")
 
 _USABLE = text("""
@@ -195,32 +162,3 @@ async def _check_use(session: AsyncSession, job: Any, credential_id: UUID) -> No
     if not await session.scalar(_USABLE, values):
         log.warning("credential_refused", job=str(job.id))
         raise Permanent("credential_gone", "The credential is not there any more for who asked for this job.")
-
-
-def _expected(endpoint: EndpointRow, model: ModelRow) -> ExpectedEndpoint:
-    """What an endpoint that serves was deployed from, at its latest generation."""
-    if endpoint.phase != "serving" or not endpoint.desired:
-        return ExpectedEndpoint(endpoint_id=endpoint.id)
-    spec = DeploySpec(
-        endpoint_id=endpoint.id, project_id=endpoint.project_id, name=endpoint.name, model_id=endpoint.model_id,
-        digest=endpoint.digest, metadata=ModelMetadata.model_validate({**model.facts, "modality": model.modality}),
-        cluster_id=endpoint.cluster_id, credential_id=endpoint.credential_id,
-        config=ServedConfig.model_validate(endpoint.deploy_config), generation=endpoint.generation,
-    )  # fmt: skip
-    return ExpectedEndpoint(endpoint_id=endpoint.id, replicas=endpoint.desired["replicas"], spec=spec)
-
-
-def _same(before: dict[str, Any], after: dict[str, Any]) -> bool:
-    """Whether two observations differ in nothing but their time and the workers' memory."""
-    return _essence(before) == _essence(after)
-
-
-def _is_older(observed: dict[str, Any], known: dict[str, Any]) -> bool:
-    """Whether an observation was made before what a job has published meanwhile."""
-    made, latest = observed.get("observed_at"), known.get("observed_at")
-    return made is not None and latest is not None and datetime.fromisoformat(made) < datetime.fromisoformat(latest)
-
-
-def _essence(observed: dict[str, Any]) -> list[dict[str, Any]]:
-    noise = ("memory_bytes",)
-    return [{k: v for k, v in worker.items() if k not in noise} for worker in observed.get("workers", [])]

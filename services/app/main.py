@@ -59,6 +59,10 @@ def hooks(context: AppContext) -> dict[str, Hook]:
         "import_model": model_outcomes.ImportOutcome(context),
         "scan_model": model_outcomes.ScanOutcome(context),
         "register_cluster": cluster_outcomes.RegisterOutcome(context),
+        "change_credentials": cluster_outcomes.CredentialsOutcome(context),
+        "inspect_cluster": cluster_outcomes.InspectOutcome(context),
+        "delete_cluster": cluster_outcomes.DeleteOutcome(context),
+        "remove_orphans": _nothing,
         "deploy_model": endpoint_outcomes.DeployOutcome(context),
         "add_worker": endpoint_outcomes.ScaleOutcome(context),
         "remove_worker": endpoint_outcomes.ScaleOutcome(context),
@@ -68,7 +72,7 @@ def hooks(context: AppContext) -> dict[str, Hook]:
 
 
 async def _nothing(*_arguments: object) -> None:
-    """The trigger itself has made the row."""
+    """There is no row that the job's end changes."""
 
 
 Ready = Callable[[], Awaitable[list[str]]]

@@ -1,9 +1,9 @@
 """All tables of the platform, imported in one place so that the metadata is whole."""
 
 from services.app.audit.tables import AuditRow
-from services.app.clusters.tables import ClusterRow
+from services.app.clusters.tables import ClusterAccessRow, ClusterRow
 from services.app.credentials.tables import CredentialRow
-from services.app.endpoints.tables import EndpointRow
+from services.app.endpoints.tables import EndpointEventRow, EndpointRow
 from services.app.identity.tables import ApiKeyRow, IdempotencyRow, LoginRow, UserRow
 from services.app.models.tables import CloudModelRow, ModelFileRow, ModelRow, ProviderRow, ScanOverrideRow, ScanRow
 from services.app.projects.tables import MemberRow, ProjectRow
@@ -12,7 +12,7 @@ from services.app.wizards.tables import WorkflowRow
 from shared.jobs import tables as jobs
 
 __all__ = [
-    "ApiKeyRow", "AuditRow", "CloudModelRow", "ClusterRow", "CredentialRow", "EndpointRow", "IdempotencyRow", "LoginRow",
-    "MemberRow", "ModelFileRow", "ModelRow", "ProjectRow", "ProviderRow", "ScanOverrideRow", "ScanRow", "TemplateRow",
-    "UserRow", "WorkflowRow", "jobs",
+    "ApiKeyRow", "AuditRow", "CloudModelRow", "ClusterAccessRow", "ClusterRow", "CredentialRow", "EndpointEventRow",
+    "EndpointRow", "IdempotencyRow", "LoginRow", "MemberRow", "ModelFileRow", "ModelRow", "ProjectRow", "ProviderRow",
+    "ScanOverrideRow", "ScanRow", "TemplateRow", "UserRow", "WorkflowRow", "jobs",
 ]  # fmt: skip

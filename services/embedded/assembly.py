@@ -4,12 +4,10 @@ The only place that knows that all services run here. What is started is stopped
 """
 
 import asyncio
-import contextlib
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
 import structlog
 from fastapi import FastAPI
@@ -24,7 +22,6 @@ from services.app.models import catalog as catalogue
 from services.app.templates import builtin as templates
 from services.cluster.jobs import JOBS as CLUSTER_JOBS
 from services.cluster.jobs.tools import ClusterTools
-from services.cluster.runtimes.base import UnknownEndpoint
 from services.cluster.runtimes.local.runtime import LocalRuntime
 from services.cluster.sites.clients import Clients
 from services.cluster.sites.local import LocalSite
@@ -33,6 +30,7 @@ from services.embedded.folder import MachineUse, Places, machine_cluster_id, wri
 from services.embedded.maintenance import Maintenance
 from services.embedded.observer import Observer
 from services.embedded.publisher import Publisher
+from services.embedded.reach import Reach
 from services.gateway.routes import Gateway
 from services.gateway.routes import router as gateway_route
 from services.gateway.table import RouteTable
@@ -54,24 +52,6 @@ FIRST_LOOK = 5.0  # seconds that the start waits until the workers that run are 
 log = structlog.get_logger(__name__)
 
 
-class LocalLogs:
-    """The logs of this machine's workers."""
-
-    def __init__(self, runtime: LocalRuntime) -> None:
-        self._runtime = runtime
-
-    async def lines(
-        self, cluster_id: UUID, endpoint_id: UUID, ordinal: int | None, tail: int, follow: bool
-    ) -> AsyncIterator[str]:
-        with contextlib.suppress(UnknownEndpoint):
-            if follow:
-                async for line in self._runtime.follow(str(endpoint_id), ordinal, tail):
-                    yield f"{line.worker} {line.text}"
-                return
-            for line in await self._runtime.logs(str(endpoint_id), ordinal, tail):
-                yield f"{line.worker} {line.text}"
-
-
 class Assembly:
     """One running Stepway, over a migrated database. `start` and `stop` are called from the event loop."""
 
@@ -85,15 +65,17 @@ class Assembly:
         self._use = MachineUse(places.machine)
         self._registry = Registry()
         ledger = Ledger(self.database, self.hub)
+        self.clients = Clients()
+        reach = Reach(self.cluster_id, self.runtime, self.clients)
         self.context = AppContext(
             settings=settings, database=self.database, hub=self.hub, ledger=ledger, feeds=Feeds(self.database, self.hub),
-            keyring=keyring, objects=DirectoryStore(places.objects), jobs=self._registry, logs=LocalLogs(self.runtime),
+            keyring=keyring, objects=DirectoryStore(places.objects), jobs=self._registry, logs=reach, clusters=reach,
         )  # fmt: skip
+        reach.use(self.context)
         ledger.hooks = hooks(self.context)
         self._internal = AppAccess(self.context)
         self._registry.add(MODEL_JOBS, ModelTools(self._internal, self.context.objects, settings))
         machine = LocalSite(self.cluster_id, self.runtime, places.machine / "models", self.context.objects)
-        self.clients = Clients()
         self._cluster_tools = ClusterTools(self._internal, self.context.objects, settings, machine, self.clients)
         self._registry.add(CLUSTER_JOBS, self._cluster_tools)
         self.engine = EmbeddedEngine(self.database, ledger, self._registry)

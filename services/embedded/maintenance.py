@@ -10,6 +10,7 @@ import structlog
 from sqlalchemy import text
 
 from services.app.context import AppContext
+from services.app.endpoints import events as endpoint_events
 from services.app.identity import repository as identity
 from services.app.identity.idempotency import purge as purge_idempotency
 from services.app.jobs import revocation
@@ -58,12 +59,17 @@ class Maintenance:
         await self._do("purge_jobs", lambda: retention.purge(context.database, settings.job_retention_days))
         await self._do("purge_idempotency", lambda: purge_idempotency(context.database))
         await self._do("purge_logins", self._purge_logins)
+        await self._do("trim_events", self._trim_events)
         await self._do("sweep_blobs", lambda: models.sweep(context))
         await self._do("sweep_scratch", self._sweep_scratch)
 
     async def _purge_logins(self) -> None:
         async with self._context.database.transaction() as session:
             await identity.purge_logins(session)
+
+    async def _trim_events(self) -> None:
+        async with self._context.database.transaction() as session:
+            await endpoint_events.trim(session, self._context.settings.job_retention_days)
 
     async def _sweep_scratch(self) -> None:
         """What an import has left unfinished: soon, when no import may go on with it."""

@@ -4,7 +4,8 @@ Sizes are bytes, CPU is in thousandths of a core. Text that a cluster chose is c
 """
 
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
+from uuid import UUID
 
 from pydantic import BaseModel, Field
 
@@ -163,3 +164,51 @@ class ClusterInspection(BaseModel):
             memory=sum(node.memory_allocatable for node in usable),
             gpus=list(gpus.values()),
         )
+
+
+class WatchedCluster(BaseModel):
+    """A registered cluster as its observers need it. `access` changes with its kubeconfig, and says nothing of it."""
+
+    id: UUID
+    access: str
+    uid: str | None = None  # of its kube-system; another cluster at its address is not it
+    ingress_url: str | None = None
+    heal: bool  # whether what others delete or change of ours is put right
+    inspected_at: datetime | None = None
+
+
+class ClusterSpec(BaseModel):
+    """The input of jobs about a cluster; its kubeconfig is asked for by its id."""
+
+    cluster_id: UUID
+    name: str
+
+
+class Registered(BaseModel):
+    """What was found out about a cluster."""
+
+    uid: str
+    version: str
+    facts: dict[str, Any]
+
+
+class CredentialsChecked(Registered):
+    """New credentials do what they must. `access` is what may be shown of them, a `KubeconfigSummary`."""
+
+    access: dict[str, Any]
+
+
+class EndpointsRemoved(BaseModel):
+    """Endpoints of which nothing is on the cluster any more, by their ids."""
+
+    cluster_id: UUID
+    endpoints: list[str] = Field(default_factory=list)
+
+
+class Orphan(BaseModel):
+    """What a cluster has of an endpoint that this installation does not know (any more)."""
+
+    endpoint_id: str
+    job: str | None = None
+    created_at: str | None = None
+    objects: list[str]  # Kind/name

@@ -1,6 +1,5 @@
 """Endpoints as the services pass them to each other: what is to be served where, and what came of it."""
 
-from typing import Any
 from uuid import UUID
 
 from pydantic import BaseModel, Field, model_validator

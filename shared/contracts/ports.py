@@ -1,8 +1,10 @@
 """What a worker service may ask of the app. In one process a direct call; between services, through a sidecar."""
 
-from typing import Any, Protocol
+from collections.abc import Mapping
+from typing import Any, Literal, Protocol
 from uuid import UUID
 
+from shared.contracts.clusters import WatchedCluster
 from shared.contracts.deployments import ExpectedEndpoint
 
 
@@ -19,7 +21,7 @@ class AppPort(Protocol):
         """The same credential as LiteLLM takes it: `{parameter: value}`."""
 
     async def kubeconfig(self, job_id: UUID, cluster_id: UUID) -> bytes:
-        """The checked, canonical kubeconfig of a cluster."""
+        """The checked, canonical kubeconfig of a cluster: the new one, for the job that tries new credentials."""
 
     async def worker_key(self, job_id: UUID, endpoint_id: UUID) -> str:
         """The key with which the gateway speaks to the endpoint's workers."""
@@ -31,7 +33,11 @@ class AppPort(Protocol):
         """Refuse (`quota_exceeded`) an import that the project has no room for."""
 
     async def claim_cluster(self, job_id: UUID, cluster_id: UUID, uid: str) -> None:
-        """Record what a cluster is known by; refuse (`cluster_known`) one that is registered already."""
+        """Record what a cluster is known by; refuse one that is registered already (`cluster_known`) and, of a cluster
+        that is known, another one (`cluster_is_another`)."""
+
+    async def known_endpoints(self, job_id: UUID, cluster_id: UUID) -> list[str]:
+        """The ids of all endpoints that may have something on the cluster."""
 
     async def cluster_kind(self, cluster_id: UUID) -> str:
         """`local` or `kubernetes`."""
@@ -40,14 +46,46 @@ class AppPort(Protocol):
         """Show what the job has just seen of its endpoint, before the observer's next look."""
 
 
+EndpointNews = Literal["healed", "heal_failed"]
+
+
 class ObserverPort(Protocol):
-    """What a cluster's observer may ask of the app. Every call carries the epoch of its lease; an older one is refused."""
+    """What a cluster's observer may ask of the app. Every call carries the epoch of its lease; an older one is refused.
+
+    Where nothing else is said, a refusal is `Permanent` (`stale_epoch`, `cluster_gone`).
+    """
+
+    async def clusters(self) -> list[WatchedCluster]:
+        """The registered clusters that are to be watched, without this machine. Whoever asks, without a lease."""
+
+    async def cluster_kubeconfig(self, cluster_id: UUID, epoch: int) -> bytes:
+        """The checked, canonical kubeconfig of the cluster."""
 
     async def observe(self, cluster_id: UUID, epoch: int, observations: list[dict[str, Any]]) -> bool:
         """Take what the cluster's observer sees; False when another observer has a newer epoch."""
 
-    async def expected(self, cluster_id: UUID, epoch: int) -> list[ExpectedEndpoint] | None:
-        """Every endpoint that has or may have something on the cluster; None when another observer has a newer epoch."""
+    async def observe_some(self, cluster_id: UUID, epoch: int, seen: Mapping[str, dict[str, Any] | None]) -> bool:
+        """The same of these endpoints only; None: nothing is there."""
+
+    async def reachable(self, cluster_id: UUID, epoch: int, fault: str | None) -> bool:
+        """Whether the cluster can be looked at: `fault` says in a sentence why not. False as `observe`.
+
+        Its endpoints are marked with a fault until `observe` or `observe_some` tells of them again.
+        """
+
+    async def inspected(self, cluster_id: UUID, epoch: int, facts: dict[str, Any]) -> bool:
+        """Take what the cluster is made of now. False as `observe`."""
+
+    async def tell(self, cluster_id: UUID, epoch: int, endpoint_id: UUID, news: EndpointNews, message: str) -> None:
+        """Add to the events of an endpoint what the observer has done."""
+
+    async def expected(
+        self, cluster_id: UUID, epoch: int, endpoint_id: UUID | None = None
+    ) -> list[ExpectedEndpoint] | None:
+        """Every endpoint, or this one, that has or may have something on the cluster; None when the epoch is old."""
 
     async def endpoint_key(self, cluster_id: UUID, epoch: int, endpoint_id: UUID) -> str:
         """The key for the workers of an endpoint that the cluster should serve."""
+
+    async def endpoint_parameters(self, cluster_id: UUID, epoch: int, endpoint_id: UUID) -> dict[str, str]:
+        """What LiteLLM takes of such an endpoint's credential: `{parameter: value}`, empty without one."""

@@ -19,6 +19,7 @@ from shared.objects.directory import DirectoryStore
 from shared.security.envelope import Keyring
 from shared.settings import Settings
 from tests.bench.server import Stepway
+from tests.services.app.conftest import NoClusters
 
 WIZARD = "/models/local-model-workflow"
 WORKFLOW = "00000000-0000-4000-8000-000000000000"  # stands for the workflow's id in what is recorded
@@ -52,6 +53,7 @@ async def record(stepway: Stepway, project_id: str) -> list[list[Statement]]:
         settings=Settings(data_dir=stepway.data), database=database, hub=hub, ledger=Ledger(database, hub),
         feeds=Feeds(database, hub), keyring=Keyring.load(stepway.data / "encryption.key"),
         objects=DirectoryStore(stepway.data / "objects"), jobs=Registry(), logs=_NoLogs(),
+        clusters=NoClusters(),
     )  # fmt: skip
     app = create_app(context, _ready)
     sent: list[Statement] = []

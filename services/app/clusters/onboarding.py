@@ -13,12 +13,14 @@ from services.app.clusters.tables import ClusterRow
 from services.app.wizards.contract import Fields, Visit
 from services.app.wizards.files import open_file
 from services.app.wizards.tables import WorkflowRow
-from shared.contracts.deployments import RegisterSpec
+from shared.contracts.clusters import ClusterSpec
 from shared.errors import Fault, Problem
 from shared.jobs.ledger import JobRequest
 from shared.security.kubeconfig import Kubeconfig, KubeconfigPolicy, parse
 from shared.security.kubeconfig_server import ServerPolicy
 from shared.settings import Settings
+
+CHANGE_CREDENTIALS = "change_credentials"  # the kind of the job that tries a new kubeconfig
 
 RESULT_SCHEMA = {
     "type": "object",
@@ -103,7 +105,7 @@ async def start(visit: Visit, workflow: WorkflowRow) -> JobRequest:
     visit.session.add(cluster)
     await visit.session.flush()
     return JobRequest(
-        visit.context.jobs.latest("register_cluster"), RegisterSpec(cluster_id=cluster_id, name=cluster.name),
+        visit.context.jobs.latest("register_cluster"), ClusterSpec(cluster_id=cluster_id, name=cluster.name),
         owner_id=visit.caller.user_id, key_id=visit.caller.key_id, topic=workflow.id, resource_type="cluster",
         resource_id=cluster_id,
     )  # fmt: skip

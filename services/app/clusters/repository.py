@@ -3,10 +3,10 @@
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Select, select
+from sqlalchemy import Select, delete, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from services.app.clusters.tables import ClusterRow
+from services.app.clusters.tables import ClusterAccessRow, ClusterRow
 from shared.http.pages import Listing, Page, PageQuery, paginate
 
 LISTING = Listing(
@@ -46,3 +46,35 @@ async def candidates(session: AsyncSession) -> list[ClusterRow]:
     """Clusters that could be deployed to, and those that are down for now."""
     statement = select(ClusterRow).where(ClusterRow.state.in_(["available", "unavailable"])).order_by(ClusterRow.name)
     return list((await session.execute(statement)).scalars())
+
+
+async def to_be_watched(session: AsyncSession) -> list[ClusterRow]:
+    """Registered clusters, but for those that are on their way in or out."""
+    statement = select(ClusterRow).where(
+        ClusterRow.kind == "kubernetes",
+        ClusterRow.state.in_(["available", "unavailable"]),
+        ClusterRow.sealed.is_not(None),
+    )
+    return list((await session.execute(statement.order_by(ClusterRow.id))).scalars())
+
+
+async def access_of(session: AsyncSession, job_id: UUID) -> ClusterAccessRow | None:
+    """The new credentials that a job tries."""
+    statement = select(ClusterAccessRow).where(ClusterAccessRow.id == job_id)
+    return (await session.execute(statement.execution_options(populate_existing=True))).scalar_one_or_none()
+
+
+async def forget_access(session: AsyncSession, cluster_id: UUID) -> None:
+    await session.execute(delete(ClusterAccessRow).where(ClusterAccessRow.cluster_id == cluster_id))
+
+
+_LIVE_JOB = text("""
+    SELECT id FROM jobs.job WHERE resource_type = 'cluster' AND resource_id = :cluster AND kind = ANY(:kinds)
+       AND state NOT IN ('succeeded', 'failed', 'cancelled', 'cleanup_required') ORDER BY created_at LIMIT 1""")
+
+
+async def live_job(session: AsyncSession, cluster_id: UUID, *kinds: str) -> UUID | None:
+    """A job of one of these kinds that works on the cluster, or will."""
+    found = await session.execute(_LIVE_JOB, {"cluster": cluster_id, "kinds": list(kinds)})
+    job_id: UUID | None = found.scalar_one_or_none()
+    return job_id

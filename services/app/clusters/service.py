@@ -1,4 +1,4 @@
-"""Clusters: what they look like, deletion, and which fit a deployment."""
+"""Clusters: what they look like, and what may be changed of them without asking the cluster. `upkeep` has the rest."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -9,11 +9,13 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from services.app.audit import service as audit
 from services.app.clusters import repository
 from services.app.clusters.tables import ClusterRow
-from services.app.endpoints import repository as endpoints
+from services.app.context import AppContext
 from services.app.identity.caller import Caller
-from services.app.resources import Revisions, check_revision
+from services.app.resources import Revisions, check_revision, save
 from shared.clock import iso
 from shared.errors import Problem
+
+CLUSTERS = "clusters"  # the hub's name for "a cluster has been registered, changed or deleted"
 
 
 def view(cluster: ClusterRow) -> dict[str, Any]:
@@ -30,6 +32,7 @@ def view(cluster: ClusterRow) -> dict[str, Any]:
         "reason": cluster.reason,
         "facts": cluster.facts,
         "access": cluster.access,
+        "heal": cluster.heal,
         "observed_at": iso(cluster.observed_at),
         "created_by": str(cluster.created_by) if cluster.created_by else None,
         "created_at": iso(cluster.created_at),
@@ -46,9 +49,14 @@ async def existing(session: AsyncSession, cluster_id: UUID, *, lock: bool = Fals
 
 
 async def change(
-    session: AsyncSession, caller: Caller, cluster_id: UUID, given: dict[str, Any], expected: Revisions | None
+    context: AppContext,
+    session: AsyncSession,
+    caller: Caller,
+    cluster_id: UUID,
+    given: dict[str, Any],
+    expected: Revisions | None,
 ) -> ClusterRow:
-    """Change name, icon or ingress_url."""
+    """Change name, icon, ingress_url, or whether what others change is put right."""
     caller.require("operator")
     caller.require_unbound()
     cluster = await existing(session, cluster_id, lock=True)
@@ -57,25 +65,16 @@ async def change(
         setattr(cluster, name, value)
     cluster.revision += 1
     cluster.updated_at = datetime.now(UTC)
-    await session.flush()
+    await save(session)
+    context.hub.publish_after_commit(session, CLUSTERS)
     await audit.record(session, caller, "cluster.change", "cluster", cluster_id, fields=sorted(given))
     return cluster
 
 
-async def delete(session: AsyncSession, caller: Caller, cluster_id: UUID, expected: Revisions | None = None) -> None:
-    """Forget a cluster that has no endpoints. Nothing of ours is left on it then: each endpoint's delete removed it."""
-    caller.require("operator")
-    caller.require_unbound()
-    cluster = await existing(session, cluster_id, lock=True)
-    check_revision(cluster, expected)
-    if cluster.kind == "local":
-        raise Problem("cluster_is_local", "This machine cannot be deleted.")
-    if cluster.state == "registering":
-        raise Problem("conflict", "The cluster is being registered; cancel its job first.")
-    serving = await endpoints.of_cluster(session, cluster_id)
-    if serving:
-        names = ", ".join(endpoint.name for endpoint in serving[:5])
-        raise Problem("in_use", f"Endpoints still run on this cluster: {names}.")
-    cluster.state, cluster.deleted_at, cluster.sealed, cluster.access = "deleted", datetime.now(UTC), None, {}
+async def forget(session: AsyncSession, cluster: ClusterRow, reason: str | None) -> None:
+    """It is registered no more, and all its secrets are gone."""
+    cluster.state, cluster.reason, cluster.deleted_at = "deleted", reason, datetime.now(UTC)
+    cluster.sealed, cluster.access = None, {}
     cluster.revision += 1
-    await audit.record(session, caller, "cluster.delete", "cluster", cluster_id, name=cluster.name)
+    await repository.forget_access(session, cluster.id)
+    await session.flush()

@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import CheckConstraint, Index, text
+from sqlalchemy import CheckConstraint, ForeignKey, Index, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -31,6 +31,7 @@ class ClusterRow(Base):
         JSONB, server_default=text("'{}'")
     )  # what may be shown of the kubeconfig
     sealed: Mapped[bytes | None]  # the kubeconfig
+    heal: Mapped[bool] = mapped_column(server_default=text("true"))  # whether what others change there is put right
     epoch: Mapped[int] = mapped_column(server_default="0")  # of the observer whose word counts
     observed_at: Mapped[datetime | None]
     created_by: Mapped[UUID | None]
@@ -45,3 +46,16 @@ class ClusterRow(Base):
         Index("uq_cluster_uid", "uid", unique=True, postgresql_where=text("state <> 'deleted' AND uid IS NOT NULL")),
         {"schema": "platform"},
     )
+
+
+class ClusterAccessRow(Base):
+    """New credentials of a cluster until they have been checked. `id` is that of the job that checks them."""
+
+    __tablename__ = "cluster_access"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    cluster_id: Mapped[UUID] = mapped_column(ForeignKey("platform.cluster.id", ondelete="CASCADE"), index=True)
+    sealed: Mapped[bytes]  # the kubeconfig
+    created_at: Mapped[Created]
+
+    __table_args__ = ({"schema": "platform"},)

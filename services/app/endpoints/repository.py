@@ -1,5 +1,6 @@
 """Queries of endpoints."""
 
+from collections.abc import Collection
 from typing import Any
 from uuid import UUID
 
@@ -43,10 +44,20 @@ async def check_name_free(session: AsyncSession, project_id: UUID, slug: str | N
         raise Problem("name_taken", "An endpoint of this name exists already in the project.", param="endpoint_name")
 
 
-async def of_cluster(session: AsyncSession, cluster_id: UUID) -> list[EndpointRow]:
-    """Endpoints that have something on the cluster."""
+async def of_cluster(
+    session: AsyncSession, cluster_id: UUID, only: Collection[UUID] | None = None
+) -> list[EndpointRow]:
+    """Endpoints that have something on the cluster, or those of them that `only` names."""
     statement = select(EndpointRow).where(EndpointRow.cluster_id == cluster_id, EndpointRow.state.in_(LIVE))
+    if only is not None:
+        statement = statement.where(EndpointRow.id.in_(only))
     return list((await session.execute(statement.execution_options(populate_existing=True))).scalars())
+
+
+async def ids_of_cluster(session: AsyncSession, cluster_id: UUID) -> list[UUID]:
+    """All that may have something on the cluster, those that failed too."""
+    statement = select(EndpointRow.id).where(EndpointRow.cluster_id == cluster_id, EndpointRow.phase != "deleted")
+    return list((await session.execute(statement)).scalars())
 
 
 async def published(session: AsyncSession) -> list[EndpointRow]:

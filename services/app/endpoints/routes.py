@@ -7,8 +7,8 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import PlainTextResponse
 
 from services.app.context import Context, Session
-from services.app.endpoints import repository, scale, service
-from services.app.endpoints.tables import ENDPOINT_STATES
+from services.app.endpoints import events, repository, scale, service
+from services.app.endpoints.tables import ENDPOINT_STATES, EndpointRow
 from services.app.identity.authenticate import Authenticated
 from services.app.resources import Among, Expected, FilterText, listed
 from services.app.streams import open_text
@@ -97,6 +97,13 @@ async def remove_worker(
     return await scale.remove_workers(visit, endpoint_id, 1)
 
 
+@router.get("/{endpoint_id}/events")
+async def list_events(endpoint_id: UUID, session: Session, caller: Authenticated, query: PageParams) -> dict[str, Any]:
+    """Lists what happened to an endpoint, newest first: its states with their reasons, restarts of workers, repairs."""
+    await service.visible(session, caller, endpoint_id)
+    return (await events.page(session, endpoint_id, query)).envelope(events.view)
+
+
 @router.get("/{endpoint_id}/logs", response_class=PlainTextResponse)
 async def read_logs(
     request: Request,
@@ -110,12 +117,20 @@ async def read_logs(
     """The workers' logs as text, one line each with its worker; `follow=true` goes on with new lines."""
     async with context.database.transaction() as session:
         endpoint = await service.visible(session, caller, endpoint_id)
-        ordinal = _ordinal(endpoint_id, worker)
+        ordinal = _ordinal_of(endpoint, worker)
     lines = context.logs.lines(endpoint.cluster_id, endpoint_id, ordinal, tail, follow)
     if not follow:
         text = "".join([f"{line}\n" async for line in lines])
         return PlainTextResponse(text)
     return open_text(request, caller, lines)
+
+
+def _ordinal_of(endpoint: EndpointRow, worker: str | None) -> int | None:
+    """The number of a worker that has been seen, whose id may be any name that its cluster gave it; else as it spells."""
+    for one in endpoint.observed.get("workers", []):
+        if one["id"] == worker and one.get("ordinal") is not None:
+            return int(one["ordinal"])
+    return _ordinal(endpoint.id, worker)
 
 
 def _ordinal(endpoint_id: UUID, worker: str | None) -> int | None:

@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from services.app.audit import service as audit
 from services.app.context import AppContext
-from services.app.endpoints import repository
+from services.app.endpoints import events, repository
 from services.app.endpoints.state import derive
 from services.app.endpoints.tables import EndpointRow
 from services.app.identity.caller import Caller
@@ -24,6 +24,8 @@ ENDPOINTS = "endpoints"  # the hub's name for "an endpoint has changed"
 def view(endpoint: EndpointRow) -> dict[str, Any]:
     workers = endpoint.observed.get("workers", [])
     desired = endpoint.desired
+    # While the cluster cannot be looked at, nobody knows which workers are.
+    ready = 0 if endpoint.observed.get("cluster_fault") else sum(worker["state"] == "ready" for worker in workers)
     return {
         "object": "endpoint",
         "id": str(endpoint.id),
@@ -39,7 +41,7 @@ def view(endpoint: EndpointRow) -> dict[str, Any]:
         "deploy_config": endpoint.deploy_config,
         "state": endpoint.state,
         "reason": endpoint.reason,
-        "replicas": {"desired": desired.get("replicas", 0), "ready": sum(w["state"] == "ready" for w in workers)},
+        "replicas": {"desired": desired.get("replicas", 0), "ready": ready},
         "concurrency": {"per_worker": desired.get("concurrency"), "total": _total(desired)},
         "context_tokens": desired.get("context_tokens"),
         "apis": desired.get("apis", []),
@@ -64,12 +66,14 @@ def _total(desired: dict[str, Any]) -> int | None:
 
 
 def worker_views(endpoint: EndpointRow) -> list[dict[str, Any]]:
-    """The workers as last seen. Where a worker listens stays inside."""
+    """The workers as last seen, in state `unknown` while the cluster cannot be looked at. Where they listen stays inside."""
+    fault = endpoint.observed.get("cluster_fault")
+    unknown = {"state": "unknown", "message": fault} if fault else {}
     shown = []
     for worker in endpoint.observed.get("workers", []):
         kept = {name: value for name, value in worker.items() if name not in ("url", "last_log")}
         kept |= {name: _moment(kept[name]) for name in ("started_at", "ready_at") if kept.get(name)}
-        shown.append({"object": "worker", **kept, "endpoint_id": str(endpoint.id)})
+        shown.append({"object": "worker", **kept, **unknown, "endpoint_id": str(endpoint.id)})
     return shown
 
 
@@ -79,7 +83,7 @@ def newest_worker(endpoint: EndpointRow) -> int:
 
 
 def settle(endpoint: EndpointRow) -> bool:
-    """Derive the state anew; whether it has changed."""
+    """Derive the state anew, and tell of it where it has changed; whether it has."""
     state, reason = derive(endpoint.phase, endpoint.desired, endpoint.observed)
     reason = reason if endpoint.phase not in ("failed", "deleted", "deploying") else endpoint.reason
     if (state, reason) == (endpoint.state, endpoint.reason):
@@ -87,6 +91,7 @@ def settle(endpoint: EndpointRow) -> bool:
     endpoint.state, endpoint.reason = state, reason
     endpoint.revision += 1
     endpoint.updated_at = datetime.now(UTC)
+    events.tell(endpoint, "state", reason)
     return True
 
 

@@ -60,3 +60,21 @@ class EndpointRow(Base):
         Index("ix_endpoint_created", "created_at", "id"),
         {"schema": "platform"},
     )
+
+
+class EndpointEventRow(Base):
+    """What happened to an endpoint; added, never changed. The oldest go by and by (`services.app.endpoints.events`)."""
+
+    __tablename__ = "endpoint_event"
+
+    id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=True)
+    endpoint_id: Mapped[UUID] = mapped_column(ForeignKey("platform.endpoint.id", ondelete="CASCADE"))
+    at: Mapped[Created]
+    type: Mapped[str]  # state, worker_restarted, healed, heal_failed
+    state: Mapped[str]  # of the endpoint, then
+    message: Mapped[str | None]
+
+    __table_args__ = (
+        Index("ix_endpoint_event_endpoint", "endpoint_id", "at", "id"),
+        {"schema": "platform"},
+    )

@@ -1,8 +1,12 @@
 """The jobs of the cluster service."""
 
+from services.cluster.jobs.delete_cluster import delete_cluster, remove_orphans
 from services.cluster.jobs.delete_endpoint import delete_endpoint
 from services.cluster.jobs.deploy_model import deploy_model
-from services.cluster.jobs.register_cluster import register_cluster
+from services.cluster.jobs.register_cluster import change_credentials, inspect_cluster, register_cluster
 from services.cluster.jobs.scale_endpoint import add_worker, remove_worker
 
-JOBS = (register_cluster, deploy_model, add_worker, remove_worker, delete_endpoint)
+JOBS = (
+    register_cluster, change_credentials, inspect_cluster, delete_cluster, remove_orphans, deploy_model, add_worker,
+    remove_worker, delete_endpoint,
+)  # fmt: skip

@@ -6,6 +6,7 @@ may be repeated. The job around them fetches the kubeconfig and saves what they 
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from pydantic import BaseModel
 
@@ -17,6 +18,7 @@ from shared.security.kubeconfig import Kubeconfig
 from shared.security.kubeconfig_server import ServerPolicy
 
 OLDEST = (1, 27)  # the oldest version whose interfaces the deploy step uses
+MAX_NODES = 30  # that are kept one by one: a step's result is bounded
 _NAMED = 10  # missing permissions that a sentence names before it only counts
 
 Progress = Callable[[float | None, str | None], None]
@@ -88,6 +90,19 @@ async def inspect_cluster(connection: Connection, progress: Progress = silent) -
     gpus = sum(gpu.count for gpu in totals.gpus)
     progress(100, f"{totals.nodes_usable} of {totals.nodes} nodes are usable, with {gpus} GPUs")
     return found
+
+
+def facts_of(found: ClusterInspection) -> dict[str, Any]:
+    """What is kept and shown of an inspection: the largest nodes one by one, and all of them in sums."""
+    nodes = sorted(found.nodes, key=lambda node: (-node.memory_allocatable, node.name))[:MAX_NODES]
+    return {
+        **found.model_dump(mode="json", exclude={"nodes", "version"}),
+        "version": found.version.version,
+        "platform": found.version.platform,
+        "totals": found.totals().model_dump(mode="json"),
+        "nodes": [node.model_dump(mode="json", exclude_none=True) for node in nodes],
+        "node_count": len(found.nodes),
+    }
 
 
 def _check_version(version: ServerVersion) -> None:

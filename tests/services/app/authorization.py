@@ -14,6 +14,7 @@ from shared.clock import now
 from shared.jobs.tables import JobRow, TopicRow
 from tests.services.app import rows
 from tests.services.app.conftest import People, Person
+from tests.testbed.certificates import as_yaml, kubeconfig
 
 CONFIG = {"concurrent_requests": 1, "avg_sequence_length": 50, "avg_context_length": 50}
 DIGEST = "a" * 64
@@ -75,6 +76,8 @@ BY_TOKEN = (401,) * 7  # takes the token of an endpoint's pods, and no key
 EVERYONE = (401, 200, 200, 200, 200, 200, 200)
 SEEN = (401, 200, 404, 200, 200, 200, 200)
 BEGUN = (401, 403, 422, 200, 200, 200, 200)
+OPERATED = (401, 403, 403, 403, 403, 202, 202)
+KUBECONFIG = as_yaml(kubeconfig(user={"token": "abcdef"})).decode()
 BEGIN = {"workflow_total_steps": 3, "step_number": 1}
 TABLE = [
     Row("GET", "/me", EVERYONE),
@@ -146,7 +149,12 @@ TABLE = [
     Row("GET", "/clusters/clusters", EVERYONE),
     Row("GET", "/clusters/{cluster}", EVERYONE),
     Row("PATCH", "/clusters/{cluster}", (401, 403, 403, 403, 403, 200, 200), {"name": "{unique}"}),
-    Row("DELETE", "/clusters/{empty}", (401, 403, 403, 403, 403, 204, 204)),
+    Row("DELETE", "/clusters/{empty}", OPERATED),
+    Row("DELETE", "/clusters/{cluster}?force=true", (401, 403, 403, 403, 403, 204, 204)),
+    Row("PUT", "/clusters/{empty}/credentials", OPERATED, {"configuration_file": KUBECONFIG}),
+    Row("POST", "/clusters/{empty}/inspect", OPERATED),
+    Row("GET", "/clusters/{empty}/orphans", (401, 403, 403, 403, 403, 200, 200), None, 403),
+    Row("DELETE", "/clusters/{empty}/orphans", OPERATED),
     Row("GET", "/clusters/recommended/{draft}", (401, 404, 404, 404, 404, 200, 200)),
     Row("GET", "/endpoints", EVERYONE),
     Row("GET", "/endpoints/{endpoint}", SEEN),
@@ -155,6 +163,7 @@ TABLE = [
     Row("GET", "/endpoints/{endpoint}/workers/{worker}", SEEN),
     Row("DELETE", "/endpoints/{endpoint}/workers", (401, 403, 404, 202, 202, 202, 202)),
     Row("DELETE", "/endpoints/{endpoint}/workers/{worker}", (401, 403, 404, 202, 202, 202, 202)),
+    Row("GET", "/endpoints/{endpoint}/events", SEEN),
     Row("GET", "/endpoints/{endpoint}/logs", SEEN),
     Row("GET", "/endpoints/{endpoint}/logs?follow=true", SEEN),
     Row("POST", "/endpoints/{endpoint}/model-files", BY_TOKEN),
@@ -221,8 +230,8 @@ async def make_things(context: AppContext, people: People, routes: RouteTable) -
 
 
 NAMES = (
-    "shared", "personal", "template", "model", "everyones", "idle", "scan", "override", "cluster", "empty", "endpoint",
-    "failed", "pending", "registration", "draft", "stopped",
+    "shared", "personal", "template", "model", "everyones", "idle", "scan", "override", "cluster", "empty", "coming",
+    "endpoint", "failed", "pending", "registration", "draft", "stopped",
 )  # fmt: skip
 
 
@@ -251,6 +260,7 @@ def _served(context: AppContext, ids: dict[str, UUID], project: UUID, owner: Per
             id=ids["override"], model_id=ids["model"], digest=DIGEST, reason="x", created_by=owner.id, created_at=now()
         ),
         rows.cluster(id=ids["cluster"]), rows.cluster(id=ids["empty"]),
+        rows.cluster(id=ids["coming"], state="registering"),
         rows.endpoint(
             project, ids["model"], ids["cluster"], id=ids["endpoint"], desired=desired, observed=observed,
             created_by=owner.id, sealed=context.keyring.seal(b"worker key", f"endpoint:{ids['endpoint']}"),
@@ -276,11 +286,11 @@ def _work(ids: dict[str, UUID], project: UUID, owner: Person) -> list[Any]:
         "kind": "register_cluster",
         "project_id": None,
         "resource_type": "cluster",
-        "resource_id": ids["empty"],
+        "resource_id": ids["coming"],
     }
     return [
         job(ids["failed"], "failed"), job(ids["pending"], "pending"), job(stopped, "failed", topic=ids["stopped"]),
-        job(ids["registration"], "pending", input={"cluster_id": str(ids["empty"])}, **registration),
+        job(ids["registration"], "pending", input={"cluster_id": str(ids["coming"])}, **registration),
         *workflow("draft", served, type="model_deployment", status="in_progress"),
         *workflow("stopped", {}, type="local_model_onboarding", status="failed", job_id=stopped),
     ]  # fmt: skip

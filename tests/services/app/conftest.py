@@ -22,6 +22,7 @@ from services.gateway.routes import router as gateway_route
 from services.gateway.table import RouteTable
 from services.model.jobs import JOBS as MODEL_JOBS
 from shared.clock import now
+from shared.contracts.clusters import Orphan
 from shared.db.engine import Database
 from shared.jobs.declare import Registry
 from shared.jobs.feed import Feeds
@@ -46,6 +47,13 @@ class LogFiles:
             text = await asyncio.to_thread(file.read_text)
             for line in text.splitlines()[-tail:]:
                 yield line
+
+
+class NoClusters:
+    """Registered clusters that have nothing of ours."""
+
+    async def leftovers(self, cluster_id: UUID) -> list[Orphan]:
+        return []
 
 
 @dataclass(frozen=True)
@@ -119,6 +127,7 @@ async def app_context(database: Database, tmp_path: Path) -> AppContext:
         objects=DirectoryStore(tmp_path / "objects"),
         jobs=registry,
         logs=LogFiles(tmp_path / "logs"),
+        clusters=NoClusters(),
     )
     context.ledger.hooks = hooks(context)
     return context

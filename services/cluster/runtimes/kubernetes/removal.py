@@ -3,11 +3,10 @@
 import asyncio
 from collections.abc import Sequence
 
-from pydantic import BaseModel
-
 from services.cluster.runtimes.kubernetes import intent, names
 from services.cluster.runtimes.kubernetes.intent import Intent, Stored
 from services.cluster.runtimes.kubernetes.objects import GROUPS, Json, Objects, Refused
+from shared.contracts.clusters import Orphan
 from shared.jobs.outcomes import Retry
 
 # In this order: first what would make others anew, last what they are counted by. Pods go with their owners.
@@ -20,15 +19,6 @@ _FIRST_LOOK = 0.1  # seconds
 _LONGEST_PAUSE = 1.0
 _TRIES = 20
 _LEFT_TO_OWNERS = 20.0  # seconds; then pods whose owner did not take them along are deleted by us
-
-
-class Orphan(BaseModel):
-    """What is left of an endpoint that nobody knows (any more)."""
-
-    endpoint_id: str
-    job: str | None = None
-    created_at: str | None = None
-    objects: list[str]  # Kind/name
 
 
 async def remove(objects: Objects, owner: str, endpoint_id: str, generation: int | None, timeout: float) -> None:

@@ -39,9 +39,8 @@ from services.cluster.runtimes.kubernetes.objects import Json, Objects
 from services.cluster.runtimes.kubernetes.observe import Look
 from services.cluster.runtimes.kubernetes.preview import Preview
 from services.cluster.runtimes.kubernetes.proxy import ApiServerTransport
-from services.cluster.runtimes.kubernetes.removal import Orphan
 from services.cluster.runtimes.kubernetes.watcher import KINDS, Pace, Watcher, endpoint_of
-from shared.contracts.clusters import ClusterInspection
+from shared.contracts.clusters import ClusterInspection, Orphan
 from shared.jobs.outcomes import Permanent, Retry
 
 _TRIES = 20
@@ -168,14 +167,15 @@ class KubernetesRuntime:
             raise AssertionError("changes are told by a watcher")
         await self._watcher.synced.wait()
         async for changed in self._watcher.changes(every):
-            told: dict[str, Observation | None] = {}
-            for endpoint_id in changed:
-                look = self._watcher.look(endpoint_id)
-                wanted = look.intent()
-                told[endpoint_id] = (
-                    observe.observation(await self._enrich(look), wanted, self.client.url) if wanted else None
-                )
-            yield told
+            yield {endpoint_id: await self.seen(endpoint_id) for endpoint_id in changed}
+
+    async def seen(self, endpoint_id: str) -> Observation | None:
+        """One endpoint as the watcher knows it. None: nothing is there."""
+        if self._watcher is None:
+            raise AssertionError("only a watcher has seen it")
+        look = self._watcher.look(endpoint_id)
+        wanted = look.intent()
+        return observe.observation(await self._enrich(look), wanted, self.client.url) if wanted else None
 
     async def wait_ready(
         self, endpoint_id: str, replicas: int, timeout: float, on_progress: Progress | None = None
