@@ -123,6 +123,11 @@ class AppAccess(ObserverAccess):
             raise Permanent("cluster_gone", "The cluster is not registered any more.")
         return cluster.kind
 
+    async def cluster_ingress(self, cluster_id: UUID) -> str | None:
+        async with self._context.database.transaction() as session:
+            cluster = await clusters.get(session, cluster_id)
+        return cluster.ingress_url if cluster is not None else None
+
     async def publish(self, job_id: UUID, endpoint_id: UUID, observation: dict[str, Any]) -> None:
         async with self._context.database.transaction() as session:
             await self._check_job(session, job_id, endpoint_id=endpoint_id)

@@ -42,6 +42,9 @@ class AppPort(Protocol):
     async def cluster_kind(self, cluster_id: UUID) -> str:
         """`local` or `kubernetes`."""
 
+    async def cluster_ingress(self, cluster_id: UUID) -> str | None:
+        """Where requests from outside enter the cluster, if somebody has said so."""
+
     async def publish(self, job_id: UUID, endpoint_id: UUID, observation: dict[str, Any]) -> None:
         """Show what the job has just seen of its endpoint, before the observer's next look."""
 

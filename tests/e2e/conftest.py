@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.instance import Stepway
+from tests.testbed.cluster import cluster
+
+__all__ = ["cluster"]
 
 Make = Callable[..., Stepway]
 

@@ -199,14 +199,17 @@ class Stepway:
     def scan(self, model_id: str) -> Any:
         return self.step("/models/security-scan", None, 1, 3, model_id=model_id, trigger_workflow=True)
 
-    def deploy(self, model_id: str, *, name: str = "chat") -> Any:
+    def deploy(
+        self, model_id: str, *, name: str = "chat", cluster_id: str | None = None, config: dict[str, int] | None = None
+    ) -> Any:
+        """Trigger; the workflow. To this machine unless told otherwise."""
         path = "/models/deploy-workflow"
-        cluster = next(one for one in self.get("/clusters")["data"] if one["kind"] == "local")
+        cluster_id = cluster_id or next(one["id"] for one in self.get("/clusters")["data"] if one["kind"] == "local")
         project = self.get("/projects")["data"][0]["id"]
         workflow = self.step(path, None, 1, 6, project_id=project, model_id=model_id)["workflow_id"]
-        config = {"concurrent_requests": 1, "avg_sequence_length": 64, "avg_context_length": 64}
+        config = config or {"concurrent_requests": 1, "avg_sequence_length": 64, "avg_context_length": 64}
         self.step(path, workflow, 3, 6, endpoint_name=name, deploy_config=config)
-        return self.step(path, workflow, 5, 6, cluster_id=cluster["id"], trigger_workflow=True)
+        return self.step(path, workflow, 5, 6, cluster_id=cluster_id, trigger_workflow=True)
 
     def add_worker(self, endpoint_id: str) -> Any:
         path = "/endpoints/add-worker"

@@ -22,8 +22,8 @@ from shared.jobs.outcomes import Permanent
 class Unsupported(Permanent):
     """The engine cannot run this model; the message says what it is missing."""
 
-    def __init__(self, message: str) -> None:
-        super().__init__("engine_unsupported", message)
+    def __init__(self, message: str, code: str = "engine_unsupported") -> None:
+        super().__init__(code, message)
 
 
 class DeployConfig(BaseModel):

@@ -41,7 +41,8 @@ class LlamaCppContainer:
         largest = max(node.memory_allocatable for node in usable)
         if shape.memory_bytes > largest:
             raise Unsupported(
-                f"A worker needs {shape.memory_bytes >> 20} MiB of memory, and the largest node has {largest >> 20} MiB."
+                f"A worker needs {shape.memory_bytes >> 20} MiB of memory, and the largest node has {largest >> 20} MiB.",
+                "insufficient_capacity",
             )
         server = self._images.llama_cpp_program == "server"
         return ContainerPlan(

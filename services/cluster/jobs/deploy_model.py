@@ -32,7 +32,7 @@ async def _site(ctx: Step, spec: DeploySpec) -> Site:
     return await tools.site(ctx.job_id, spec.cluster_id)
 
 
-async def _workload(ctx: Step, site: Site, planned: Planned) -> Workload:
+async def workload(ctx: Step, site: Site, planned: Planned) -> Workload:
     """With its secrets: made at the moment of use, kept in no step's result."""
     tools: ClusterTools = ctx.tools
     key = await tools.app.worker_key(ctx.job_id, planned.spec.endpoint_id)
@@ -68,7 +68,7 @@ async def verify(ctx: Step, spec: DeploySpec) -> Planned:
 @waits_for_cluster
 async def bring_model(ctx: Step, planned: Planned) -> Planned:
     site = await _site(ctx, planned.spec)
-    await site.bring(planned.spec, await _workload(ctx, site, planned), ctx.progress)
+    await site.bring(planned.spec, await workload(ctx, site, planned), ctx.progress)
     return planned
 
 
@@ -76,7 +76,7 @@ async def bring_model(ctx: Step, planned: Planned) -> Planned:
 @waits_for_cluster
 async def apply(ctx: Step, planned: Planned) -> Planned:
     site = await _site(ctx, planned.spec)
-    await site.runtime.apply(await _workload(ctx, site, planned))
+    await site.runtime.apply(await workload(ctx, site, planned))
     return planned
 
 
@@ -114,6 +114,7 @@ async def publish(ctx: Step, planned: Planned) -> Deployment:
     return Deployment(
         endpoint_id=spec.endpoint_id, engine=plan.engine, replicas=plan.replicas, concurrency=plan.concurrency,
         context_tokens=plan.context_tokens, memory_bytes=plan.memory_bytes, generation=spec.generation, apis=plan.apis,
+        autoscale=spec.autoscale, plan=plan.model_dump(mode="json"),
     )  # fmt: skip
 
 

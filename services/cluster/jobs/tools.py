@@ -6,8 +6,10 @@ from uuid import UUID
 
 from pydantic import SecretStr
 
+from services.cluster.runtimes.kubernetes.runtime import KubernetesRuntime
 from services.cluster.sites.base import Site
 from services.cluster.sites.clients import Clients
+from services.cluster.sites.kubernetes import KubernetesSite
 from services.cluster.sites.local import LocalSite
 from shared.contracts.deployments import DeploySpec
 from shared.contracts.ports import AppPort
@@ -30,10 +32,9 @@ class ClusterTools:
     async def site(self, job_id: UUID, cluster_id: UUID) -> Site:
         """The cluster for a job whose input names it. Raises Permanent (`cluster_gone`, `runtime_elsewhere`)."""
         kind = await self.app.cluster_kind(cluster_id)
-        if kind != "local":
-            raise Permanent(
-                "runtime_unsupported", "This version deploys to this machine only; choose it as the cluster."
-            )
+        if kind == "kubernetes":
+            kubeconfig = await self.app.kubeconfig(job_id, cluster_id)
+            return self.kubernetes(cluster_id, kubeconfig, await self.app.cluster_ingress(cluster_id))
         if cluster_id != self.local.id:
             raise Permanent(
                 "runtime_elsewhere",
@@ -49,6 +50,11 @@ class ClusterTools:
             if fault.code != "cluster_gone":
                 raise
             return None
+
+    def kubernetes(self, cluster_id: UUID, kubeconfig: bytes, ingress_url: str | None) -> KubernetesSite:
+        """A cluster by its kubeconfig; the connection is shared."""
+        client = self.clients.client(cluster_id, kubeconfig, self.addresses)
+        return KubernetesSite(KubernetesRuntime(client, str(cluster_id)), self.settings, self.objects, ingress_url)
 
     @property
     def addresses(self) -> ServerPolicy:

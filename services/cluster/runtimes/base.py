@@ -11,10 +11,13 @@ from typing import Annotated, Literal, Protocol
 
 from pydantic import BaseModel, Field, SecretStr, model_validator
 
-from services.cluster.runtimes.containers import Autoscale, Container, Delivery, Exposure, SecretName
+from services.cluster.runtimes.containers import Container, Delivery, Exposure, SecretName
+from shared.contracts.deployments import Autoscale
 from shared.jobs.outcomes import Permanent
 
 EndpointId = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
+
+MAX_REPLICAS = 256
 
 WorkerState = Literal["starting", "ready", "unhealthy", "restarting", "crash_loop", "stopping", "exited"]
 
@@ -131,7 +134,7 @@ class Workload(BaseModel):
 
     endpoint_id: EndpointId
     generation: int = Field(ge=0)
-    replicas: int = Field(ge=0, le=256)
+    replicas: int = Field(ge=0, le=MAX_REPLICAS)
     process: Process | None = None
     memory_bytes: int = Field(gt=0)
     threads: int = Field(1, ge=1)

@@ -12,7 +12,7 @@ from services.cluster.runtimes.kubernetes.objects import Json, Objects
 from services.cluster.runtimes.kubernetes.push import Push, Source
 from shared.jobs.outcomes import Permanent, Retry
 
-__all__ = ["Source", "until_filled"]
+__all__ = ["Source", "until_filled", "why_no_pod"]
 
 _LOOK = 0.5  # seconds
 _LOST_AFTER = 20.0  # seconds without any pod of the Job's
@@ -91,7 +91,7 @@ async def _fetched(objects: Objects, name: str, progress: Progress | None) -> No
             _say(progress, pod)
         if (conditions.get("Failed") or {}).get("status") == "True":
             raise Permanent("load_failed", f"The model could not be fetched: {conditions['Failed'].get('message')}")
-        if not found and clock() - seen > _LOST_AFTER and (fault := await _not_created(objects, name)) is not None:
+        if not found and clock() - seen > _LOST_AFTER and (fault := await why_no_pod(objects, name)) is not None:
             raise Permanent(fault.code, fault.message)
         running = [pod for pod in found if (pod.get("status") or {}).get("phase") == "Running"]
         if running and progress is not None:
@@ -101,7 +101,7 @@ async def _fetched(objects: Objects, name: str, progress: Progress | None) -> No
         await asyncio.sleep(_LOOK)
 
 
-async def _not_created(objects: Objects, job: str) -> reasons.Fault | None:
+async def why_no_pod(objects: Objects, job: str) -> reasons.Fault | None:
     """Why the Job has no pod, by its events."""
     found = await objects.list("Event", field_selector=f"involvedObject.name={job},type=Warning")
     latest = sorted(found.items, key=reasons.event_time)

@@ -153,7 +153,8 @@ def _continued(before: Intent, after: Intent) -> Intent:
     if before.removed:
         raise Retry("being_removed", f"The endpoint {before.endpoint_id} is being removed from the cluster.", after=2.0)
     kept = {(one.kind, one.name) for one in after.references()}
-    retired = [one for one in (*before.references(), *before.retired) if (one.kind, one.name) not in kept]
+    earlier = [one for one in (*before.references(), *before.retired) if one.kind != "PersistentVolumeClaim"]
+    retired = [one for one in earlier if (one.kind, one.name) not in kept]  # claims: see KubernetesRuntime.forget_model
     same = before.template == after.template
     return after.model_copy(
         update={

@@ -11,10 +11,11 @@ import json
 from typing import Any
 
 from services.cluster.runtimes.base import Workload
-from services.cluster.runtimes.containers import API_KEY, LOADER_TOKEN, Autoscale, Container, Delivery, Exposure
+from services.cluster.runtimes.containers import API_KEY, LOADER_TOKEN, Container, Delivery, Exposure
 from services.cluster.runtimes.kubernetes import names, pods
 from services.cluster.runtimes.kubernetes.objects import Refused
 from services.cluster.runtimes.kubernetes.permissions import NAMESPACE
+from shared.contracts.deployments import Autoscale
 from shared.jobs.outcomes import Permanent
 
 Json = dict[str, Any]

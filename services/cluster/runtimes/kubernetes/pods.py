@@ -24,6 +24,7 @@ Json = dict[str, Any]
 
 SERVER = "server"
 LOADER = "loader"
+SCRIPT = "script"
 PORT = "http"
 RECEIVER_PORT = 8080
 LOADER_FILES = "/etc/stepway/loader"
@@ -32,6 +33,7 @@ _CREDENTIAL = "/etc/stepway/token"
 _STARTUP_PERIOD = 1.0
 _LOADER_MEMORY = 256 * 1024**2
 _SPARE = 64 * 1024**2  # beside the model, in its folder
+_REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
 _GPU_TAINTS = ("nvidia.com/gpu", "amd.com/gpu", "gpu.intel.com/i915", "gpu.intel.com/xe", "habana.ai/gaudi",
                "google.com/tpu", "aws.amazon.com/neuron")  # fmt: skip
 
@@ -39,7 +41,7 @@ _GPU_TAINTS = ("nvidia.com/gpu", "amd.com/gpu", "gpu.intel.com/i915", "gpu.intel
 def worker(workload: Workload, container: Container) -> Json:
     """The pod's spec."""
     delivery = workload.delivery
-    spec = _pod(container) | {
+    spec = _pod(container.user) | {
         "terminationGracePeriodSeconds": math.ceil(container.stop_grace + container.drain_seconds),
         "containers": [_server(workload, container)],
         "volumes": _volumes(workload, container),
@@ -69,7 +71,7 @@ def loader(workload: Workload, container: Container, delivery: Delivery) -> Json
     if receives:
         made["ports"] = [{"name": PORT, "containerPort": RECEIVER_PORT, "protocol": "TCP"}]
         made["readinessProbe"] = {"tcpSocket": {"port": PORT}, "periodSeconds": 1}
-    return _pod(container) | {
+    return _pod(container.user) | {
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": 5,
         "containers": [made],
@@ -77,16 +79,32 @@ def loader(workload: Workload, container: Container, delivery: Delivery) -> Json
     }
 
 
-def _pod(container: Container) -> Json:
+def script(image: str, user: int, program: str, environment: dict[str, str]) -> Json:
+    """The spec of a pod that runs a few lines of Python, once."""
+    requests = {"cpu": "50m", "memory": str(_LOADER_MEMORY // 4)}
+    made: Json = {
+        "name": SCRIPT,
+        "image": image,
+        "imagePullPolicy": "IfNotPresent",
+        "command": ["python3", "-I", "-B", "-c", program],
+        "env": [{"name": name, "value": value} for name, value in sorted(environment.items())],
+        "resources": {"requests": requests, "limits": {"memory": str(_LOADER_MEMORY)}},
+        "securityContext": _hardened(),
+        "terminationMessagePolicy": "File",
+    }
+    return _pod(user) | {"restartPolicy": "Never", "terminationGracePeriodSeconds": 0, "containers": [made]}
+
+
+def _pod(user: int) -> Json:
     return {
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "nodeSelector": {"kubernetes.io/os": "linux"},
         "securityContext": {
             "runAsNonRoot": True,
-            "runAsUser": container.user,
-            "runAsGroup": container.user,
-            "fsGroup": container.user,
+            "runAsUser": user,
+            "runAsGroup": user,
+            "fsGroup": user,
             "fsGroupChangePolicy": "OnRootMismatch",
             "seccompProfile": {"type": "RuntimeDefault"},
         },
@@ -175,10 +193,15 @@ def _gpu_placement(wanted: GpuRequest) -> Json:
         terms = [
             {"matchExpressions": [{"key": key, "operator": "In", "values": sorted(wanted.products)}]} for key in keys
         ]
-        placement["affinity"] = {
-            "nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}
-        }
+        placement["affinity"] = {"nodeAffinity": {_REQUIRED: {"nodeSelectorTerms": terms}}}
     return placement
+
+
+def gpu_products(spec: Json) -> list[str]:
+    """The kinds of GPU that a worker's pod may have; none: any."""
+    affinity = ((spec.get("affinity") or {}).get("nodeAffinity") or {}).get(_REQUIRED) or {}
+    terms = affinity.get("nodeSelectorTerms") or [{"matchExpressions": [{"values": []}]}]
+    return list(terms[0]["matchExpressions"][0]["values"])
 
 
 def _fetch_arguments(delivery: Delivery) -> list[str]:

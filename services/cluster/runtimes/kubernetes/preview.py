@@ -4,16 +4,17 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from services.cluster.runtimes.containers import GpuRequest
-from services.cluster.runtimes.kubernetes import inspect, names
+from services.cluster.runtimes.containers import GpuRequest, Resources
+from services.cluster.runtimes.kubernetes import inspect, names, pods
+from services.cluster.runtimes.kubernetes.intent import Intent
 from services.cluster.runtimes.kubernetes.manifests import Builder
 from services.cluster.runtimes.kubernetes.objects import Conflict, Json, Objects
-from services.cluster.runtimes.kubernetes.pods import cpu
-from services.cluster.runtimes.kubernetes.quantities import thousandths
+from services.cluster.runtimes.kubernetes.quantities import thousandths, whole
 from shared.contracts.clusters import NodeFacts
 from shared.jobs.outcomes import Permanent
 
 _HIDDEN = "(hidden)"
+CAPACITY = "insufficient_capacity"
 
 
 class Needs(BaseModel):
@@ -26,6 +27,7 @@ class Needs(BaseModel):
     gpu_resource: str | None = None
     storage_bytes: int = 0
     node_disk_bytes: int = 0
+    objects: bool = False  # also a Deployment and what belongs to it
 
 
 class QuotaRoom(BaseModel):
@@ -40,7 +42,8 @@ class QuotaRoom(BaseModel):
 
 
 class Preview(BaseModel):
-    """`problems` are sentences; without any, the cluster takes all of it and, as far as we may see, has room.
+    """`problems` are sentences, and `code` is the first one's as a job's failure; without any, the cluster takes all of
+    it and, as far as we may see, has room.
 
     `places` is how many workers the nodes could hold beside what is ours; pods of other namespaces are not visible to
     us, so it is an upper bound. The manifests are complete but for the values of Secrets.
@@ -51,6 +54,7 @@ class Preview(BaseModel):
     quotas: list[QuotaRoom] = Field(default_factory=list)
     places: int = 0
     problems: list[str] = Field(default_factory=list)
+    code: str | None = None
 
     @property
     def fits(self) -> bool:
@@ -62,27 +66,36 @@ async def preview(objects: Objects, builder: Builder) -> Preview:
     wanted = [builder.secret(), *builder.all()]
     if builder.workload.delivery is not None and builder.workload.delivery.claim is not None:
         wanted.append(builder.loader())
-    problems = []
+    problems: list[tuple[str, str]] = []
     for manifest in wanted:
+        name = f"{manifest['kind']} {manifest['metadata']['name']}"
         try:
             await objects.apply(manifest, dry_run=True)
         except Permanent as refusal:
-            problems.append(f"{manifest['kind']} {manifest['metadata']['name']}: {refusal.message}")
+            problems.append((refusal.code, f"{name}: {refusal.message}"))
         except Conflict:
-            problems.append(f"{manifest['kind']} {manifest['metadata']['name']}: it is being changed by another.")
+            problems.append(("cluster_conflict", f"{name}: it is being changed by another."))
     needs = _needs(builder)
     quotas = await _quotas(objects, needs)
-    problems += [
-        f"The quota {one.quota} allows {one.limit} of {one.resource}; {one.used} is used and {one.needed} is needed."
-        for one in quotas
-        if not one.fits
-    ]
-    places = await _places(objects, builder)
-    if places < builder.workload.replicas:
-        problems.append(_no_room(places, builder))
+    resources, count = builder.container.resources, builder.workload.replicas
+    places = await _places(objects, resources, names.base(builder.workload.endpoint_id))
+    problems += [(CAPACITY, one) for one in _no_room(quotas, places, resources, count)]
     return Preview(
-        manifests=[_shown(one) for one in wanted], needs=needs, quotas=quotas, places=places, problems=problems
-    )
+        manifests=[_shown(one) for one in wanted], needs=needs, quotas=quotas, places=places,
+        problems=[sentence for _, sentence in problems], code=problems[0][0] if problems else None,
+    )  # fmt: skip
+
+
+async def room_for_more(objects: Objects, intent: Intent, count: int) -> list[str]:
+    """What lacks for so many workers beside those that the endpoint has, as sentences."""
+    resources = _resources_of(intent.deployment)
+    needs = Needs(
+        pods=count, cpu_millis=count * resources.cpu_millis, memory_bytes=count * resources.memory_bytes,
+        gpus=count * resources.gpus.count if resources.gpus else 0,
+        gpu_resource=resources.gpus.resource if resources.gpus else None,
+    )  # fmt: skip
+    quotas = await _quotas(objects, needs)
+    return _no_room(quotas, await _places(objects, resources, None), resources, count)
 
 
 def _needs(builder: Builder) -> Needs:
@@ -96,6 +109,7 @@ def _needs(builder: Builder) -> Needs:
         gpu_resource=resources.gpus.resource if resources.gpus else None,
         storage_bytes=delivery.claim.size_bytes if delivery and delivery.claim else 0,
         node_disk_bytes=count * delivery.size if delivery and delivery.mode == "fetch" else 0,
+        objects=True,
     )
 
 
@@ -103,16 +117,16 @@ async def _quotas(objects: Objects, needs: Needs) -> list[QuotaRoom]:
     needed = {
         "pods": str(needs.pods),
         "count/pods": str(needs.pods),
-        "requests.cpu": cpu(needs.cpu_millis),
-        "cpu": cpu(needs.cpu_millis),
+        "requests.cpu": pods.cpu(needs.cpu_millis),
+        "cpu": pods.cpu(needs.cpu_millis),
         "requests.memory": str(needs.memory_bytes),
         "memory": str(needs.memory_bytes),
         "limits.memory": str(needs.memory_bytes),
         "requests.storage": str(needs.storage_bytes),
         "persistentvolumeclaims": "1" if needs.storage_bytes else "0",
-        "count/deployments.apps": "1",
-        "services": "1",
     }
+    if needs.objects:
+        needed |= {"count/deployments.apps": "1", "services": "1"}
     if needs.gpu_resource:
         needed[f"requests.{needs.gpu_resource}"] = str(needs.gpus)
     rooms = []
@@ -136,21 +150,18 @@ async def _quotas(objects: Objects, needs: Needs) -> list[QuotaRoom]:
     return rooms
 
 
-async def _places(objects: Objects, builder: Builder) -> int:
-    """How many more workers fit, by what nodes have and pods of ours in the namespace have asked for."""
+async def _places(objects: Objects, resources: Resources, but: str | None) -> int:
+    """How many more workers fit, by what nodes have and pods of ours in the namespace have asked for, `but` one endpoint's."""
     nodes = await inspect.nodes(objects.client)
-    pods = (await objects.list("Pod")).items
-    this = names.base(builder.workload.endpoint_id)
     taken: dict[str, list[Json]] = {}
-    for pod in pods:
+    for pod in (await objects.list("Pod")).items:
         node = (pod.get("spec") or {}).get("nodeName")
-        if node and not pod["metadata"]["name"].startswith(f"{this}-"):
+        if node and (but is None or not pod["metadata"]["name"].startswith(f"{but}-")):
             taken.setdefault(node, []).append(pod)
-    return sum(_on_node(node, taken.get(node.name, []), builder) for node in nodes)
+    return sum(_on_node(node, taken.get(node.name, []), resources) for node in nodes)
 
 
-def _on_node(node: NodeFacts, taken: list[Json], builder: Builder) -> int:
-    resources = builder.container.resources
+def _on_node(node: NodeFacts, taken: list[Json], resources: Resources) -> int:
     if not node.ready or not node.schedulable or node.os not in (None, "linux") or _is_reserved(node, resources.gpus):
         return 0
     rooms = [
@@ -183,11 +194,29 @@ def _asked(pods: list[Json], resource: str) -> int:
     )
 
 
-def _no_room(places: int, builder: Builder) -> str:
-    resources = builder.container.resources
-    gpu = f" and {resources.gpus.count} × {resources.gpus.resource}" if resources.gpus else ""
-    each = f"{resources.cpu_millis / 1000:g} CPUs, {resources.memory_bytes >> 20} MiB of memory{gpu}"
-    return f"The nodes have room for {places} of {builder.workload.replicas} workers, each with {each}."
+def _no_room(quotas: list[QuotaRoom], places: int, resources: Resources, count: int) -> list[str]:
+    found = [
+        f"The quota {one.quota} allows {one.limit} of {one.resource}; {one.used} is used and {one.needed} is needed."
+        for one in quotas
+        if not one.fits
+    ]
+    if places < count:
+        gpu = f" and {resources.gpus.count} × {resources.gpus.resource}" if resources.gpus else ""
+        each = f"{resources.cpu_millis / 1000:g} CPUs, {resources.memory_bytes >> 20} MiB of memory{gpu}"
+        found.append(f"The nodes have room for {places} of {count} workers, each with {each}.")
+    return found
+
+
+def _resources_of(deployment: Json) -> Resources:
+    """What each pod of a Deployment of ours asks for."""
+    spec = deployment["spec"]["template"]["spec"]
+    asked = next(one for one in spec["containers"] if one["name"] == pods.SERVER)["resources"]["requests"]
+    gpu = next((name for name in asked if "/" in name), None)
+    return Resources(
+        cpu_millis=thousandths(asked["cpu"]),
+        memory_bytes=whole(asked["memory"]),
+        gpus=GpuRequest(resource=gpu, count=whole(asked[gpu]), products=pods.gpu_products(spec)) if gpu else None,
+    )
 
 
 def _shown(manifest: Json) -> Json:

@@ -40,9 +40,14 @@ async def orphans(objects: Objects, owner: str, known: set[str]) -> list[Orphan]
 async def retire(objects: Objects, owner: str, wanted: Intent) -> None:
     """Delete what an earlier intent wanted and this one does not."""
     for one in wanted.retired:
-        found = await objects.get(one.kind, one.name) if one.kind in GROUPS else None
-        if found is not None and _is_ours(found, owner, wanted.endpoint_id):
-            await objects.delete({**found, "kind": one.kind})
+        await delete_ours(objects, owner, wanted.endpoint_id, one.kind, one.name)
+
+
+async def delete_ours(objects: Objects, owner: str, endpoint_id: str, kind: str, name: str) -> None:
+    """Delete it if it is there, and this installation's."""
+    found = await objects.get(kind, name) if kind in GROUPS else None
+    if found is not None and _is_ours(found, owner, endpoint_id):
+        await objects.delete({**found, "kind": kind})
 
 
 async def _mark(objects: Objects, owner: str, endpoint_id: str, generation: int | None) -> Stored | None:

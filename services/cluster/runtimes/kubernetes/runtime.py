@@ -29,6 +29,7 @@ from services.cluster.runtimes.kubernetes import (
     names,
     observe,
     preview,
+    reaching,
     removal,
     waiting,
 )
@@ -106,7 +107,18 @@ class KubernetesRuntime:
         """What `apply` would make, tried by the cluster itself, and whether there is room for it. Changes nothing."""
         return await preview.preview(self._objects, Builder(workload, self.owner))
 
+    async def check_more(self, endpoint_id: str, replicas: int) -> None:
+        """Whether there is room for what the endpoint lacks to so many workers. Raises Permanent (`insufficient_capacity`)."""
+        now = (await self._existing(endpoint_id)).intent
+        problems = await preview.room_for_more(self._objects, now, max(0, replicas - now.replicas))
+        if problems:
+            raise Permanent(preview.CAPACITY, " ".join(problems))
+
     # --- the model's files
+
+    async def unreached(self, question: reaching.Question) -> str | None:
+        """Why pods do not reach an address of the platform, in words; None if they do."""
+        return await reaching.ask(self._objects, self.owner, question)
 
     async def bring(
         self, workload: Workload, source: bringing.Source | None, timeout: float, on_progress: Progress | None = None
@@ -128,6 +140,17 @@ class KubernetesRuntime:
             return
         await self._put(stored, [builder.loader()])
         await bringing.until_filled(self._objects, builder, source, timeout, on_progress)
+
+    async def forget_model(self, endpoint_id: str, digest: str) -> None:
+        """Delete the claim that holds this digest, unless the endpoint is to serve it; no `apply` does, as workers that
+        are being replaced still read it, and may have to stay.
+        """
+        claim = names.claim(endpoint_id, digest)
+        stored = await intent.read(self._objects, self.owner, endpoint_id)
+        wanted = stored.intent.references() if stored is not None else []
+        if not any((one.kind, one.name) == ("PersistentVolumeClaim", claim) for one in wanted):
+            await bringing.clear(self._objects, names.load(endpoint_id, digest))
+            await removal.delete_ours(self._objects, self.owner, endpoint_id, "PersistentVolumeClaim", claim)
 
     # --- observation
 

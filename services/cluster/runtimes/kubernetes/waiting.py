@@ -78,8 +78,8 @@ async def until_ready(
             del since[reason]
         if loaded is not None:
             percent, message = max(percent, 0.9 * loaded[0]), loaded[1]
-        elif faults:
-            message = f"{message}: {faults[0].message}"
+        else:
+            message = _with_trouble(message, watcher, faults)
         said = _tell(on_progress, percent, message, said)
         if clock() >= deadline:
             raise _late(watcher, judged, faults, wish)
@@ -113,6 +113,12 @@ def _faults(look: Look, intent: Intent, judged: Sequence[Judged]) -> list[Fault]
     if whole is not None and whole.reason != "changed_by_others":
         found.append(whole if whole.final or whole.grace is not None else replace(whole, grace=_LOST_GRACE))
     return sorted(found, key=lambda fault: not fault.final)
+
+
+def _with_trouble(message: str, watcher: Watcher, faults: Sequence[Fault]) -> str:
+    if watcher.fault is not None:
+        return f"Waiting for the cluster: {watcher.fault.message}"
+    return f"{message}: {faults[0].message}" if faults else message
 
 
 def _hopeless(fault: Fault) -> Permanent:

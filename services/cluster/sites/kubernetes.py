@@ -1,0 +1,196 @@
+"""A registered Kubernetes cluster as a site: engines run in pods, and the model's files are brought to them.
+
+A plan is made from a fresh look at the cluster. What it settles (images, resources, how the files come) stays the same
+in every later step of the job; secrets are put in only when a workload is made of it.
+"""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
+from uuid import UUID
+
+import httpx
+from pydantic import SecretStr, ValidationError
+
+from services.cluster.engines.base import CloudModel, ContainerPlan, DeployConfig, ModelSource, Tuning, Unsupported
+from services.cluster.engines.images import Images
+from services.cluster.engines.litellm import secret_name
+from services.cluster.engines.registry import cloud_engine, container_engine_for
+from services.cluster.runtimes.base import MAX_REPLICAS, Progress, Workload
+from services.cluster.runtimes.containers import LOADER_TOKEN, MODEL, Delivery, Exposure
+from services.cluster.runtimes.kubernetes.reaching import Question
+from services.cluster.runtimes.kubernetes.runtime import KubernetesRuntime
+from services.cluster.sites import delivery
+from services.cluster.sites.base import DeliveryPlan, Planned, PodPlan, silent
+from services.cluster.sites.manifest import manifest_of
+from shared.contracts.clusters import ClusterInspection
+from shared.contracts.deployments import DeploySpec
+from shared.contracts.models import Manifest, ModelFile
+from shared.jobs.outcomes import Permanent
+from shared.objects.store import ObjectNotFound, ObjectStore, blob_key
+from shared.security.loader_token import token_of
+from shared.settings import Settings
+
+BRING_SECONDS = 5.5 * 3600
+_CHUNK = 4 * 1024 * 1024
+_UNTOLD = "not-told"  # in the place of secrets where a workload is only tried
+
+
+class KubernetesSite:
+    """`ingress_url` is where requests from outside enter the cluster; None: workers are reached through its API server."""
+
+    def __init__(
+        self, runtime: KubernetesRuntime, settings: Settings, objects: ObjectStore, ingress_url: str | None = None
+    ) -> None:
+        self.runtime = runtime
+        self._settings = settings
+        self._objects = objects
+        self._ingress_url = ingress_url
+
+    async def plan(
+        self, spec: DeploySpec, *, parameters: Sequence[str] = (), on_progress: Progress = silent
+    ) -> PodPlan:
+        inspection = await self.runtime.inspection()
+        exposure = self._exposure(spec, inspection)
+        if spec.digest is None:
+            made = self._cloud_plan(spec, parameters)
+            return PodPlan(**dict(made), exposure=exposure)
+        manifest = await manifest_of(self._objects, spec)
+        made = self._model_plan(spec, manifest, inspection)
+        chosen = await self._delivery(spec, manifest, made, inspection, on_progress)
+        return PodPlan(**dict(made), delivery=chosen, exposure=exposure)
+
+    async def workload(
+        self,
+        spec: DeploySpec,
+        plan: Planned,
+        *,
+        key: str | None,
+        replicas: int | None = None,
+        job: UUID | None = None,
+        secrets: Mapping[str, SecretStr] | None = None,
+    ) -> Workload:
+        if not isinstance(plan, PodPlan):
+            raise Permanent("runtime_unsupported", "A Kubernetes cluster runs containers, and this is a process.")
+        count = plan.replicas if replicas is None else replicas
+        if count > MAX_REPLICAS:
+            raise Permanent(
+                "insufficient_capacity", f"It would take {count} workers, and an endpoint has at most {MAX_REPLICAS}."
+            )
+        return Workload(
+            endpoint_id=str(spec.endpoint_id), generation=spec.generation, container=plan.container,
+            replicas=count, memory_bytes=plan.memory_bytes,
+            threads=plan.threads, api_key=SecretStr(key or _UNTOLD), secrets=_secrets(spec, plan, key, secrets or {}),
+            delivery=await self._files(spec, plan.delivery), exposure=plan.exposure, autoscale=spec.autoscale,
+            job=str(job) if job else None,
+        )  # fmt: skip
+
+    async def check(self, workload: Workload) -> None:
+        found = await self.runtime.preview(workload)
+        if found.problems:
+            raise Permanent(found.code or "insufficient_capacity", " ".join(found.problems))
+
+    async def check_more(self, endpoint_id: UUID, before: int, after: int, memory_bytes: int) -> None:
+        await self.runtime.check_more(str(endpoint_id), after)
+
+    async def bring(self, spec: DeploySpec, workload: Workload, on_progress: Progress) -> None:
+        if workload.delivery is None or workload.delivery.claim is None:
+            on_progress(100.0, "There is nothing to bring before the workers start.")
+            return
+        await self.runtime.bring(workload, self._read, BRING_SECONDS, on_progress)
+
+    async def forget(self, endpoint_id: UUID, digest: str | None = None) -> None:
+        """One digest's claim. Of all else, the runtime's `remove` takes all there is."""
+        if digest is not None:
+            await self.runtime.forget_model(str(endpoint_id), digest)
+
+    def transport(self) -> httpx.AsyncBaseTransport:
+        return self.runtime.transport()
+
+    # --- inside
+
+    def _model_plan(self, spec: DeploySpec, manifest: Manifest, inspection: ClusterInspection) -> ContainerPlan:
+        engine = container_engine_for(manifest.files, spec.metadata, inspection.nodes, images_of(self._settings))
+        source = ModelSource(name=spec.name, directory=Path(MODEL), files=manifest.files, metadata=spec.metadata)
+        return engine.container_plan(source, DeployConfig.of(spec.config), inspection.nodes, Tuning())
+
+    def _cloud_plan(self, spec: DeploySpec, parameters: Sequence[str]) -> ContainerPlan:
+        try:
+            model = CloudModel(
+                name=spec.name, uri=spec.uri or "", metadata=spec.metadata, parameters=sorted(parameters)
+            )
+        except ValidationError:
+            raise Unsupported("The model's URI is not one of a provider's: provider/model.") from None
+        return cloud_engine(images_of(self._settings)).container_plan(model, DeployConfig.of(spec.config))
+
+    def _exposure(self, spec: DeploySpec, inspection: ClusterInspection) -> Exposure | None:
+        """The cluster's default class is for the cluster to choose; without one, the first there is."""
+        if self._ingress_url is None:
+            return None
+        known = inspection.ingress_classes
+        chosen = None if not known or any(one.default for one in known) else min(one.name for one in known)
+        return Exposure(url=self._ingress_url, host=f"{spec.endpoint_id}.stepway.internal", ingress_class=chosen)
+
+    async def _delivery(
+        self,
+        spec: DeploySpec,
+        manifest: Manifest,
+        made: ContainerPlan,
+        inspection: ClusterInspection,
+        on_progress: Progress,
+    ) -> DeliveryPlan:
+        base, url, unreached = self._settings.advertised_url, None, None
+        if base is not None:
+            url = f"{base}/endpoints/{spec.endpoint_id}/model-files"
+            on_progress(None, f"Asking from a pod whether {base} is reached")
+            unreached = await self.runtime.unreached(Question(
+                endpoint_id=str(spec.endpoint_id), url=url, image=made.container.image_of_loader,
+                user=made.container.user, ca_pem=self._authorities(),
+            ))  # fmt: skip
+        chosen = delivery.choose(manifest, inspection, url, unreached)
+        on_progress(None, delivery.in_words(chosen, base, unreached))
+        return chosen
+
+    async def _files(self, spec: DeploySpec, plan: DeliveryPlan | None) -> Delivery | None:
+        if plan is None:
+            return None
+        manifest = await manifest_of(self._objects, spec)
+        return Delivery(
+            mode=plan.mode, digest=plan.digest, files=manifest.files, url=plan.url, claim=plan.claim,
+            ca_pem=self._authorities() if plan.url is not None else None,
+        )  # fmt: skip
+
+    def _authorities(self) -> str | None:
+        """Of the advertised address, where they are not public ones."""
+        path = self._settings.advertised_ca
+        if path is None:
+            return None
+        try:
+            return path.read_text()
+        except (OSError, UnicodeDecodeError):
+            raise Permanent("setting_unusable", f"The file {path} (advertised_ca) cannot be read.") from None
+
+    async def _read(self, file: ModelFile, offset: int) -> AsyncIterator[bytes]:
+        try:
+            async for chunk in self._objects.read(blob_key(file.sha256), start=offset, chunk=_CHUNK):
+                yield chunk
+        except ObjectNotFound:
+            raise Permanent("file_missing", f"{file.path} is not in the object store any more.") from None
+
+
+def images_of(settings: Settings) -> Images:
+    return Images(
+        llama_cpp=settings.image_llama_cpp, llama_cpp_program=settings.image_llama_cpp_program,
+        vllm=settings.image_vllm, litellm=settings.image_litellm, loader=settings.image_loader,
+    )  # fmt: skip
+
+
+def _secrets(
+    spec: DeploySpec, plan: PodPlan, key: str | None, parameters: Mapping[str, SecretStr]
+) -> dict[str, SecretStr]:
+    """Under the names that the container knows them by."""
+    made = {secret_name(name): value for name, value in parameters.items()}
+    if key is None:
+        made = {name: SecretStr(_UNTOLD) for name in plan.secrets}
+    if plan.delivery is not None:
+        made[LOADER_TOKEN] = SecretStr(token_of(key, spec.endpoint_id) if key else _UNTOLD)
+    return made

@@ -1,0 +1,190 @@
+"""The main job on a real cluster, with real pods: registered by the form, deployed to, scaled, deleted, nothing left.
+
+One Stepway serves all of these tests, started anew with other settings where a test needs them.
+"""
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from services.cluster.runtimes.kubernetes.objects import GROUPS
+from services.cluster.runtimes.kubernetes.permissions import NAMESPACE
+from services.cluster.runtimes.kubernetes.removal import KINDS
+from tests.e2e.instance import Stepway, until
+from tests.e2e.relay import Relay
+from tests.testbed.cluster import Cluster
+from tests.testbed.machine import need
+
+PYTHON, LLAMA = "stepway-testbed/python:1", "stepway-testbed/llama:1"
+SERVES = {"image_llama_cpp": LLAMA, "image_llama_cpp_program": "xllamacpp", "image_loader": PYTHON}
+KEPT = ("model_roots", "allow_loopback_clusters")  # settings that every test has
+ABSENT = "registry.invalid/no/such:1"  # its registry's name does not resolve: the pod waits, and is given two minutes
+INVALID = "docker.io/Not/valid:1"
+
+Json = dict[str, Any]
+
+
+class Registered:
+    """A Stepway that knows the cluster, by way of `relay`, and has a model that may be deployed."""
+
+    def __init__(self, stepway: Stepway, cluster: Cluster, relay: Relay, model_file: Path) -> None:
+        self.stepway, self.cluster, self.relay = stepway, cluster, relay
+        self.id = self._register()
+        self.model = stepway.made(stepway.import_model(str(model_file)))
+        stepway.made(stepway.scan(self.model))
+
+    def _register(self) -> str:
+        there = self.cluster.api.url.encode()
+        kubeconfig = self.cluster.api.access_kubeconfig().replace(
+            there, f"https://127.0.0.1:{self.relay.port}".encode()
+        )
+        file = ("kubeconfig.yaml", kubeconfig, "application/yaml")
+        fields = {"step_number": "1", "workflow_total_steps": "3", "name": "real", "trigger_workflow": "true"}
+        form = {name: (None, value) for name, value in fields.items()} | {"configuration_file": file}
+        answer = self.stepway.ask("POST", "/clusters/clusters", files=form)
+        assert answer.status_code == 200, answer.text
+        return self.stepway.made(answer.json())
+
+    def with_settings(self, **settings: object) -> "Registered":
+        """The same, with these settings and no others of the tests'."""
+        wanted = {name: self.stepway.settings[name] for name in KEPT} | settings
+        if self.stepway.settings != wanted:
+            self.stepway.stop()
+            self.stepway.settings = wanted
+            self.stepway.start()
+        return self
+
+    def deploy(self, name: str, **config: int) -> Any:
+        given = {"concurrent_requests": 1, "avg_sequence_length": 64, "avg_context_length": 64, **config}
+        return self.stepway.deploy(self.model, name=name, cluster_id=self.id, config=given)
+
+    def step(self, workflow: Any, key: str) -> Json:
+        job = self.stepway.get(f"/jobs/{workflow['job']['id']}")
+        found: Json = next(one for one in job["steps"] if one["key"] == key)
+        return found
+
+    def left(self, endpoint: str) -> list[str]:
+        """All that is in the namespace of an endpoint."""
+        found = []
+        for kind in KINDS:
+            root, plural = GROUPS[kind]
+            answer = self.cluster.api.admin.get(
+                f"/{root}/namespaces/{NAMESPACE}/{plural}",
+                params={"labelSelector": f"stepway/endpoint={endpoint}"},
+            )
+            if answer.status_code != 404:  # not every cluster has every kind
+                found += [f"{kind}/{one['metadata']['name']}" for one in answer.raise_for_status().json()["items"]]
+        return found
+
+    def pods(self, endpoint: str) -> list[Json]:
+        return self.cluster.ready_pods(NAMESPACE, f"stepway/endpoint={endpoint},app.kubernetes.io/component=worker")
+
+
+@pytest.fixture(scope="module")
+def registered(cluster: Cluster, model_file: Path) -> Iterator[Registered]:
+    need(images=("llama",))
+    cluster.load("llama")
+    with tempfile.TemporaryDirectory(prefix="stepway-e2e-") as name, Relay() as relay:
+        relay.lead_to(cluster.api.url)
+        settings: dict[str, Any] = {"model_roots": model_file.parent, "allow_loopback_clusters": True, **SERVES}
+        stepway = Stepway(Path(name), **settings)
+        try:
+            yield Registered(stepway.start(), cluster, relay, model_file)
+        finally:
+            stepway.clean_up()
+
+
+def test_a_model_is_served_by_pods_that_come_and_go(registered: Registered) -> None:
+    """Pods do not reach us here, so the bytes are pushed: no port 9 answers."""
+    nowhere = f"http://{registered.cluster.host}:9"
+    stepway = registered.with_settings(**SERVES, advertised_url=nowhere).stepway
+    deploying = registered.deploy("chat")
+    endpoint = stepway.made(deploying)
+    assert f"Pods do not reach {nowhere} (ConnectionRefused" in registered.step(deploying, "verify")["message"]
+    assert "Sending the model" in registered.step(deploying, "bring_model")["message"]
+    assert registered.step(deploying, "probe")["state"] == "succeeded"
+    shown = stepway.get(f"/endpoints/{endpoint}")
+    assert (shown["state"], shown["engine"]) == ("running", "llama_cpp")
+    assert stepway.made(stepway.add_worker(endpoint)) == endpoint
+    assert len(registered.pods(endpoint)) == 2
+    removing = stepway.ask("DELETE", f"/endpoints/{endpoint}/workers/1")
+    assert removing.status_code == 202, removing.text
+    assert stepway.ended_job({"job": removing.json()})["state"] == "succeeded"
+    until(lambda: len(registered.pods(endpoint)) == 1, what="one worker to be left")
+    assert stepway.ended_job(stepway.delete_endpoint(endpoint))["state"] == "succeeded"
+    assert registered.left(endpoint) == []
+
+
+def test_pods_that_reach_us_fetch_the_model(registered: Registered) -> None:
+    with Relay(registered.cluster.host) as relay:
+        stepway = registered.with_settings(**SERVES, advertised_url=relay.url).stepway
+        relay.lead_to(stepway.url)
+        deploying = registered.deploy("fetched")
+        endpoint = stepway.made(deploying)
+        assert registered.step(deploying, "verify")["message"].startswith(f"Pods reach {relay.url}: the model is")
+        assert stepway.ended_job(stepway.delete_endpoint(endpoint))["state"] == "succeeded"
+    assert registered.left(endpoint) == []
+
+
+def test_what_does_not_fit_is_refused_before_anything_is_made(registered: Registered) -> None:
+    stepway = registered.with_settings(**SERVES).stepway
+    job = stepway.ended_job(registered.deploy("large", concurrent_requests=1000))
+    assert (job["state"], job["error"]["code"], job["error"]["step"]) == ("failed", "insufficient_capacity", "verify")
+    assert "of 125 workers" in job["error"]["message"]
+    assert registered.left(job["resource"]["id"]) == []
+    many = stepway.ended_job(registered.deploy("larger", concurrent_requests=100_000))
+    assert many["error"]["code"] == "insufficient_capacity"
+
+
+def test_a_deploy_that_fails_says_why_and_leaves_nothing(registered: Registered) -> None:
+    stepway = registered.with_settings(image_llama_cpp=INVALID, image_loader=PYTHON).stepway
+    deploying = registered.deploy("broken")
+    job = stepway.ended_job(deploying)
+    reason = f"{INVALID} is no valid image name."
+    assert (job["state"], job["error"]["step"]) == ("failed", "wait_ready")
+    assert job["error"]["code"] == "worker_no_image"
+    assert reason in job["error"]["message"]
+    assert reason in registered.step(deploying, "wait_ready")["error"]["message"]
+    endpoint = job["resource"]["id"]
+    shown = stepway.get(f"/endpoints/{endpoint}")
+    assert shown["state"] == "failed"
+    assert reason in shown["reason"]
+    assert reason in stepway.ask("GET", f"/jobs/{job['id']}/events", headers={"Accept": "text/event-stream"}).text
+    assert registered.left(endpoint) == []
+
+
+def test_a_deploy_that_is_cancelled_while_it_waits_leaves_nothing(registered: Registered) -> None:
+    stepway = registered.with_settings(image_llama_cpp=ABSENT, image_loader=PYTHON).stepway
+    deploying = registered.deploy("waiting")
+
+    def said() -> bool:
+        return "could not be pulled" in (registered.step(deploying, "wait_ready")["message"] or "")
+
+    until(said, what="the pod's reason while it waits")
+    endpoint = deploying["job"]["resource"]["id"]
+    assert registered.left(endpoint)
+    assert stepway.ask("POST", f"/jobs/{deploying['job']['id']}/cancel").status_code < 300
+    assert stepway.ended_job(deploying)["state"] == "cancelled"
+    assert registered.left(endpoint) == []
+
+
+def test_a_cluster_that_is_away_is_waited_for(registered: Registered) -> None:
+    stepway = registered.with_settings(**SERVES).stepway
+    registered.relay.cut()
+    deploying = registered.deploy("patient")
+    until(lambda: _waits(registered.step(deploying, "verify")), what="the word that it waits")
+    registered.relay.mend()
+    endpoint = stepway.made(deploying)
+    registered.relay.cut()
+    deleting = stepway.delete_endpoint(endpoint)
+    until(lambda: _waits(registered.step(deleting, "remove")), what="the word that it waits")
+    registered.relay.mend()
+    assert stepway.ended_job(deleting)["state"] == "succeeded"
+    assert registered.left(endpoint) == []
+
+
+def _waits(step: Json) -> bool:
+    return str(step["message"]).startswith("Waiting for the cluster: 127.0.0.1:")
