@@ -3,6 +3,7 @@
 `observers` has the same for the observers of clusters.
 """
 
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
@@ -18,11 +19,12 @@ from services.app.credentials import service as credentials
 from services.app.endpoints import repository as endpoints
 from services.app.endpoints import service as endpoint_service
 from services.app.endpoints.deploy import key_context
+from services.app.models import holdings, scans
 from services.app.models import repository as models
-from services.app.models import scans
 from services.app.models.catalogue import credential_type
 from services.app.observers import ObserverAccess
 from services.app.projects import quotas
+from shared.contracts.models import ModelFile
 from shared.errors import Problem
 from shared.jobs.outcomes import Permanent
 
@@ -92,6 +94,12 @@ class AppAccess(ObserverAccess):
                 await quotas.check(session, project_id, bytes=size)
             except Problem as problem:
                 raise Permanent(problem.code, problem.detail) from problem
+
+    async def claim_files(self, job_id: UUID, model_id: UUID, files: Sequence[ModelFile], manifest: str | None) -> None:
+        for some in holdings.portions(files):
+            async with self._context.database.transaction() as session:
+                await self._check_job(session, job_id, model_id=model_id)
+                await holdings.claim(session, model_id, some, manifest)
 
     async def claim_cluster(self, job_id: UUID, cluster_id: UUID, uid: str) -> None:
         try:

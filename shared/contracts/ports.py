@@ -1,11 +1,12 @@
 """What a worker service may ask of the app. In one process a direct call; between services, through a sidecar."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Protocol
 from uuid import UUID
 
 from shared.contracts.clusters import WatchedCluster
 from shared.contracts.deployments import ExpectedEndpoint
+from shared.contracts.models import ModelFile
 
 
 class AppPort(Protocol):
@@ -31,6 +32,12 @@ class AppPort(Protocol):
 
     async def admit_bytes(self, job_id: UUID, project_id: UUID | None, size: int) -> None:
         """Refuse (`quota_exceeded`) an import that the project has no room for."""
+
+    async def claim_files(self, job_id: UUID, model_id: UUID, files: Sequence[ModelFile], manifest: str | None) -> None:
+        """Keep files, and the manifest of this digest, from being freed; then look whether they are there.
+
+        Refused (`model_gone`) when the model is not being imported any more.
+        """
 
     async def claim_cluster(self, job_id: UUID, cluster_id: UUID, uid: str) -> None:
         """Record what a cluster is known by; refuse one that is registered already (`cluster_known`) and, of a cluster

@@ -9,7 +9,7 @@ from pydantic_core import from_json
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from services.app.context import AppContext
-from services.app.models import repository
+from services.app.models import holdings, repository
 from services.app.models.tables import ModelFileRow, ModelRow
 from shared.contracts.deployments import ScanSummary
 from shared.contracts.models import ImportResult, Manifest
@@ -41,6 +41,7 @@ class ImportOutcome:
             case "cancelled":
                 _set(model, "deleted", "The import was cancelled.")
                 model.deleted_at = datetime.now(UTC)
+                await holdings.release(session, model.id)  # the next sweep frees them
         await session.flush()
 
     async def _imported(self, session: AsyncSession, model: ModelRow, result: ImportResult) -> None:
@@ -49,6 +50,7 @@ class ImportOutcome:
         model.digest, model.size, model.source_revision = result.digest, result.size, result.revision
         model.facts = result.metadata.model_dump(mode="json", exclude_none=True)
         model.description = model.description or result.metadata.description
+        await holdings.release(session, model.id)  # the claims: an archive's paths were not yet the final ones
         session.add_all(
             ModelFileRow(model_id=model.id, path=file.path, size=file.size, sha256=file.sha256)
             for file in manifest.files

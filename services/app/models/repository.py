@@ -3,7 +3,7 @@
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Select, bindparam, delete, func, select, text, update
+from sqlalchemy import Select, bindparam, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from services.app.endpoints.tables import EndpointRow
@@ -82,28 +82,10 @@ async def live_endpoints(session: AsyncSession, model_id: UUID) -> list[str]:
 
 
 async def files(session: AsyncSession, model_id: UUID) -> list[ModelFileRow]:
-    statement = select(ModelFileRow).where(ModelFileRow.model_id == model_id).order_by(ModelFileRow.path)
+    """Of a model that is there; what an import has claimed meanwhile is none of them."""
+    there = select(ModelRow.id).where(ModelRow.id == model_id, ModelRow.state == "active")
+    statement = select(ModelFileRow).where(ModelFileRow.model_id.in_(there)).order_by(ModelFileRow.path)
     return list((await session.execute(statement)).scalars())
-
-
-async def drop_files(session: AsyncSession, model_id: UUID) -> list[str]:
-    """Forget a model's files; returns the digests that no other model has."""
-    gone = delete(ModelFileRow).where(ModelFileRow.model_id == model_id).returning(ModelFileRow.sha256)
-    digests = set((await session.execute(gone)).scalars())
-    return await unused(session, digests)
-
-
-async def unused(session: AsyncSession, digests: set[str]) -> list[str]:
-    used = select(ModelFileRow.sha256).where(ModelFileRow.sha256.in_(digests))
-    return sorted(digests - set((await session.execute(used)).scalars()))
-
-
-async def imports_run(session: AsyncSession) -> bool:
-    found = await session.scalar(
-        text("""SELECT EXISTS (SELECT 1 FROM jobs.job WHERE kind = 'import_model'
-                                AND state IN ('pending', 'running', 'waiting', 'cancelling'))""")
-    )
-    return bool(found)
 
 
 # ---- scans

@@ -10,7 +10,7 @@ from services.app.audit import service as audit
 from services.app.context import Context, Session
 from services.app.identity.authenticate import Authenticated
 from services.app.identity.idempotency import Once
-from services.app.models import catalog, repository, scans, service
+from services.app.models import catalog, holdings, repository, scans, service
 from services.app.models.schemas import ModelChange, OverrideIn
 from services.app.models.tables import MODEL_STATES, SCAN_STATES, ScanOverrideRow
 from services.app.resources import JSON, Among, Expected, FilterText
@@ -73,8 +73,8 @@ async def change_model(
 async def delete_model(model_id: UUID, context: Context, caller: Authenticated, expected: Expected) -> None:
     """Deletes a model that nothing serves; its bytes go when no other model has them."""
     async with context.database.transaction() as session:
-        digests = await service.delete(session, caller, model_id, expected)
-    await service.free(context, digests)
+        keys = await service.delete(session, caller, model_id, expected)
+    await holdings.free_model(context, model_id, keys)
 
 
 # ---- scans

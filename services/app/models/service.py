@@ -5,26 +5,21 @@ from pathlib import PurePosixPath
 from typing import Any
 from uuid import UUID
 
-import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from services.app import icons
 from services.app.audit import service as audit
-from services.app.context import AppContext
 from services.app.identity.caller import Caller
-from services.app.models import repository
+from services.app.models import holdings, repository
 from services.app.models.tables import ModelRow
 from services.app.resources import Revisions, check_revision, save
 from services.app.wizards.contract import Fields
 from shared.clock import iso
 from shared.contracts.models import Source
 from shared.errors import Fault, Problem
-from shared.objects.store import blob_key
 from shared.security import uris
 from shared.security.uris import InvalidUri, check_uri
 from shared.settings import Settings
-
-log = structlog.get_logger(__name__)
 
 RESULT_SCHEMA = {
     "type": "object",
@@ -188,7 +183,7 @@ async def change(
 
 
 async def delete(session: AsyncSession, caller: Caller, model_id: UUID, expected: Revisions | None = None) -> list[str]:
-    """Delete a model that nothing serves. Returns the digests whose bytes may go once this is committed."""
+    """Delete a model that nothing serves. Returns the keys of objects that may go once this is committed."""
     model = await changeable(session, caller, model_id)
     check_revision(model, expected)
     if model.state == "importing":
@@ -201,24 +196,4 @@ async def delete(session: AsyncSession, caller: Caller, model_id: UUID, expected
     model.state, model.deleted_at = "deleted", datetime.now(UTC)
     model.revision += 1
     await audit.record(session, caller, "model.delete", "model", model_id, project_id=model.project_id, name=model.name)
-    return await repository.drop_files(session, model_id)
-
-
-async def free(context: AppContext, digests: list[str]) -> int:
-    """Delete the bytes of blobs that no model has. Left for the next sweep while imports run: one may be taking them."""
-    freed = 0
-    async with context.database.transaction() as session:
-        if not digests or await repository.imports_run(session):
-            return 0
-        for digest in await repository.unused(session, set(digests)):
-            freed += await context.objects.delete(blob_key(digest))
-    return freed
-
-
-async def sweep(context: AppContext) -> int:
-    """Delete every blob that no model has: what an import left that was cancelled or failed for good."""
-    stored = [info.key.rsplit("/", 1)[1] async for info in context.objects.list("blobs/")]
-    freed = await free(context, stored)
-    if freed:
-        log.info("blobs_freed", count=freed)
-    return freed
+    return await holdings.release(session, model_id)

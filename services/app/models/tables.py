@@ -70,7 +70,7 @@ class ModelRow(Base):
     state: Mapped[str]
     reason: Mapped[str | None]
     source_revision: Mapped[str | None]  # the commit that was imported
-    digest: Mapped[str | None]  # of the manifest
+    digest: Mapped[str | None]  # of the manifest, once it is claimed
     size: Mapped[int | None] = mapped_column(BigInteger)
     facts: Mapped[dict[str, Any]] = mapped_column(JSONB, server_default=text("'{}'"))  # ModelMetadata
     scan_status: Mapped[str | None]  # of the latest ended scan of this digest
@@ -92,7 +92,7 @@ class ModelRow(Base):
 
 
 class ModelFileRow(Base):
-    """The files of living models: a blob is freed when no row names it any more."""
+    """The files of living models, and those that an import has claimed: a blob is freed when no row names it any more."""
 
     __tablename__ = "model_file"
 

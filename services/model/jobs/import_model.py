@@ -121,7 +121,8 @@ async def _context(ctx: Step, spec: ImportSpec) -> SourceContext:
     policy = AddressPolicy(settings.allow_private_addresses, frozenset(settings.trusted_hosts))
     return SourceContext(
         objects=tools.objects, policy=policy.trusting(settings.hf_endpoint), hf_endpoint=settings.hf_endpoint,
-        roots=tuple(Path(root) for root in settings.model_roots), max_bytes=settings.max_model_bytes, token=token,
+        roots=tuple(Path(root) for root in settings.model_roots), max_bytes=settings.max_model_bytes,
+        claim=lambda files, manifest: tools.app.claim_files(ctx.job_id, spec.model_id, files, manifest), token=token,
     )  # fmt: skip
 
 

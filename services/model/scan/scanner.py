@@ -74,7 +74,7 @@ def _run(check: Check, item: Item, findings: Findings) -> None:
     try:
         check.look(item, findings)
     except Unreadable as error:
-        findings.error(item, check.NAME, f"This file could not be judged: {error}.")
+        findings.error(item, check.NAME, f"This file could not be judged: {str(error).rstrip('.')}.")
     except OSError:
         raise
     except Exception as error:  # a fault of the check itself: the file counts as not judged, the others go on

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import Protocol, TypeVar
+from uuid import UUID
 
 from pydantic import BaseModel, Field
 
@@ -26,6 +27,13 @@ U = TypeVar("U")
 
 Progress = Callable[[int, int | None], None]
 """Called with the bytes done and the bytes in all (None while unknown), often: whoever reports it thins it out."""
+
+
+Claim = Callable[[Sequence[ModelFile], str | None], Awaitable[None]]
+"""Keeps stored files, and the manifest of a digest, from being freed, whether they are there yet or not.
+
+A source claims first and looks or stores then: what it has found without a claim may be freed with another model.
+"""
 
 
 class PlannedFile(BaseModel):
@@ -69,6 +77,7 @@ class SourceContext:
     hf_endpoint: str
     roots: tuple[Path, ...]
     max_bytes: int
+    claim: Claim
     token: str | None = field(default=None, repr=False)
     engine: str | None = None  # the engine that is to serve it (llama_cpp, vllm), if that is known
 
@@ -95,7 +104,7 @@ class ModelSource(Protocol):
         ...
 
 
-async def with_files(plan: SourcePlan, files: list[PlannedFile], context: SourceContext) -> SourcePlan:
+async def with_files(plan: SourcePlan, files: list[PlannedFile], model_id: UUID, context: SourceContext) -> SourcePlan:
     """The plan with its files, or with the key of an object that lists them when they are many."""
     if not files:
         raise Permanent("no_model_files", "There is no file of a model there.")
@@ -104,7 +113,8 @@ async def with_files(plan: SourcePlan, files: list[PlannedFile], context: Source
     listing = FileList(files=files).model_dump_json(exclude_none=True).encode()
     if len(files) <= MAX_INLINE_FILES and len(listing) <= 32 * 1024:
         return plan.model_copy(update={"files": files, "file_count": len(files)})
-    key = f"plans/{sha256(listing).hexdigest()}.json"
+    # the model's own, so that it can be freed with the model
+    key = f"plans/{model_id}-{sha256(listing).hexdigest()}.json"
     await context.objects.put(key, listing)
     return plan.model_copy(update={"files_key": key, "file_count": len(files)})
 
@@ -133,6 +143,7 @@ async def store_manifest(files: list[ModelFile], context: SourceContext) -> Mani
     files = sorted(files, key=lambda file: file.path)
     digest = sha256("".join(f"{file.sha256}  {file.path}\n" for file in files).encode()).hexdigest()
     manifest = Manifest(digest=digest, files=files)
+    await context.claim([], digest)
     await context.objects.put(manifest_key(digest), manifest.model_dump_json().encode())
     return manifest
 

@@ -23,7 +23,7 @@ from services.model.sources.base import (
 from services.model.sources.fetching.paths import MAX_DEPTH, PathSet, UnsafePath, safe_path
 from services.model.sources.fetching.workspace import workspace
 from shared.contracts.models import ImportSpec, Manifest, ModelFile, Source
-from shared.jobs.outcomes import Permanent
+from shared.jobs.outcomes import Permanent, Retry
 from shared.objects import FileIdentity, SourceChanged
 from shared.objects.blocking import settled
 from shared.security.uris import InvalidUri, check_uri
@@ -47,14 +47,14 @@ class Disk:
         check_total(total, context)
         await check_space(total, context)
         plan = SourcePlan(source=self.kind, uri=spec.uri, total_bytes=total, file_count=len(files))
-        return await with_files(plan, files, context)
+        return await with_files(plan, files, spec.model_id, context)
 
     async def fetch(self, plan: SourcePlan, context: SourceContext, on_progress: Progress) -> Manifest:
         files = await files_of(plan, context)
         stored: list[ModelFile] = []
         done = 0
         with disk_faults():
-            async with workspace(context.objects, self.kind, plan.uri) as work:
+            async with workspace(context, self.kind, plan.uri) as work:
                 for file in files:
                     # the journal's name holds the identity: a file that has changed since is another one
                     name = f"{file.path}\0{file.identity}"
@@ -71,15 +71,20 @@ class Disk:
 async def _bring(file: PlannedFile, context: SourceContext, on_bytes: Callable[[int], None]) -> ModelFile:
     source = Path(file.origin or "")
     try:
-        await settled(_resolved, source, context.roots)
-        info = await context.objects.ingest(source, expect=identity_of(file), on_bytes=on_bytes)
+        while True:
+            await settled(_resolved, source, context.roots)
+            info = await context.objects.ingest(source, expect=identity_of(file), on_bytes=on_bytes)
+            stored = ModelFile(path=file.path, size=info.size, sha256=info.key.rsplit("/", 1)[-1])
+            await context.claim([stored], None)
+            # freed before the claim: what is stored from now on stays
+            if await context.objects.exists(info.key):
+                return stored
     except SourceChanged:
         raise Permanent("source_changed", f"The file {file.path} has changed since it was checked.") from None
     except FileNotFoundError:
         raise Permanent("source_changed", f"The file {file.path} has gone since it was checked.") from None
     except PermissionError:
         raise Permanent("source_refused", f"The file {file.path} may not be read by this service.") from None
-    return ModelFile(path=file.path, size=info.size, sha256=info.key.rsplit("/", 1)[-1])
 
 
 def _look(path: Path, roots: tuple[Path, ...]) -> list[PlannedFile]:
@@ -102,6 +107,9 @@ def _look(path: Path, roots: tuple[Path, ...]) -> list[PlannedFile]:
         raise Permanent("source_refused", "This service may not read everything at the path.") from None
     except FileNotFoundError:
         raise Permanent("source_changed", "Something at the path went away while it was looked at.") from None
+    except OSError as error:
+        why = os.strerror(error.errno or 0)
+        raise Retry("source_unavailable", f"The path cannot be read: {why}.") from None
     return sorted(found, key=lambda file: file.path)
 
 

@@ -73,15 +73,17 @@ class HuggingFace:
             file_count=len(files),
         )
         await _check_access(plan, files, context)
-        return await with_files(plan, files, context)
+        return await with_files(plan, files, spec.model_id, context)
 
     async def fetch(self, plan: SourcePlan, context: SourceContext, on_progress: Progress) -> Manifest:
         files = await files_of(plan, context)
         with disk_faults():
             async with (
-                workspace(context.objects, self.kind, context.hf_endpoint, plan.uri, plan.commit) as work,
+                workspace(context, self.kind, context.hf_endpoint, plan.uri, plan.commit) as work,
                 guarded_client(_policy(context)) as client,
             ):
+                named = [ModelFile(path=f.path, size=f.size or 0, sha256=f.sha256) for f in files if f.sha256]
+                await context.claim(named, None)
                 known = {file.path: await _known(file, work, context) for file in files}
                 await check_space(sum(file.size or 0 for file in files if known[file.path] is None), context)
                 tally = Tally(on_progress, plan.total_bytes)
@@ -113,14 +115,15 @@ async def _bring(
     )
     target = work.file(file.path)
     got = await download(client, remote, target, partial(tally.at, file.path))
-    await context.objects.adopt(target, got.sha256)
     brought = ModelFile(path=file.path, size=got.size, sha256=got.sha256)
+    await context.claim([brought], None)
+    await context.objects.adopt(target, got.sha256)
     work.record(file.path, brought)
     return brought
 
 
 async def _known(file: PlannedFile, work: Workspace, context: SourceContext) -> ModelFile | None:
-    """The file, if its bytes are stored already."""
+    """The file, if its bytes are stored already. Its digest, where the hub tells it, has been claimed."""
     if file.sha256 is None:
         return await work.done(file.path)
     try:

@@ -60,12 +60,12 @@ class Url:
             archive=archive_kind(name),
         )
         # an announced size is only a hint: what arrives is counted
-        return await with_files(plan, [PlannedFile(path=name)], context)
+        return await with_files(plan, [PlannedFile(path=name)], spec.model_id, context)
 
     async def fetch(self, plan: SourcePlan, context: SourceContext, on_progress: Progress) -> Manifest:
         name = (await files_of(plan, context))[0].path
         with disk_faults():
-            async with workspace(context.objects, self.kind, plan.uri, plan.etag) as work:
+            async with workspace(context, self.kind, plan.uri, plan.etag) as work:
                 if plan.archive is None:
                     file = await work.done(name) or await _bring(name, plan, context, work, on_progress)
                     on_progress(file.size, file.size)
@@ -78,8 +78,9 @@ async def _bring(
 ) -> ModelFile:
     target = work.file(name)
     size, sha256 = await _download(name, plan, context, work, on_progress)
-    await context.objects.adopt(target, sha256)
     file = ModelFile(path=name, size=size, sha256=sha256)
+    await context.claim([file], None)
+    await context.objects.adopt(target, sha256)
     work.record(name, file)
     return file
 
@@ -88,7 +89,7 @@ async def _bring_archive(
     name: str, plan: SourcePlan, context: SourceContext, work: Workspace, on_progress: Progress
 ) -> Manifest:
     size, _ = await _download(name, plan, context, work, on_progress)
-    files = await unpack(work.file(name), plan.archive or "", work.file("unpacked"), context.objects, context.max_bytes)
+    files = await unpack(work.file(name), plan.archive or "", work.file("unpacked"), context)
     if not files:
         raise Permanent("no_model_files", "The archive holds no file.")
     on_progress(size, size)

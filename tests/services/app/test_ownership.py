@@ -258,6 +258,7 @@ async def test_a_job_asks_only_for_what_its_fields_name(world: World) -> None:
         access.kubeconfig(job_id, UUID(world["cluster"])), access.worker_key(job_id, UUID(world["endpoint"])),
         access.check_gate(job_id, UUID(world["model"]), world.things.project, None),
         access.admit_bytes(job_id, world.things.bare, 1), access.admit_bytes(uuid4(), None, 1),
+        access.claim_files(job_id, UUID(world["model"]), [], None),
     ):  # fmt: skip
         with pytest.raises(Permanent) as refused:
             await call

@@ -10,8 +10,10 @@ import pytest
 from sqlalchemy import text
 
 from services.app.context import AppContext
+from services.app.models import holdings
 from services.app.models.tables import ModelFileRow
 from services.embedded.maintenance import KEPT, UNTOUCHED, Maintenance
+from shared.contracts.models import ModelFile
 from shared.db.engine import Database
 from shared.jobs.engine import EmbeddedEngine
 from shared.objects.store import blob_key
@@ -63,22 +65,19 @@ async def test_old_jobs_go_and_those_that_need_a_hand_stay(
     assert states == ["cleanup_required", "running"]
 
 
-async def test_bytes_that_no_model_has_are_freed_unless_an_import_may_be_taking_them(
-    maintenance: Maintenance, app_context: AppContext, people: People, database: Database, tmp_path: Path
+async def test_bytes_that_no_model_has_are_freed_and_what_an_import_has_claimed_stays(
+    maintenance: Maintenance, app_context: AppContext, database: Database, tmp_path: Path
 ) -> None:
-    kept, unused = [await stored(app_context, tmp_path, content) for content in (b"kept", b"unused")]
-    model = rows.model()
-    await rows.insert(database, model, ModelFileRow(model_id=model.id, path="f", size=4, sha256=kept))
-    project = await people.project("p")
-    importing = rows.job(project, "running")
-    await rows.insert(database, importing)
+    kept, claimed, unused = [
+        await stored(app_context, tmp_path, content) for content in (b"kept", b"claimed", b"unused")
+    ]
+    model, importing = rows.model(), rows.model(state="importing")
+    await rows.insert(database, model, importing, ModelFileRow(model_id=model.id, path="f", size=4, sha256=kept))
+    async with database.transaction() as session:
+        await holdings.claim(session, importing.id, [ModelFile(path="f", size=7, sha256=claimed)], None)
     await maintenance.round()
-    assert await app_context.objects.exists(blob_key(unused))
-
-    await run(database, "UPDATE jobs.job SET state = 'failed'")
-    await maintenance.round()
-    assert not await app_context.objects.exists(blob_key(unused))
-    assert await app_context.objects.exists(blob_key(kept))
+    there = [await app_context.objects.exists(blob_key(digest)) for digest in (kept, claimed, unused)]
+    assert there == [True, True, False]
 
 
 async def stored(context: AppContext, folder: Path, content: bytes) -> str:

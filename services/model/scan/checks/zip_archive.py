@@ -72,7 +72,7 @@ def _inside(item: Item, findings: Findings, archive: zipfile.ZipFile, member: zi
         with archive.open(member) as source:
             inner = item.unpacked(member.filename, source, member.file_size)
     except (zlib.error, OSError, ValueError, NotImplementedError, zipfile.BadZipFile, EOFError) as error:
-        findings.error(item, NAME, f"The member {member.filename} cannot be unpacked: {error}.")
+        findings.error(item, NAME, f"The member {member.filename} cannot be unpacked: {str(error).rstrip('.')}.")
         return
     inner.tensor_data = torch and _is_storage(member.filename)
     findings.inspect(inner)

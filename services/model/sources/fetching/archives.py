@@ -13,13 +13,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from services.model.sources.base import SourceContext
 from services.model.sources.fetching.members import BadArchive, Member
 from services.model.sources.fetching.paths import PathSet, UnsafePath
 from services.model.sources.fetching.tar_members import tar_members
 from services.model.sources.fetching.zip_members import zip_members
 from shared.contracts.models import ModelFile
 from shared.jobs.outcomes import Permanent
-from shared.objects import ObjectStore
 from shared.objects.blocking import settled
 
 MAX_MEMBERS = 10_000
@@ -37,24 +37,24 @@ def archive_kind(name: str) -> str | None:
     return next((kind for ending, kind in _KINDS.items() if name.lower().endswith(ending)), None)
 
 
-async def unpack(archive: Path, kind: str, target: Path, objects: ObjectStore, max_bytes: int) -> list[ModelFile]:
+async def unpack(archive: Path, kind: str, target: Path, context: SourceContext) -> list[ModelFile]:
     """Store every file of the archive; `target` is where one lies while it is unpacked. Raises `Permanent`."""
     files: list[ModelFile] = []
     with archive.open("rb") as file:
-        limits = _Limits(os.fstat(file.fileno()).st_size, max_bytes)
+        limits = _Limits(os.fstat(file.fileno()).st_size, context.max_bytes)
         members = _guarded(_READERS[kind](file))
         paths = PathSet()
         try:
             while (member := await settled(_next, members)) is not None:
                 limits.count()
-                files.append(await _store(member, _path(member, paths), target, objects, limits))
+                files.append(await _store(member, _path(member, paths), target, context, limits))
         finally:
             members.close()
             target.unlink(missing_ok=True)
     return files
 
 
-async def _store(member: Member, path: str, target: Path, objects: ObjectStore, limits: "_Limits") -> ModelFile:
+async def _store(member: Member, path: str, target: Path, context: SourceContext, limits: "_Limits") -> ModelFile:
     digest = hashlib.sha256()
     size = 0
     with target.open("wb") as out:
@@ -66,9 +66,10 @@ async def _store(member: Member, path: str, target: Path, objects: ObjectStore, 
             await asyncio.sleep(0)
     if size != member.size:
         raise Permanent("unsafe_archive", "A member of the archive is not as large as the archive says.")
-    sha256 = digest.hexdigest()
-    await objects.adopt(target, sha256)
-    return ModelFile(path=path, size=size, sha256=sha256)
+    stored = ModelFile(path=path, size=size, sha256=digest.hexdigest())
+    await context.claim([stored], None)
+    await context.objects.adopt(target, stored.sha256)
+    return stored
 
 
 def _copy_slice(member: Member, out: BinaryIO, digest: "hashlib._Hash", limits: "_Limits") -> int:

@@ -14,9 +14,10 @@ from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
+from services.model.sources.base import SourceContext
 from shared.contracts.models import ModelFile
 from shared.jobs.outcomes import Retry
-from shared.objects import ObjectStore, blob_key
+from shared.objects import blob_key
 
 _RIVALS = 8  # fetches of the same thing at the same time
 
@@ -29,8 +30,9 @@ class _Line(BaseModel):
 class Workspace:
     """A held scratch folder. Names that callers choose are hashed: a hostile path never becomes a file name."""
 
-    def __init__(self, objects: ObjectStore, folder: Path) -> None:
-        self._objects = objects
+    def __init__(self, context: SourceContext, folder: Path) -> None:
+        self._objects = context.objects
+        self._claim = context.claim
         self._folder = folder
         self._journal = folder / "journal"
         self._done = _read_journal(self._journal)
@@ -42,7 +44,10 @@ class Workspace:
     async def done(self, name: str) -> ModelFile | None:
         """What was recorded under this name, if its blob is still stored."""
         known = self._done.get(name)
-        return known if known and await self._objects.exists(blob_key(known.sha256)) else None
+        if known is None:
+            return None
+        await self._claim([known], None)
+        return known if await self._objects.exists(blob_key(known.sha256)) else None
 
     def record(self, name: str, file: ModelFile) -> None:
         """Remember a file that is stored. Not durable: what a power cut takes is fetched once more."""
@@ -52,7 +57,7 @@ class Workspace:
 
 
 @asynccontextmanager
-async def workspace(objects: ObjectStore, *identity: str | None) -> AsyncIterator[Workspace]:
+async def workspace(context: SourceContext, *identity: str | None) -> AsyncIterator[Workspace]:
     """Hold the scratch folder of a fetch that `identity` describes. It is removed when the block ends without error.
 
     Raises `Retry` when too many others fetch the same.
@@ -60,13 +65,13 @@ async def workspace(objects: ObjectStore, *identity: str | None) -> AsyncIterato
     name = sha256(json.dumps(identity).encode()).hexdigest()[:32]
     for rival in range(_RIVALS):
         folder_name = f"{name}-{rival}"
-        folder = objects.scratch(folder_name)
+        folder = context.objects.scratch(folder_name)
         lock = _try_lock(folder)
         if lock is None:
             continue
         try:
-            yield Workspace(objects, folder)
-            await objects.drop_scratch(folder_name)
+            yield Workspace(context, folder)
+            await context.objects.drop_scratch(folder_name)
         finally:
             os.close(lock)
         return

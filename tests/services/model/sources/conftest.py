@@ -1,13 +1,13 @@
 """What the tests of model sources share: an object store, a context, servers."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
 
 from services.model.sources.base import SourceContext
-from shared.contracts.models import ImportSpec, Source
+from shared.contracts.models import ImportSpec, ModelFile, Source
 from shared.objects import DirectoryStore
 from shared.security.addresses import AddressPolicy
 from tests.hub import Hub
@@ -45,10 +45,15 @@ def context(objects: DirectoryStore) -> MakeContext:
             "hf_endpoint": "http://127.0.0.1:9",
             "roots": (),
             "max_bytes": GIB,
+            "claim": claim_nothing,
         }
         return SourceContext(**{**fields, **given})  # type: ignore[arg-type]  # fields by name
 
     return make
+
+
+async def claim_nothing(files: Sequence[ModelFile], manifest: str | None) -> None:
+    """For a store from which nothing is freed."""
 
 
 def spec(source: Source, uri: str, revision: str | None = None) -> ImportSpec:

@@ -300,7 +300,9 @@ from services.model.sources.registry import source_for
 from shared.objects import DirectoryStore
 from shared.security.addresses import AddressPolicy
 plan = SourcePlan.model_validate_json(sys.argv[3])
-context = SourceContext(DirectoryStore(Path(sys.argv[1])), AddressPolicy(allow_private=True), sys.argv[2], (), 2**40)
+async def claim(files, manifest):
+    pass
+context = SourceContext(DirectoryStore(Path(sys.argv[1])), AddressPolicy(allow_private=True), sys.argv[2], (), 2**40, claim)
 def tell(done, total):
     print(done, flush=True)
 manifest = asyncio.run(source_for(plan.source).fetch(plan, context, tell))
