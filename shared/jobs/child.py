@@ -141,7 +141,12 @@ class _Zygote:
         self._control.close()
 
 
-atexit.register(_Zygote.close_all)
+def end_zygotes() -> None:
+    """End all of this process, with their children; the next call starts a new one."""
+    _Zygote.close_all()
+
+
+atexit.register(end_zygotes)
 
 
 _Ends = tuple[asyncio.StreamReader, asyncio.StreamWriter]

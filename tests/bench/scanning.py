@@ -6,9 +6,11 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from statistics import median
 
 from services.model.scan.schemas import ScanFile, ScanRequest
 from services.model.scan.service import scan_model
+from shared.jobs.child import end_zygotes
 from tests.bench.figures import Figure
 from tests.bench.files import MB, safetensors, torch_checkpoint
 
@@ -20,25 +22,39 @@ def run(quick: bool) -> list[Figure]:
     with tempfile.TemporaryDirectory(prefix="stepway-bench-") as folder:
         checkpoint = torch_checkpoint(Path(folder) / "model.pt", TORCH_MB * MB)
         weights = safetensors(Path(folder) / "model.safetensors", weights_mb * MB)
+        first: list[float] = []
         ours: list[float] = []
         peer: list[float] = []
         for _ in range(rounds):
+            end_zygotes()
+            first.append(_scanned(checkpoint))
             ours.append(_scanned(checkpoint))
             peer.append(_picklescan(checkpoint))
         flat = min(_scanned(weights) for _ in range(rounds))
     # The least of each: whatever else the machine does only ever adds.
     best, other = min(ours), min(peer)
+    name = f"scan of a torch file of {TORCH_MB} MB"
     return [
         Figure(
-            f"scan of a torch file of {TORCH_MB} MB", best, "s", other, "s picklescan, a process too", at_most=3,
-            note=f"{TORCH_MB / best:,.0f} against {TORCH_MB / other:,.0f} MB/s",
+            f"{name}, scanner started", best, "s", other, "s picklescan, a process too", at_most=3,
+            note=_pairs(ours, peer),
         ),
-        Figure(f"scan of safetensors, {weights_mb / 1000:g} GB", weights_mb / 1000 / flat, "GB/s", note=f"{flat:.2f} s"),
+        Figure(
+            f"{name}, the first in minutes", min(first), "s", other, "s picklescan, a process too",
+            note=_pairs(first, peer),
+        ),
+        Figure(f"scan of safetensors, {weights_mb / 1000:g} GB", weights_mb / 1000 / flat, "GB/s", note=f"{flat:.3f} s"),
     ]  # fmt: skip
 
 
+def _pairs(ours: list[float], peer: list[float]) -> str:
+    """The ratios of what was measured side by side."""
+    ratios = sorted(one / other for one, other in zip(ours, peer, strict=True))
+    return f"pairs {ratios[0]:.2f}, {median(ratios):.2f}, {ratios[-1]:.2f}"
+
+
 def _scanned(path: Path) -> float:
-    """Seconds from the call to the report, the start of the child process included."""
+    """Seconds from the call to the report, the start of the child process included; of its zygote too, if none runs."""
     request = ScanRequest(
         digest="sha256:" + "0" * 64, files=[ScanFile(path=path.name, location=str(path), size=path.stat().st_size)]
     )
