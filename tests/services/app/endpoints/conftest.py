@@ -21,6 +21,10 @@ from services.app.endpoints.model_files import Limits, Transfers
 from services.app.endpoints.tables import EndpointRow
 from services.app.main import create_app
 from services.app.models.tables import ModelRow
+from services.embedded.access import GatewayAccess
+from services.gateway.routes import Gateway
+from services.gateway.routes import router as gateway_route
+from services.gateway.table import RouteTable
 from shared.contracts.models import Manifest, ModelFile
 from shared.objects import DirectoryStore
 from shared.objects.store import CHUNK, blob_key, manifest_key
@@ -166,7 +170,11 @@ class Running:
 
 
 @contextlib.asynccontextmanager
-async def running(context: AppContext, host: str = "127.0.0.1", limits: Limits | None = None) -> AsyncIterator[Running]:
+async def running(
+    context: AppContext, host: str = "127.0.0.1", limits: Limits | None = None, routes: RouteTable | None = None
+) -> AsyncIterator[Running]:
+    """The app, with its gateway over `routes`, at an address of this machine; it counts as the advertised one."""
+
     async def ready() -> list[str]:
         return []
 
@@ -175,6 +183,9 @@ async def running(context: AppContext, host: str = "127.0.0.1", limits: Limits |
     context.settings = context.settings.model_copy(update={"advertised_url": url})
     app = create_app(context, ready)
     app.state.transfers = Transfers(limits)
+    routes = routes or RouteTable()
+    gateway = Gateway(routes, GatewayAccess(app.state.authenticator, routes, []))
+    app.router.routes.insert(0, gateway_route(gateway))
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off", timeout_graceful_shutdown=2))
     task = asyncio.create_task(server.serve(sockets=[listener]))
     while not server.started:
@@ -182,6 +193,7 @@ async def running(context: AppContext, host: str = "127.0.0.1", limits: Limits |
     try:
         yield Running(url, app.state.transfers)
     finally:
+        await gateway.aclose()
         server.should_exit = True
         await task
 
