@@ -6,6 +6,7 @@ from pathlib import Path
 
 import httpx
 
+from services.model.sources.fetching.allocator import keep_freed_memory
 from services.model.sources.fetching.failures import outcome_of_failure
 from services.model.sources.fetching.partial import Note, PartialFile
 from services.model.sources.fetching.statuses import outcome_of_status
@@ -48,6 +49,7 @@ async def download(
     Raises `Retry` when the connection is lost without progress, and `Permanent` for what will not change; both leave
     the partial file, unless its bytes are wrong.
     """
+    keep_freed_memory()
     git_size = remote.size if remote.git_oid else None
     partial = PartialFile(target, git_size=git_size, trust_unsynced=remote.verified)
     try:

@@ -1,5 +1,6 @@
 """Models from the disk: what is outside the configured folders stays there, by whatever way."""
 
+import errno
 import os
 import socket
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 from services.model.sources.base import SourceContext, SourcePlan
 from services.model.sources.disk import Disk
 from shared.contracts.models import Manifest, Source
-from shared.jobs.outcomes import Permanent
+from shared.jobs.outcomes import Permanent, Retry
 from shared.objects import DirectoryStore
 from tests.services.model.sources.conftest import MakeContext, bytes_of, spec
 
@@ -134,6 +135,31 @@ async def test_limits_hold(here: SourceContext, context: MakeContext, root: Path
     assert await _refusal(context(roots=(root,), max_bytes=8), root / "m") == "model_too_large"
     (root / "empty").mkdir()
     assert await _refusal(here, root / "empty") == "no_model_files"
+
+
+async def test_the_same_bytes_under_a_new_name_have_the_new_name(here: SourceContext, root: Path) -> None:
+    """Bytes are stored once; names are each model's own, also where the first import was cut off."""
+    file = root / "m" / "sub" / "a.safetensors"
+    first = await _import(here, file)
+    renamed = file.rename(file.with_name("b.safetensors"))
+    second = await _import(here, renamed)
+    copied = await _import(here, root / "m")
+    assert [one.path for one in second.files] == ["b.safetensors"]
+    assert [one.path for one in copied.files] == ["config.json", "sub/b.safetensors"]
+    assert first.files[0].sha256 == second.files[0].sha256
+    assert first.digest != second.digest
+
+
+async def test_a_fault_of_the_disk_is_a_sentence(
+    here: SourceContext, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def scandir(path: object) -> object:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(Retry) as raised:
+        await _check(here, root / "m")
+    assert raised.value.message == "The path cannot be read: Input/output error."
 
 
 async def test_progress_reaches_the_total(here: SourceContext, root: Path) -> None:

@@ -284,6 +284,17 @@ async def test_a_check_of_a_silent_hub_is_cancelled_at_once(context: MakeContext
         assert all(thread.daemon for thread in threading.enumerate() if thread.name == "hub")
 
 
+async def test_bytes_that_are_stored_already_have_the_name_of_this_repository(hub: Hub, context: MakeContext) -> None:
+    hub.add("org/first", {"old.safetensors": WEIGHTS, "config.json": b"{}"})
+    hub.add("org/second", {"new.safetensors": WEIGHTS, "config.json": b"{}"})
+    here = context(hf_endpoint=hub.url)
+    plans = [await SOURCE.check(spec(Source.HUGGING_FACE, f"org/{name}"), here) for name in ("first", "second")]
+    first, second = [await SOURCE.fetch(plan, here, lambda done, total: None) for plan in plans]
+    assert [file.path for file in first.files] == ["config.json", "old.safetensors"]
+    assert [file.path for file in second.files] == ["config.json", "new.safetensors"]
+    assert not hub.asked("/new.safetensors", "GET")  # taken from the store
+
+
 async def test_two_fetches_of_one_model_at_a_time_both_end_well(hub: Hub, context: MakeContext) -> None:
     hub.add("org/model", SMALL)
     here = context(hf_endpoint=hub.url)

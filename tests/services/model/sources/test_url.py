@@ -47,6 +47,13 @@ async def test_one_file_is_stored_under_the_name_in_its_path(
     assert await bytes_of(objects, manifest.files[0].sha256) == DATA
 
 
+async def test_the_same_bytes_from_another_address_have_the_name_there(files: FileServer, context: MakeContext) -> None:
+    first = await _import(context(), files.add("/old.gguf", DATA))
+    second = await _import(context(), files.add("/new.gguf", DATA))
+    assert [file.path for file in (*first.files, *second.files)] == ["old.gguf", "new.gguf"]
+    assert first.files[0].sha256 == second.files[0].sha256
+
+
 async def test_a_check_takes_no_bytes_and_tells_the_size(files: FileServer, context: MakeContext) -> None:
     url = files.add("/m.gguf", DATA)
     plan = await SOURCE.check(spec(Source.URL, url), context())
