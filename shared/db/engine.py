@@ -1,10 +1,13 @@
 """One pool of connections for a process, and the sessions made from it."""
 
-from collections.abc import AsyncIterator
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-from sqlalchemy.engine import make_url
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.engine import Connection, make_url
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.util import await_only, greenlet_spawn
 
 
 def driver_url(url: str) -> str:
@@ -32,6 +35,9 @@ class Database:
             },
         )
         self.statements = self.engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._cut_off: set[asyncio.Task[None]] = set()
+        self._shield(self.engine)
+        self._shield(self.statements)
         self._sessions = async_sessionmaker(self.engine, expire_on_commit=False)
 
     @asynccontextmanager
@@ -47,4 +53,30 @@ class Database:
             yield connection
 
     async def close(self) -> None:
+        if self._cut_off:
+            await asyncio.wait(self._cut_off)
         await self.engine.dispose()
+
+    def _shield(self, engine: AsyncEngine) -> None:
+        """Let every checkout come to its end: one that is cut off would leave its connection to the garbage collector."""
+        connect = engine.sync_engine.connect
+
+        def shielded() -> Connection:
+            return await_only(self._checkout(connect))
+
+        engine.sync_engine.connect = shielded  # type: ignore[method-assign]  # what sessions and connections call
+
+    async def _checkout(self, connect: Callable[[], Connection]) -> Connection:
+        task = asyncio.create_task(greenlet_spawn(connect))
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            ending = asyncio.create_task(_give_back(task))
+            self._cut_off.add(ending)
+            ending.add_done_callback(self._cut_off.discard)
+            raise
+
+
+async def _give_back(checkout: "asyncio.Task[Connection]") -> None:
+    with contextlib.suppress(Exception):  # nobody waits for the connection any more
+        await greenlet_spawn((await checkout).close)
