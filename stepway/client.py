@@ -272,10 +272,12 @@ def merged(job: dict[str, Any], event: Event) -> dict[str, Any]:
         return {**job, **event.data}
     if event.name != "step":
         return job
-    steps = [event.data if one["key"] == event.data["key"] else one for one in job["steps"]]
-    if all(one["key"] != event.data["key"] for one in job["steps"]):
-        steps.append(event.data)
-    return {**job, "steps": steps}
+    step = dict(event.data)
+    percent = step.pop("job_percent", job.get("percent"))
+    steps = [step if one["key"] == step["key"] else one for one in job["steps"]]
+    if all(one["key"] != step["key"] for one in job["steps"]):
+        steps.append(step)
+    return {**job, "percent": percent, "steps": steps}
 
 
 def _with(path: str, params: Mapping[str, Any] | None) -> httpx.URL:

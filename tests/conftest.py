@@ -5,12 +5,21 @@ import random
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
+import structlog
 
 from shared.db import migrate
 from shared.db.engine import Database
 from tests import postgres
 
 TEMPLATE = "migrated"
+
+# Its own traceback shows all locals, and takes seconds to be rendered: jobs lose their leases over it.
+structlog.configure(
+    processors=[
+        structlog.stdlib.add_log_level,
+        structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback),
+    ]
+)
 
 
 @pytest.fixture

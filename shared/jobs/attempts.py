@@ -20,7 +20,7 @@ from shared.jobs.hub import Hub
 from shared.jobs.lane import Lane
 from shared.jobs.ledger import StaleFence, emit_job
 from shared.jobs.stored import json_text, short_text
-from shared.jobs.views import step_view
+from shared.jobs.views import job_percent, step_view
 
 PAUSE, LONGEST_PAUSE = 0.1, 2.0  # seconds between the tries to reach the database
 
@@ -64,7 +64,7 @@ def _with_event(guard: LiteralString, change: LiteralString, more: LiteralString
              topic AS (UPDATE jobs.topic t SET seq = t.seq + 1 FROM counted WHERE t.id = counted.topic RETURNING t.seq),
              event AS (INSERT INTO jobs.event (job_id, seq, topic, topic_seq, type, data)
                        SELECT counted.id, counted.event_seq, counted.topic, (SELECT seq FROM topic), 'step',
-                              {step_view("changed")}
+                              {step_view("changed")} || jsonb_build_object('job_percent', {job_percent("changed")})
                          FROM counted, changed)
         SELECT changed.attempt, changed.tries, counted.topic{more} FROM changed, counted
     """
@@ -90,7 +90,7 @@ _BEGIN = _with_event(
 _SUCCEED = _with_event(
     "true",
     f"""UPDATE jobs.step SET state = 'succeeded', result = CAST(%(result)s AS jsonb), error = NULL, run_at = NULL,
-               percent = 100, token = NULL, ended_at = clock_timestamp()
+               percent = 100, message = NULL, token = NULL, ended_at = clock_timestamp()
           FROM job WHERE {_OWN} RETURNING step.*""",
 )
 
@@ -108,15 +108,22 @@ _PROGRESS = _with_event(
 _UNDONE = _with_event(
     "phase = 'undo'",
     """UPDATE jobs.step SET state = 'undone', result = NULL, token = NULL, error = NULL, run_at = NULL,
-              percent = NULL, ended_at = clock_timestamp()
+              percent = NULL, message = NULL, undo_tries = 0, ended_at = clock_timestamp()
          FROM job WHERE step.job_id = job.id AND step.key = %(key)s RETURNING step.*""",
 )
 
 _UNDO_FAILED = _with_event(
     "phase = 'undo'",
-    """UPDATE jobs.step SET error = CAST(%(error)s AS jsonb)
+    """UPDATE jobs.step SET error = CAST(%(error)s AS jsonb), undo_tries = 0
          FROM job WHERE step.job_id = job.id AND step.key = %(key)s RETURNING step.*""",
 )
+
+# No event: readers see how it ends.
+_UNDO_BEGUN = """
+    UPDATE jobs.step SET undo_tries = undo_tries + 1 WHERE job_id = %(job)s AND key = %(key)s
+       AND EXISTS (SELECT 1 FROM jobs.job WHERE id = %(job)s AND fence = %(fence)s AND phase = 'undo')
+    RETURNING undo_tries
+"""
 
 _LOOK = """
     SELECT job.fence, job.state, job.phase, step.state AS step_state, step.token, step.result
@@ -203,6 +210,13 @@ class Attempts:
         if row is None:
             raise StaleFence(str(job))
         self._hub.publish(job, row.topic)
+
+    async def begin_undo(self, job: UUID, fence: int, key: str) -> int:
+        """How often the undo of this step has begun since it last ended, with this time: processes may have died of it."""
+        row, _ = await self._one(_UNDO_BEGUN, {"job": job, "fence": fence, "key": key})
+        if row is None:
+            raise StaleFence(str(job))
+        return int(row.undo_tries)
 
     async def undone(self, job: UUID, fence: int, key: str) -> None:
         await self._report(_UNDONE, {"job": job, "fence": fence, "key": key}, "undone")

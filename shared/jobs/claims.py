@@ -102,13 +102,14 @@ _REAP = text("""
     RETURNING id
 """)
 
-# A run that is given up in good order has not crashed: what its steps began does not count as a try.
+# A run that is given up in good order has not crashed: what its steps, or their undos, began does not count as a try.
 _RELEASE = text("""
     WITH released AS (
         UPDATE jobs.job SET worker = NULL, fence = fence + 1, run_at = clock_timestamp() + make_interval(secs => :delay)
          WHERE worker = :process AND id <> ALL(:kept) RETURNING id)
-    UPDATE jobs.step SET tries = greatest(tries - 1, 0)
-      FROM released WHERE step.job_id = released.id AND step.state = 'running'
+    UPDATE jobs.step SET tries = CASE WHEN step.state = 'running' THEN greatest(tries - 1, 0) ELSE tries END,
+                         undo_tries = greatest(undo_tries - 1, 0)
+      FROM released WHERE step.job_id = released.id AND (step.state = 'running' OR step.undo_tries > 0)
 """)
 
 _OVERDUE = text("""

@@ -27,7 +27,8 @@ from shared.jobs.run import PlannedStep, StepFailed
 from shared.jobs.stored import json_text, short_text
 
 SHORT_WAIT = 1.0  # seconds that a run waits in its slot rather than giving it up
-CRASHES = 3  # how often a step may take its process down before it counts as failed
+CRASHES = 3  # how often a step, or its undo, may take its process down before it counts as failed
+LOST = "The process was lost each time while this {} ran."
 PROGRESS_INTERVAL = 0.5
 _UNDO_RETRY = RetryPolicy(attempts=4, delay=0.5, timeout=300)
 
@@ -249,7 +250,7 @@ class EmbeddedRun:
             raise StepFailed(key, code, message) from error
 
     async def _give_up(self, definition: StepDef, key: str) -> Any:
-        message = "The process was lost each time while this step ran."
+        message = LOST.format("step")
         begun = await self._begin(key, definition.title, definition.weight, durable=True)
         if isinstance(begun, Begun):
             body = error_body("worker_lost", message, key)
@@ -350,7 +351,10 @@ class EmbeddedRun:
         for done in reversed(list(self._begun.values())):
             if done.definition.undo is None:
                 continue
-            error = await self._undo_one(done)
+            if await self._attempts.begin_undo(self.job_id, self._claim.fence, done.key) > CRASHES:
+                error: Exception | None = Permanent("worker_lost", LOST.format("undo"))
+            else:
+                error = await self._undo_one(done)
             if error is None:
                 await self._attempts.undone(self.job_id, self._claim.fence, done.key)
             else:

@@ -71,6 +71,13 @@ class Feeds:
         self._hub = hub
         self._feeds: dict[tuple[Kind, UUID], _Feed] = {}
 
+    async def start_after(self, kind: Kind, stream: UUID, seen: int | None) -> int:
+        """After which event a reader goes on who has seen `seen`. Who knows of more than there is gets all of it.
+
+        Such a reader comes from another history, as before the restore of an older database.
+        """
+        return seen if seen and seen <= await self._newest(kind, stream) else 0
+
     async def follow(self, kind: Kind, stream: UUID, after: int = 0) -> AsyncIterator[list[FeedEvent]]:
         """Batches of events with a number above `after`, as they come; never ends by itself."""
         feed = self._feeds.setdefault((kind, stream), _Feed())

@@ -77,10 +77,12 @@ _INSERT = text("""
                 WITH ORDINALITY AS s(key, title, weight, position)
 """)
 
-# An ended job has no running steps: those that its end cut short are marked so.
+# An ended job has no running steps: those that its end cut short are marked so. A cancelled job has no pending ones.
 _END_STEPS = """,
-    steps AS (UPDATE jobs.step SET state = 'cancelled', token = NULL, ended_at = clock_timestamp()
-                FROM job WHERE step.job_id = job.id AND step.state = 'running')"""
+    steps AS (UPDATE jobs.step SET state = CASE WHEN step.attempt = 0 THEN 'skipped' ELSE 'cancelled' END, token = NULL,
+                     ended_at = CASE WHEN step.attempt > 0 THEN clock_timestamp() END
+                FROM job WHERE step.job_id = job.id
+                 AND (step.state = 'running' OR (step.state = 'pending' AND job.state = 'cancelled')))"""
 
 
 async def emit_job(session: AsyncSession, job_id: UUID) -> tuple[JobView, dict[str, Any]]:

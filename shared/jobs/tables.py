@@ -91,6 +91,7 @@ class StepRow(Base):
     state: Mapped[str] = mapped_column(server_default="pending")
     attempt: Mapped[int] = mapped_column(server_default="0")
     tries: Mapped[int] = mapped_column(server_default="0")  # attempts in this run: what the retry policy counts
+    undo_tries: Mapped[int] = mapped_column(server_default="0")  # how often its undo has begun since it last ended
     token: Mapped[UUID | None]
     percent: Mapped[float | None]
     message: Mapped[str | None]

@@ -13,6 +13,27 @@ from shared.clock import iso, now
 _MOMENT = """to_char({} AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')"""
 
 
+def _percent(steps: LiteralString, cancelled: LiteralString = "false") -> LiteralString:
+    """SQL for how far a job is (0 to 100), of the weights of its steps; a step that a cancel skipped was not done."""
+    return (
+        f"(SELECT round(least(coalesce(sum(step.weight * CASE WHEN step.state = 'succeeded' THEN 100 "
+        f"WHEN step.state = 'skipped' AND NOT ({cancelled}) THEN 100 "
+        f"WHEN step.state = 'running' THEN coalesce(step.percent, 0) ELSE 0 END) "
+        f"/ nullif(sum(step.weight), 0), 0), 100)::numeric, 1) FROM {steps} step)"
+    )
+
+
+def job_percent(changed: LiteralString) -> LiteralString:
+    """SQL for the percent of a job one of whose steps this statement changes: `changed` is the name of its new row.
+
+    Of two branches that report in one moment, the second may still see the first as it was before.
+    """
+    return _percent(
+        f"(SELECT weight, state, percent FROM jobs.step WHERE job_id = {changed}.job_id AND key <> {changed}.key "
+        f"UNION ALL SELECT {changed}.weight, {changed}.state, {changed}.percent)"
+    )
+
+
 def step_view(alias: LiteralString) -> LiteralString:
     """SQL for a step's object; `alias` is the name of a step row in the statement."""
     return (
@@ -28,10 +49,7 @@ JOB_COLUMNS = f"""
     job.resource_id, job.project_id, job.owner_id, job.created_at, job.started_at, job.ended_at, job.event_seq,
     (SELECT coalesce(jsonb_agg({step_view("step")} ORDER BY step.position, step.key), '[]'::jsonb)
        FROM jobs.step step WHERE step.job_id = job.id) AS steps,
-    (SELECT coalesce(sum(step.weight * CASE WHEN step.state IN ('succeeded', 'skipped') THEN 100
-                                            WHEN step.state = 'running' THEN coalesce(step.percent, 0) ELSE 0 END)
-                     / nullif(sum(step.weight), 0), 0)
-       FROM jobs.step step WHERE step.job_id = job.id) AS percent"""
+    {_percent("(SELECT weight, state, percent FROM jobs.step WHERE job_id = job.id)", "job.state = 'cancelled'")} AS percent"""
 
 _SELECT = text(f"SELECT {JOB_COLUMNS} FROM jobs.job job WHERE job.id = ANY(:ids)")
 
@@ -49,7 +67,7 @@ async def load_one(connection: AsyncSession | AsyncConnection, job_id: UUID) -> 
 
 
 def job_view(row: Mapping[Any, Any]) -> dict[str, Any]:
-    percent = 100.0 if row["state"] == "succeeded" else round(min(float(row["percent"] or 0), 100.0), 1)
+    percent = 100.0 if row["state"] == "succeeded" else float(row["percent"])
     resource = {"type": row["resource_type"], "id": str(row["resource_id"])} if row["resource_type"] else None
     return {
         "object": "job",

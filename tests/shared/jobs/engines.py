@@ -16,6 +16,8 @@ from shared.jobs.engine import EmbeddedEngine
 from shared.jobs.hub import Hub
 from shared.jobs.ledger import FINAL, Hook, JobRequest, Ledger
 
+PATIENCE = 60.0  # seconds; far more than anything here takes on an idle machine
+
 
 @dataclass
 class Harness:
@@ -47,7 +49,7 @@ class Harness:
         assert view is not None
         return view
 
-    async def until(self, job: UUID, *states: str, timeout: float = 20) -> dict[str, Any]:
+    async def until(self, job: UUID, *states: str, timeout: float = PATIENCE) -> dict[str, Any]:
         """The job's view once it is in one of the states (any final one by default)."""
         wanted = set(states) or FINAL
         async with asyncio.timeout(timeout):
@@ -62,7 +64,7 @@ class Harness:
                 except TimeoutError:
                     continue
 
-    async def until_step(self, job: UUID, key: str, state: str, timeout: float = 20) -> dict[str, Any]:
+    async def until_step(self, job: UUID, key: str, state: str, timeout: float = PATIENCE) -> dict[str, Any]:
         async with asyncio.timeout(timeout):
             while True:
                 changed = self.ledger.hub.watch(job)

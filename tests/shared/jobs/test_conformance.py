@@ -16,7 +16,7 @@ from shared.jobs.declare import ONCE, Registry, RetryPolicy, job, step
 from shared.jobs.ledger import JobRequest
 from shared.jobs.outcomes import Permanent, Retry
 from shared.jobs.run import PlannedStep, Run, Step, StepFailed
-from tests.shared.jobs.engines import ENGINES, Start
+from tests.shared.jobs.engines import ENGINES, PATIENCE, Start
 
 QUICK = RetryPolicy(attempts=3, delay=0.01, max_delay=0.02)
 
@@ -35,7 +35,7 @@ class World:
         self.fail: dict[str, int] = {}
 
     async def reached(self, name: str) -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             while name not in self.log:
                 await asyncio.sleep(0.005)
 
@@ -296,7 +296,12 @@ async def test_cancel_stops_the_step_and_undoes_in_reverse(
     assert again["state"] in ("cancelling", "cancelled")  # it may have ended between the two
     assert view["state"] == "cancelled"
     assert world.log == ["add", "gate", "undo_gate", "undo_add"]
-    assert [s["state"] for s in view["steps"]] == ["undone", "undone", "pending"]
+    assert [(s["state"], s["message"]) for s in view["steps"]] == [
+        ("undone", None),
+        ("undone", None),
+        ("skipped", None),
+    ]
+    assert view["percent"] == 0
     assert view["error"] is None
 
 
@@ -371,16 +376,24 @@ async def test_a_long_sleep_gives_up_the_slot(
     start: Start, database: Database, registry: Registry, world: World
 ) -> None:
     async with start(database, registry) as engine:
-        begun = time.monotonic()
-        job_id = await engine.submit(sleeper, Number(value=14))
+        job_id = await engine.submit(sleeper, Number(value=5999))
         await engine.until(job_id, "waiting")
-        async with database.statement() as connection:
-            worker = await connection.scalar(text("SELECT worker FROM jobs.job WHERE id = :id"), {"id": job_id})
+        async with database.transaction() as session:
+            row = (await session.execute(text("SELECT worker, run_at - now() AS left FROM jobs.job"))).one()
+            await session.execute(text("UPDATE jobs.step SET run_at = clock_timestamp() WHERE key = 'nap'"))
+            await session.execute(text("UPDATE jobs.job SET run_at = clock_timestamp()"))
         view = await engine.until(job_id)
-    assert worker is None
-    assert view["result"] == {"value": 30}
-    assert time.monotonic() - begun >= 1.4
+    assert row.worker is None
+    assert row.left.total_seconds() > 300  # of 600
+    assert view["result"] == {"value": 12000}
     assert world.calls["add"] == 1
+
+
+async def test_a_sleep_lasts_as_long_as_it_should(start: Start, database: Database, registry: Registry) -> None:
+    async with start(database, registry) as engine:
+        begun = time.monotonic()
+        await engine.until(await engine.submit(sleeper, Number(value=14)))
+    assert time.monotonic() - begun >= 1.4
 
 
 async def test_an_event_wakes_what_waits_for_it_whenever_it_comes(
@@ -441,6 +454,7 @@ async def test_slots_bound_a_kind_and_leave_others_alone(
 ) -> None:
     async with start(database, registry) as engine:
         gates = [await engine.submit(one_at_a_time, Number(value=i)) for i in range(3)]
+        await world.reached("gate")
         other = await engine.until(await engine.submit(sequence, Number(value=1)))
         running = [(await engine.view(one))["state"] for one in gates]
         world.gate.set()
@@ -453,12 +467,16 @@ async def test_slots_bound_a_kind_and_leave_others_alone(
 async def test_progress_reaches_readers(start: Start, database: Database, registry: Registry, world: World) -> None:
     async with start(database, registry) as engine:
         job_id = await engine.submit(gated, Number(value=1))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             while not any(event.data.get("percent") == 50 for event in await engine.events(job_id)):
                 await engine.ledger.hub.wait(job_id, 0.1)
         view = await engine.view(job_id)
         world.gate.set()
-        await engine.until(job_id)
+        ended = await engine.until(job_id)
+        events = await engine.events(job_id)
+    half = next(event.data for event in events if event.data.get("percent") == 50 and event.data["key"] == "gate")
+    assert (half["message"], half["job_percent"]) == ("half", 50.0)
+    assert [step["message"] for step in ended["steps"]] == [None] * 3  # what was said on the way is not so any more
     assert view["steps"][1]["message"] == "half"
     assert view["percent"] == 50.0  # one of three steps done, the second half-way
     assert view["state"] == "running"

@@ -19,7 +19,7 @@ from shared.jobs.lane import Lane
 from shared.jobs.ledger import Ledger
 from shared.jobs.outcomes import Permanent
 from shared.jobs.run import PlannedStep, Run, Step, StepFailed
-from tests.shared.jobs.engines import Harness, embedded
+from tests.shared.jobs.engines import PATIENCE, Harness, embedded
 
 QUICK = RetryPolicy(attempts=2, delay=0.01)
 
@@ -98,7 +98,7 @@ async def planned(run: Run, number: int) -> int:
     return int(await run.step(hold, number))
 
 
-@job("narrow", slots=1, deadline=0.3)
+@job("narrow", slots=1, deadline=2.0)
 async def narrow(run: Run, number: int) -> int:
     return int(await run.step(hold, number))
 
@@ -254,7 +254,7 @@ async def test_a_claim_whose_answer_was_lost_is_given_up_and_made_again(
 
     monkeypatch.setattr(Claims, "take", lose)
     async with embedded(database, registry) as engine:
-        view = await engine.until(await engine.submit(short, 1), timeout=10)
+        view = await engine.until(await engine.submit(short, 1))
     assert lost
     assert view["state"] == "succeeded"
 
@@ -272,13 +272,16 @@ async def test_an_end_that_could_not_be_written_is_tried_again(
 
     before(monkeypatch, Ledger, "transition", break_twice)
     async with embedded(database, registry) as engine:
-        view = await engine.until(await engine.submit(short, 1), timeout=15)
+        view = await engine.until(await engine.submit(short, 1))
     assert faults == 2
     assert view["state"] == "succeeded"
     assert tools.log == ["do"]
 
 
-async def test_a_process_whose_name_was_buried_comes_back(database: Database, registry: Registry, tools: Tools) -> None:
+async def test_a_process_whose_name_was_buried_comes_back(
+    database: Database, registry: Registry, tools: Tools, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shared.jobs.engine.LEAVE_SECONDS", PATIENCE)
     async with embedded(database, registry, lease=1.0) as engine:
         job_id = await engine.submit(detour, 1)
         await engine.until_step(job_id, "hold", "running")
@@ -304,7 +307,7 @@ async def test_reports_do_not_queue_behind_a_full_pool(database: Database, regis
         job_id = await engine.submit(detour, 1)
         await engine.until_step(job_id, "do", "succeeded")
         attempts = Attempts(database, engine.ledger.hub)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             held = [await database.statements.connect() for _ in range(16)]  # the pool and its overflow
             assert await attempts.results(job_id) == {"do": 2}
             for connection in held:
@@ -312,9 +315,12 @@ async def test_reports_do_not_queue_behind_a_full_pool(database: Database, regis
         await attempts.close()
 
 
-async def test_an_engine_that_joins_late_is_told_of_what_others_submit(database: Database, registry: Registry) -> None:
-    """Two hubs over one database: the notification crosses processes, and is not heard twice at home."""
+async def test_an_engine_that_joins_late_is_told_of_what_others_submit(
+    database: Database, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two hubs over one database: the notification crosses processes; nobody would look again in time without it."""
+    monkeypatch.setattr("shared.jobs.engine.POLL_SECONDS", 10 * PATIENCE)
     async with embedded(database, Registry()) as other, embedded(database, registry) as engine:
         first: Harness = other
-        view = await engine.until(await first.submit(short, 1), timeout=1.5)
+        view = await engine.until(await first.submit(short, 1))
     assert view["state"] == "succeeded"

@@ -10,6 +10,7 @@ from shared.db.engine import Database
 from shared.jobs.feed import KEPT, Feeds
 from shared.jobs.hub import Hub
 from shared.jobs.ledger import Ledger
+from tests.shared.jobs.engines import PATIENCE
 
 
 async def emit(ledger: Ledger, topic: UUID, count: int) -> None:
@@ -34,7 +35,7 @@ async def test_readers_far_behind_and_up_to_date_read_the_same(database: Databas
     ledger, feeds, topic = Ledger(database, hub), Feeds(database, hub), uuid4()
     total = 3 * KEPT
     await emit(ledger, topic, 2 * KEPT)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         readers = [asyncio.create_task(read(feeds, topic, after, total)) for after in (0, 5, KEPT, 2 * KEPT)]
         await asyncio.sleep(0.05)
         await emit(ledger, topic, KEPT)
@@ -58,10 +59,11 @@ async def test_many_readers_cost_one_look(database: Database, monkeypatch: pytes
         return await original(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(feeds, "_read", count)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         readers = [asyncio.create_task(read(feeds, topic, 0, 5)) for _ in range(100)]
-        for _ in range(5):
-            await asyncio.sleep(0.05)
+        for number in range(5):
+            while (feed := feeds._feeds.get(("topic", topic))) is None or (feed.readers, feed.newest) != (100, number):
+                await asyncio.sleep(0.01)
             await emit(ledger, topic, 1)
         sequences = await asyncio.gather(*readers)
     assert sequences == [[1, 2, 3, 4, 5]] * 100
@@ -82,8 +84,18 @@ async def test_nothing_is_kept_for_who_has_gone(database: Database) -> None:
 
     for _ in range(50):
         await come_and_go()
-    await asyncio.sleep(0.05)
-    gc.collect()
     assert feeds._feeds == {}
-    assert len(hub._events) == 0
+    async with asyncio.timeout(PATIENCE):
+        while len(hub._events):  # until the tasks that were stopped are gone
+            await asyncio.sleep(0.01)
+            gc.collect()
+    await hub.close()
+
+
+async def test_a_reader_that_knows_of_more_than_there_is_gets_all_of_it(database: Database) -> None:
+    hub = Hub(database)
+    ledger, feeds, topic = Ledger(database, hub), Feeds(database, hub), uuid4()
+    await emit(ledger, topic, 3)
+    seen = (None, 0, 2, 3, 4, 10**17)
+    assert [await feeds.start_after("topic", topic, one) for one in seen] == [0, 0, 2, 3, 0, 0]
     await hub.close()

@@ -16,8 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import structlog
-
+from shared import log
 from shared.db.engine import Database
 from shared.jobs import claims
 from shared.jobs.attempts import Attempts
@@ -39,6 +38,7 @@ class World:
         self.effects = folder / "effects"
         self.effects.mkdir(parents=True, exist_ok=True)
         self.trace = folder / "trace"
+        self._mended = folder / "mended"
         self._at = at
         self._signal = number
         self._passed: Counter[str] = Counter()
@@ -62,6 +62,14 @@ class World:
         self.point(f"enter undo {name}")
         (self.effects / name).unlink(missing_ok=True)
         self.point(f"leave undo {name}")
+
+    def mend(self) -> None:
+        """From now on traps can be undone."""
+        self._mended.touch()
+
+    @property
+    def is_mended(self) -> bool:
+        return self._mended.exists()
 
 
 async def _undo_own(ctx: Step, number: int, result: int | None) -> None:
@@ -94,6 +102,18 @@ async def poison(ctx: Step, number: int) -> int:
     return number
 
 
+async def _undo_trap(ctx: Step, number: int, result: int | None) -> None:
+    if not ctx.tools.is_mended:
+        os.kill(os.getpid(), signal.SIGKILL)
+    ctx.tools.undo(f"{ctx.job_id}.{ctx.key}")
+
+
+@step("Cannot be undone", undo=_undo_trap)
+async def trap(ctx: Step, number: int) -> int:
+    await ctx.tools.do(ctx, f"{ctx.job_id}.{ctx.key}")
+    return number
+
+
 @job("journey", slots=8)
 async def journey(run: Run, number: int) -> int:
     number = await run.step(add, number, key="first")
@@ -119,13 +139,22 @@ async def poisoned(run: Run, number: int) -> int:
     return result
 
 
-JOBS = [journey, failing, poisoned]
+@job("trapped", undo_on_failure=True, slots=1)
+async def trapped(run: Run, number: int) -> int:
+    number = await run.step(add, number, key="first")
+    number = await run.step(trap, number)
+    result: int = await run.step(fail, number)
+    return result
+
+
+JOBS = [journey, failing, poisoned, trapped]
 _TRACED: list[tuple[type, str, Callable[..., str]]] = [
     (Attempts, "begin", lambda job, fence, key, *_: key),
     (Attempts, "succeed", lambda job, fence, key, *_: key),
     (Attempts, "fail", lambda job, fence, key, *_: key),
     (Attempts, "wait", lambda job, fence, key, *_: key),
     (Attempts, "take_signal", lambda job, key, *_: key),
+    (Attempts, "begin_undo", lambda job, fence, key, *_: key),
     (Attempts, "undone", lambda job, fence, key, *_: key),
     (Ledger, "transition", lambda session, job, state, **_: state),
 ]
@@ -177,7 +206,7 @@ if __name__ == "__main__":
     given = parser.parse_args()
     if given.host is not None:
         claims.machine_identity = lambda: given.host
-    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    log.configure(json=True, stream=sys.stderr)  # as the services do: rendering a traceback must not take seconds
     made = World(given.folder, given.at, signal.Signals[f"SIG{given.signal}"])
     trace(made)
     asyncio.run(main(given.url, made))
