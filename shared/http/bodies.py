@@ -15,9 +15,10 @@ import hashlib
 import json
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, TypeVar, cast
 
 from fastapi import params
+from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 from pydantic import BeforeValidator
 from pydantic_core import PydanticKnownError
@@ -36,6 +37,7 @@ __all__ = [
     "FormLimits",
     "StrictRoute",
     "UploadedFile",
+    "before_body",
     "fingerprint",
     "fingerprint_of",
     "read_form",
@@ -115,8 +117,27 @@ FormBool = Annotated[bool, BeforeValidator(_boolean)]
 """A boolean that a form may spell true, false, 1 or 0, in any case."""
 
 
+Gate = Callable[[Request], Coroutine[Any, Any, object]]
+GateT = TypeVar("GateT", bound=Gate)
+_GATES: set[Any] = set()
+
+
+def before_body(gate: GateT) -> GateT:
+    """Marks a dependency on the request alone, such as who asks: a `StrictRoute` asks it before it reads the body.
+
+    It is asked once more as a dependency, and should remember its answer in the request's scope.
+    """
+    _GATES.add(gate)
+    return gate
+
+
+def _gates(dependant: Dependant) -> list[Gate]:
+    found = [gate for inner in dependant.dependencies for gate in _gates(inner)]
+    return [*found, dependant.call] if dependant.call in _GATES else found  # type: ignore[list-item]  # checked when it was marked
+
+
 class StrictRoute(APIRoute):
-    """FastAPI's route, with the declared body read strictly before anything else sees it.
+    """FastAPI's route, with the declared body read strictly before anything else sees it, but for `before_body`.
 
     A subclass may set other limits; `max_body_size=` on a route bounds the whole body of that route. In a typed form an
     empty text is absent, and the field takes its default; routes that tell null from absent use `read_form`.
@@ -133,8 +154,11 @@ class StrictRoute(APIRoute):
         limits = self.limits_of_form
         limit = self.max_body_size or self.json_limit
         required = body.field_info.is_required()
+        gates = _gates(self.dependant)
 
         async def strict_form(request: Request) -> Response:
+            for gate in gates:
+                await gate(request)
             form = await read_form(request, limits=limits, accept_json=False)
             # FormData is declared for Starlette's own UploadFile, but carries any value to the field's validation.
             items: list[tuple[str, Any]] = [*form.fields.items(), *form.files.items()]
@@ -142,6 +166,8 @@ class StrictRoute(APIRoute):
             return await handler(request)
 
         async def strict_body(request: Request) -> Response:
+            for gate in gates:
+                await gate(request)
             content = _content(request)
             if required or not content.bodiless:
                 # Where FastAPI's own `request.json()` looks first.

@@ -1,9 +1,10 @@
 """What stands before every route: ids and headers, hosts, origins, sizes. Plain ASGI, so that it costs little.
 
 `install(app, …)` puts them in their order. From the outside in: the edge (request id, security headers, a fault that
-nobody handled), the Host header, cross-origin requests, the size of the body.
+nobody handled), the Host header, cross-origin requests, the size of the body, and HEAD as GET.
 """
 
+import asyncio
 import itertools
 import re
 import secrets
@@ -51,6 +52,7 @@ def install(
 ) -> None:
     """Puts the guards before `app`. `body_limits`: patterns of paths with limits of their own (None: no limit)."""
     # What is added last stands outermost.
+    app.add_middleware(Head)
     app.add_middleware(BodyLimit, limit=max_body, by_path=body_limits)
     if cors_origins:
         if "*" in cors_origins:
@@ -197,6 +199,34 @@ def _same_origin(scope: Scope, origin: str) -> bool:
     default = f":{443 if parts.scheme == 'https' else 80}"
     asked = parts.netloc.lower().removesuffix(default) if port else parts.netloc.lower()
     return bool(host) and asked == host.removesuffix(default)
+
+
+class Head:
+    """Answers HEAD as GET, without the body. A stream ends with its headers: it is told that the client has gone."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self.app(scope, receive, send)
+            return
+        answered = asyncio.Event()
+
+        async def headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                await send(message)
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+                answered.set()
+
+        async def until_answered() -> Message:
+            if not answered.is_set():
+                message = await receive()
+                if message["type"] != "http.disconnect":
+                    return message
+            return {"type": "http.disconnect"}
+
+        await self.app({**scope, "method": "GET"}, until_answered, headers)
 
 
 class BodyLimit:

@@ -13,14 +13,16 @@ from uuid import UUID
 from fastapi import Depends, Request
 from sqlalchemy import text
 
-from services.app.context import AppContext, Context
+from services.app.context import AppContext
 from services.app.identity.caller import SCOPES, Caller
 from shared.errors import Problem
+from shared.http.bodies import before_body
 from shared.http.guards import add_header, check_origin
 from shared.http.ratelimit import RateLimiter
 from shared.security import apikeys
 
 COOKIE = "stepway_session"
+CALLER = "stepway.caller"  # key of the scope
 REMEMBER_SECONDS = 5.0
 REMEMBER_CALLERS = 2048
 LOGINS, LOGIN_WINDOW = 30, 60.0  # tries from one address, in so many seconds
@@ -93,16 +95,22 @@ class Authenticator:
         return Caller(row.id, row.name, row.role, row.key_id, scopes, projects, row.project_id)
 
 
-async def authenticate(request: Request, context: Context) -> Caller:
+@before_body
+async def authenticate(request: Request) -> Caller:
     """The caller, or a problem: `unauthenticated` 401, `forbidden` 403 for a key without the scope, 429."""
+    known: Caller | None = request.scope.get(CALLER)
+    if known is not None:
+        return known
     authenticator: Authenticator = request.app.state.authenticator
+    context: AppContext = request.app.state.context
     caller = await find_caller(request, authenticator, context.settings.cors_origins)
     if caller is None:
         raise Problem("unauthenticated", "Send a valid key: Authorization: Bearer <key>.")
     for name, value in authenticator.limiter.take(str(caller.key_id)).items():
         add_header(request.scope, name, value)
     caller.require_scope("read" if request.method in SAFE_METHODS else "write")
-    return replace(caller, address=request.client.host if request.client else None)
+    caller = request.scope[CALLER] = replace(caller, address=request.client.host if request.client else None)
+    return caller
 
 
 async def find_caller(request: Request, authenticator: Authenticator, origins: list[str]) -> Caller | None:
