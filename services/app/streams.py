@@ -1,5 +1,6 @@
 """Opens streams: bounded per key, and ended soon after the key or the membership that allowed them."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AbstractContextManager
 
@@ -13,12 +14,12 @@ from shared.http.sse import Batch, EventStream, StreamSlots, TextStream
 
 
 class _HeldEvents(EventStream):
-    """A stream that takes one of its key's slots while it is open."""
+    """A stream that takes one of its key's slots while it is open, and ends when the service stops."""
 
-    slot: AbstractContextManager[None]
+    slot: AbstractContextManager[asyncio.Event]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with self.slot:
+        with self.slot as self.closing:
             await super().__call__(scope, receive, send)
 
 
@@ -40,8 +41,8 @@ def open_text(request: Request, caller: Caller, lines: AsyncIterator[str]) -> Te
     return stream
 
 
-def hold_slot(request: Request, caller: Caller) -> AbstractContextManager[None]:
-    """One of the key's slots for as long as a request waits."""
+def hold_slot(request: Request, caller: Caller) -> AbstractContextManager[asyncio.Event]:
+    """One of the key's slots for as long as a request waits. The event is set when the service stops: then answer."""
     slots: StreamSlots = request.app.state.stream_slots
     return slots.hold(str(caller.key_id))
 

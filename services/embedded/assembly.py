@@ -16,6 +16,7 @@ from sqlalchemy import text
 from services.app.clusters.tables import ClusterRow
 from services.app.context import AppContext
 from services.app.identity import bootstrap
+from services.app.identity.authenticate import Authenticator
 from services.app.internal import AppAccess
 from services.app.main import create_app, hooks
 from services.app.models import catalog as catalogue
@@ -91,9 +92,7 @@ class Assembly:
         await catalogue.seed(self.database)
         await templates.seed(self.database)
         await self._ensure_machine()
-        key = await bootstrap.ensure_admin(self.context)
-        if key is not None:
-            await asyncio.to_thread(write_private, self._places.admin_key, key + "\n")
+        key = await bootstrap.ensure_admin(self.context, self._keep_admin_key)
         await self.hub.start()
         self._gateway = Gateway(
             self.table, GatewayAccess(self.app.state.authenticator, self.table, self.settings.cors_origins)
@@ -109,6 +108,18 @@ class Assembly:
         self._spawn("maintenance", Maintenance(self.context, self.engine).run)
         return key
 
+    async def _keep_admin_key(self, key: str) -> None:
+        await asyncio.to_thread(write_private, self._places.admin_key, key + "\n")
+
+    async def admin_key_file(self) -> Path | None:
+        """Where an admin's key is kept that is valid; None where another process has made the admin."""
+        path = self._places.admin_key
+        if not await asyncio.to_thread(path.exists):
+            return None
+        authenticator: Authenticator = self.app.state.authenticator
+        key = (await asyncio.to_thread(path.read_text)).strip()
+        return path if await authenticator.by_key(key) is not None else None
+
     def _spawn(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
         async def body() -> None:
             await run()
@@ -122,6 +133,7 @@ class Assembly:
         """
         clock = asyncio.get_running_loop().time
         end = clock() + seconds
+        self.app.state.stream_slots.close()
         for task in self._tasks:
             task.cancel()
         ending = [asyncio.gather(*self._tasks, return_exceptions=True), self.engine.close()]

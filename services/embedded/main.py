@@ -158,7 +158,7 @@ class _Instance:
         self._server = _server(self._assembly)
         self._serving = asyncio.create_task(self._server.serve(sockets=[self._listener]), name="http")
         await _until_started(self._server, self._serving)
-        self._announce(self._listener.getsockname()[1], key)
+        self._announce(self._listener.getsockname()[1], key, await self._assembly.admin_key_file())
         return self._serving
 
     async def watch(self) -> None:
@@ -191,7 +191,7 @@ class _Instance:
         if self._listener is not None:
             self._listener.close()
 
-    def _announce(self, port: int, key: str | None) -> None:
+    def _announce(self, port: int, key: str | None, key_file: Path | None) -> None:
         host = self._settings.host
         if host in ("0.0.0.0", "::"):  # noqa: S104 (a comparison)
             host = "127.0.0.1"
@@ -200,7 +200,7 @@ class _Instance:
             self._say(f"The admin's key, shown this once (kept in {self._places.admin_key}): {key}")
         self._say(f"Stepway is ready at {url}")
         if self._ready_file is not None:
-            content = {"url": url, "admin_key_file": str(self._places.admin_key), "pid": os.getpid()}
+            content = {"url": url, "admin_key_file": str(key_file) if key_file else None, "pid": os.getpid()}
             write_private(self._ready_file, json.dumps(content) + "\n")
 
 

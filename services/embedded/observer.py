@@ -12,6 +12,7 @@ import structlog
 
 from services.cluster.jobs import reconcile
 from services.cluster.jobs.tools import ClusterTools
+from services.cluster.runtimes.base import Observation
 from shared.contracts.ports import ObserverPort
 from shared.jobs.engine import EmbeddedEngine
 
@@ -34,6 +35,7 @@ class Observer:
         self._next_lease = self._next_reconcile = self._next_report = 0.0
         self._epoch: int | None = None
         self._mending: asyncio.Task[None] | None = None
+        self._missing: list[Observation] = []  # what should be here and could not be restored, with the reason
         self.looked = asyncio.Event()  # once: what runs is known
 
     async def run(self) -> None:
@@ -72,12 +74,12 @@ class Observer:
     async def _mend(self, epoch: int) -> None:
         """Beside the looks, for it may bring a model's files."""
         try:
-            await reconcile.bring_in_line(self._tools, self._app, self._cluster_id, epoch)
+            self._missing = await reconcile.bring_in_line(self._tools, self._app, self._cluster_id, epoch)
         except Exception as error:  # the database is away: the next round will do
             log.warning("reconcile_failed", error=f"{type(error).__name__}: {error}"[:300])
 
     async def _report(self, now: float) -> None:
-        looked = await self._tools.local.runtime.observe()
+        looked = {one.endpoint_id: one for one in self._missing} | await self._tools.local.runtime.observe()
         seen = [one.model_dump(mode="json", exclude_none=True) for one in looked.values()]
         essence = [
             {**one, "observed_at": None, "workers": [_still(worker) for worker in one["workers"]]} for one in seen

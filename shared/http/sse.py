@@ -4,6 +4,7 @@ Many readers of one event share one encoding: `encode` once, then give the bytes
 """
 
 import asyncio
+import contextlib
 import re
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
@@ -20,6 +21,7 @@ Event = tuple[int | str, str, str]
 Batch = bytes | Iterable[Event]
 
 HEARTBEAT = b":\n\n"
+LAST_WORD = 0.5  # seconds, when the service stops, for a client that reads too slowly to be told of the end
 HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 MAX_ID_DIGITS = 18
 LINE_BREAK = re.compile(r"\r\n|\r|\n")
@@ -44,12 +46,13 @@ def last_event_id(request: Request) -> int | None:
 class EventStream(Response):
     """Sends batches as they come, a comment when nothing came for `heartbeat` seconds, and ends with the iterator.
 
-    `allowed` is asked every `recheck` seconds; the stream ends when it says no (a revoked key, a lost membership). The
-    iterator is closed when the client goes away.
+    `allowed` is asked every `recheck` seconds; the stream ends when it says no (a revoked key, a lost membership). It
+    ends too when `closing` is set. The iterator is closed when the client goes away.
     """
 
     media_type = "text/event-stream"
     pulse = HEARTBEAT
+    closing: asyncio.Event | None = None
 
     def __init__(
         self,
@@ -76,6 +79,8 @@ class EventStream(Response):
         others = [asyncio.create_task(_gone(receive)), asyncio.create_task(self._beat(send))]
         if self._allowed is not None:
             others.append(asyncio.create_task(_until_refused(self._allowed, self._recheck)))
+        if self.closing is not None:
+            others.append(asyncio.create_task(_until(self.closing)))
         try:
             await asyncio.wait({writer, *others}, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -89,7 +94,12 @@ class EventStream(Response):
             # An OSError is how some servers tell that the client has gone.
             if isinstance(failure, Exception) and not isinstance(failure, OSError):
                 raise failure
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LAST_WORD if self._is_closing() else None):
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    def _is_closing(self) -> bool:
+        return self.closing is not None and self.closing.is_set()
 
     async def _write(self, send: Send) -> None:
         try:
@@ -127,26 +137,45 @@ async def _until_refused(allowed: Callable[[], Awaitable[bool]], interval: float
             return
 
 
+async def _until(event: asyncio.Event) -> None:
+    await event.wait()
+
+
+async def first_of(*events: asyncio.Event, timeout: float) -> None:
+    """Until one of the events is set, or so many seconds have passed."""
+    waits = [asyncio.create_task(_until(event)) for event in events]
+    try:
+        await asyncio.wait(waits, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
+
+
 async def _gone(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
 
 
 class StreamSlots:
-    """Bounds the open streams of one key, in this process."""
+    """Bounds the open streams of one key, in this process, and tells all of them when it stops."""
 
     def __init__(self, per_key: int = 20) -> None:
         self._per_key = per_key
         self._open: Counter[str] = Counter()
+        self._closing = asyncio.Event()
+
+    def close(self) -> None:
+        """Have every stream end, those that are still to be opened at once."""
+        self._closing.set()
 
     @contextmanager
-    def hold(self, key: str) -> Iterator[None]:
-        """A slot for the length of the block. Problem `too_many_streams` (429) when the key has no more."""
+    def hold(self, key: str) -> Iterator[asyncio.Event]:
+        """A slot for the length of the block, with the event of `close`. Problem `too_many_streams` (429) for one too many."""
         if self._open[key] >= self._per_key:
             raise Problem("too_many_streams", f"At most {self._per_key} streams may be open at once.")
         self._open[key] += 1
         try:
-            yield
+            yield self._closing
         finally:
             self._open[key] -= 1
             if not self._open[key]:

@@ -71,6 +71,8 @@ class Server:
             if self._process.poll() is not None:
                 raise ServerFailed(f"The server did not start. {self._last_words()}")
             if (ready := self._read_ready()) is not None:
+                if ready["admin_key_file"] is None:
+                    raise ServerFailed("The data directory has no admin's key.")
                 self.url, self.key_file = ready["url"], Path(ready["admin_key_file"])
                 return
             time.sleep(0.02)

@@ -30,7 +30,8 @@ def check_sequence(events: list[Event], first: int = 1) -> None:
         if event.type == "job":
             assert set(event.data) == JOB_MEMBERS
         elif event.type == "step":
-            assert set(event.data) == STEP_MEMBERS
+            assert set(event.data) == STEP_MEMBERS | {"job_percent"}
+            assert 0 <= event.data["job_percent"] <= 100
 
 
 async def test_the_events_of_a_failed_and_retried_workflow_are_one_sequence(client: Client, hub: Hub) -> None:
@@ -109,6 +110,16 @@ async def test_a_job_has_its_own_sequence(client: Client, hub: Hub) -> None:
     assert await client.events(path, middle) == events[middle:]
     topic = [event for event in await all_of(client, ended) if event.type in ("job", "step")]
     assert [event.data for event in topic] == [event.data for event in events]
+
+
+async def test_who_has_seen_more_than_there_is_gets_all_of_it(client: Client, hub: Hub) -> None:
+    """A reader from another history, as before the restore of an older database, must not wait in silence."""
+    ended = await client.ended(await actors.import_hub(client, actors.publish(hub)))
+    for path in (f"/jobs/{ended['job']['id']}/events", f"/workflows/{ended['workflow_id']}/events"):
+        events = await client.events(path)
+        assert events
+        assert await client.events(path, events[-1].id + 1) == await client.events(path, 10**17) == events
+        assert await client.events(path, events[-1].id) is None
 
 
 @pytest.mark.parametrize("value", ["x", "-1", "1.5", "9" * 30, "１"])

@@ -1,5 +1,6 @@
 """The first start: an admin with a key, and a project to begin in."""
 
+from collections.abc import Awaitable, Callable
 from uuid import uuid4
 
 from services.app.audit import service as audit
@@ -12,10 +13,11 @@ from shared.clock import now
 ADMIN, PROJECT = "admin", "default"
 
 
-async def ensure_admin(context: AppContext) -> str | None:
+async def ensure_admin(context: AppContext, keep: Callable[[str], Awaitable[object]]) -> str | None:
     """Where there is no user yet: make `admin`, the project `default`, and the key that is returned, in full and once.
 
-    None when there is one. Of several processes that start at once, one makes them.
+    None when there is one. Of several processes that start at once, one makes them. `keep` is given the key before the
+    commit: whoever is killed after that has it, and whoever is killed before it makes another.
     """
     async with context.database.transaction() as session:
         if not await repository.lock_first_start(session):
@@ -32,4 +34,6 @@ async def ensure_admin(context: AppContext) -> str | None:
         await session.flush()
         await audit.record(session, None, "user.create", "user", admin.id, name=ADMIN, role="admin")
         await audit.record(session, None, "project.create", "project", project.id, project_id=project.id, name=PROJECT)
-        return await keys.create_first(session, admin.id)
+        key = await keys.create_first(session, admin.id)
+        await keep(key)
+        return key

@@ -1,7 +1,6 @@
 """The routes of the ledger: list, show, follow, cancel and retry jobs."""
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 from uuid import UUID
@@ -22,7 +21,7 @@ from services.app.streams import check_still_valid, hold_slot, open_stream
 from shared.errors import Fault
 from shared.http.pages import PageParams
 from shared.http.problems import query_problem
-from shared.http.sse import Batch, last_event_id
+from shared.http.sse import Batch, first_of, last_event_id
 from shared.jobs.ledger import FINAL
 from shared.jobs.tables import JOB_STATES
 
@@ -72,32 +71,35 @@ async def show_job(
     """Shows a job; `wait=30` answers at its end, or after 30 s."""
     if not wait:
         return _answer(await _visible(context, caller, job_id))
-    with hold_slot(request, caller):
-        return _answer(await _awaited(request, context, caller, job_id, wait))
+    with hold_slot(request, caller) as closing:
+        return _answer(await _awaited(request, context, caller, job_id, wait, closing))
 
 
 async def _awaited(
-    request: Request, context: AppContext, caller: Caller, job_id: UUID, seconds: float
+    request: Request, context: AppContext, caller: Caller, job_id: UUID, seconds: float, closing: asyncio.Event
 ) -> dict[str, Any]:
+    """The job at its end, after so many seconds, or when the service stops."""
     clock = asyncio.get_running_loop().time
     deadline = clock() + seconds
     while True:
         changed = context.hub.watch(job_id)
         shown = await _visible(context, caller, job_id)
         left = deadline - clock()
-        if shown["state"] in FINAL or left <= 0:
+        if shown["state"] in FINAL or left <= 0 or closing.is_set():
             return shown
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(min(left, 5.0)):
-                await changed.wait()
+        await first_of(changed, closing, timeout=min(left, 5.0))
         await check_still_valid(request, caller)
 
 
 @router.get("/{job_id}/events")
 async def follow_job(request: Request, job_id: UUID, context: Context, caller: Authenticated) -> Response:
-    """Server-sent events of a job and its steps, numbered without gaps; the stream ends with the job."""
-    after = last_event_id(request) or 0
+    """Server-sent events of a job and its steps, numbered without gaps; the stream ends with the job.
+
+    Resumes after Last-Event-ID; one that is beyond the newest event replays all.
+    """
+    seen = last_event_id(request)
     shown = await _visible(context, caller, job_id)
+    after = await context.feeds.start_after("job", job_id, seen)
     async with context.database.transaction() as session:
         newest = await repository.newest_event(session, job_id)
     if shown["state"] in FINAL and after >= newest:

@@ -165,9 +165,11 @@ async def delete_workflow(
 @router.get("/workflows/{workflow_id}/events")
 async def follow_workflow(request: Request, workflow_id: UUID, context: Context, caller: Authenticated) -> Response:
     """Server-sent events of a workflow, its jobs and their steps, in one sequence; resumes after Last-Event-ID."""
-    after = last_event_id(request) or 0
+    seen = last_event_id(request)
     async with context.database.transaction() as session:
         await service.readable(Visit(context, session, caller), workflow_id)
+    after = await context.feeds.start_after("topic", workflow_id, seen)
+    async with context.database.transaction() as session:
         if await service.has_ended(session, workflow_id, after):
             return Response(status_code=204)
 

@@ -14,20 +14,26 @@ from services.cluster.runtimes.base import Observation, StaleGeneration, Unknown
 from services.cluster.sites import files
 from services.cluster.sites.base import silent
 from services.cluster.sites.local import LocalSite
+from shared.clock import now
 from shared.contracts.deployments import ExpectedEndpoint
 from shared.contracts.ports import ObserverPort
+from shared.jobs.outcomes import StepError
 
 log = structlog.get_logger(__name__)
 
 
-async def bring_in_line(tools: ClusterTools, app: ObserverPort, cluster_id: UUID, epoch: int) -> None:
-    """One round. The machine is looked at first: what is there then has its row already, or is nobody's."""
+async def bring_in_line(tools: ClusterTools, app: ObserverPort, cluster_id: UUID, epoch: int) -> list[Observation]:
+    """One round. The machine is looked at first: what is there then has its row already, or is nobody's.
+
+    Returns what is to be shown of the endpoints that should be here and could not be restored, with the reason.
+    """
     site = tools.local
     there = await site.runtime.observe()
     folders = await asyncio.to_thread(_model_folders, site)
     expected = await app.expected(cluster_id, epoch)
     if expected is None:
-        return
+        return []
+    missing: list[Observation] = []
     owned = {str(one.endpoint_id) for one in expected}
     for endpoint_id in there.keys() - owned:
         log.warning("orphan_removed", endpoint=endpoint_id)
@@ -42,6 +48,17 @@ async def bring_in_line(tools: ClusterTools, app: ObserverPort, cluster_id: UUID
         except Exception as error:  # one endpoint's fault keeps none of the others from serving
             reason = f"{type(error).__name__}: {error}"[:300]
             log.warning("endpoint_not_restored", endpoint=str(one.endpoint_id), reason=reason)
+            if one.spec is not None and str(one.endpoint_id) not in there:
+                missing.append(_missing(one, error))
+    return missing
+
+
+def _missing(one: ExpectedEndpoint, error: Exception) -> Observation:
+    why = error.message if isinstance(error, StepError) else f"an unexpected fault ({type(error).__name__})"
+    return Observation(
+        endpoint_id=str(one.endpoint_id), generation=one.spec.generation if one.spec else 0, replicas=one.replicas,
+        workers=[], observed_at=now(), message=f"The endpoint could not be restored on this machine: {why}",
+    )  # fmt: skip
 
 
 async def _serve(

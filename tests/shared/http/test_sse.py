@@ -115,6 +115,28 @@ async def test_a_fault_cuts_the_stream(serve: Serve) -> None:
             await anext(chunks)
 
 
+async def test_streams_end_whole_when_the_service_stops(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    source, slots = Source(), StreamSlots()
+    app = FastAPI()
+
+    @app.get("/events")
+    async def _events() -> Response:
+        stream = EventStream(source.batches())
+        with slots.hold("key") as stream.closing:
+            return stream
+
+    async with serve(app) as url, _reading(url) as (_, chunks):
+        assert await anext(chunks) == HEARTBEAT
+        source.queue.put_nowait([(1, "x", "1")])
+        assert b"id: 1" in await anext(chunks)
+        slots.close()
+        assert [chunk async for chunk in chunks] == []  # no RemoteProtocolError: the answer is whole
+        assert source.closed.is_set()
+        async with _reading(url) as (_, late):
+            assert [chunk async for chunk in late] == [HEARTBEAT]
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
 async def test_many_readers_of_one_encoding(serve: Serve) -> None:
     app = FastAPI()
     event = asyncio.Event()

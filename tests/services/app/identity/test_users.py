@@ -4,6 +4,7 @@ import asyncio
 from uuid import uuid4
 
 import httpx
+import pytest
 from sqlalchemy import text
 
 from services.app.context import AppContext
@@ -12,15 +13,42 @@ from tests.services.app.conftest import People
 
 
 async def test_the_first_start_makes_an_admin_once(client: httpx.AsyncClient, app_context: AppContext) -> None:
-    keys = await asyncio.gather(*(ensure_admin(app_context) for _ in range(3)))
+    kept: list[str] = []
+
+    async def keep(key: str) -> None:
+        kept.append(key)
+
+    keys = await asyncio.gather(*(ensure_admin(app_context, keep) for _ in range(3)))
     made = [key for key in keys if key is not None]
     assert len(made) == 1
-    assert await ensure_admin(app_context) is None
+    assert await ensure_admin(app_context, keep) is None
+    assert kept == made
     me = (await client.get("/me", headers={"Authorization": f"Bearer {made[0]}"})).json()
     assert (me["object"], me["name"], me["role"], me["disabled"]) == ("user", "admin", "admin", False)
     assert [(one["project_name"], one["role"]) for one in me["memberships"]] == [("default", "manager")]
     assert me["key"]["scopes"] == ["inference", "read", "write"]
     assert made[0] not in str(me)
+
+
+async def test_an_admin_whose_key_could_not_be_kept_is_not_made(
+    client: httpx.AsyncClient, app_context: AppContext
+) -> None:
+    lost: list[str] = []
+
+    async def lose(key: str) -> None:
+        lost.append(key)
+        raise OSError("No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        await ensure_admin(app_context, lose)
+    assert (await client.get("/me", headers={"Authorization": f"Bearer {lost[0]}"})).status_code == 401
+
+    async def keep(key: str) -> None:
+        async with app_context.database.statement() as connection:  # what a kill at this point would leave: nobody
+            assert await connection.scalar(text('SELECT count(*) FROM platform."user"')) == 0
+
+    made = await ensure_admin(app_context, keep)
+    assert (await client.get("/me", headers={"Authorization": f"Bearer {made}"})).status_code == 200
 
 
 async def test_a_user_is_made_shown_and_listed(client: httpx.AsyncClient, people: People) -> None:
