@@ -23,13 +23,12 @@ from services.app.credentials import service as credentials
 from services.app.endpoints import events
 from services.app.endpoints import repository as endpoints
 from services.app.endpoints import service as endpoint_service
-from services.app.endpoints.deploy import key_context
+from services.app.endpoints.deploy import key_context, spec_of
 from services.app.endpoints.tables import EndpointRow
 from services.app.models.catalogue import credential_type
 from services.app.models.tables import ModelRow
 from shared.contracts.clusters import WatchedCluster
-from shared.contracts.deployments import DeploySpec, ExpectedEndpoint, ServedConfig
-from shared.contracts.models import ModelMetadata
+from shared.contracts.deployments import ExpectedEndpoint
 from shared.contracts.ports import EndpointNews
 from shared.errors import Problem
 from shared.jobs.outcomes import Permanent
@@ -190,14 +189,10 @@ def _expected(endpoint: EndpointRow, model: ModelRow) -> ExpectedEndpoint:
     """What an endpoint that serves was deployed from, at its latest generation."""
     if endpoint.phase != "serving" or not endpoint.desired:
         return ExpectedEndpoint(endpoint_id=endpoint.id)
-    spec = DeploySpec(
-        endpoint_id=endpoint.id, project_id=endpoint.project_id, name=endpoint.name, model_id=endpoint.model_id,
-        digest=endpoint.digest, uri=model.uri if model.provider_type == "cloud_model" else None,
-        metadata=ModelMetadata.model_validate({**model.facts, "modality": model.modality}),
-        cluster_id=endpoint.cluster_id, credential_id=endpoint.credential_id,
-        config=ServedConfig.model_validate(endpoint.deploy_config), generation=endpoint.generation,
+    return ExpectedEndpoint(
+        endpoint_id=endpoint.id, replicas=endpoint.desired["replicas"], spec=spec_of(endpoint, model),
+        plan=endpoint.desired.get("plan") or {},
     )  # fmt: skip
-    return ExpectedEndpoint(endpoint_id=endpoint.id, replicas=endpoint.desired["replicas"], spec=spec)
 
 
 def _same(before: Observed, after: Observed) -> bool:

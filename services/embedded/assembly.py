@@ -13,6 +13,7 @@ import structlog
 from fastapi import FastAPI
 from sqlalchemy import text
 
+from services.app.clusters.service import CLUSTERS
 from services.app.clusters.tables import ClusterRow
 from services.app.context import AppContext
 from services.app.identity import bootstrap
@@ -26,6 +27,8 @@ from services.cluster.jobs.tools import ClusterTools
 from services.cluster.runtimes.local.runtime import LocalRuntime
 from services.cluster.sites.clients import Clients
 from services.cluster.sites.local import LocalSite
+from services.cluster.watch.watches import Watches
+from services.cluster.watch.world import World
 from services.embedded.access import GatewayAccess
 from services.embedded.folder import MachineUse, Places, machine_cluster_id, write_private
 from services.embedded.maintenance import Maintenance
@@ -105,8 +108,16 @@ class Assembly:
         await _within(FIRST_LOOK, observer.looked.wait())
         await publisher.refresh()
         self._spawn("publisher", publisher.run)
+        tools = self._cluster_tools
+        world = World(self._internal, self.clients, tools.addresses, self.context.objects, self.settings)
+        watches = Watches(world, self._hold, lambda: self.hub.watch(CLUSTERS))
+        self._spawn("cluster-watches", watches.run)
         self._spawn("maintenance", Maintenance(self.context, self.engine).run)
         return key
+
+    async def _hold(self, lease: str) -> int | None:
+        """By the engine's name of today: it begins under another one when it was taken for dead."""
+        return await self.engine.claims.hold(lease)
 
     async def _keep_admin_key(self, key: str) -> None:
         await asyncio.to_thread(write_private, self._places.admin_key, key + "\n")

@@ -1,5 +1,6 @@
 """Endpoints as the services pass them to each other: what is to be served where, and what came of it."""
 
+from typing import Any
 from uuid import UUID
 
 from pydantic import BaseModel, Field, model_validator
@@ -115,11 +116,15 @@ class RemoveSpec(BaseModel):
 
 
 class ExpectedEndpoint(BaseModel):
-    """What a cluster should run for one endpoint. Without a `spec` it is to be left as it is: a job works on it, or failed."""
+    """What a cluster should run for one endpoint. Without a `spec` it is to be left as it is: a job works on it, or failed.
+
+    `plan` is what the last job made of it, of the cluster service's own; empty where none has kept it.
+    """
 
     endpoint_id: UUID
     replicas: int = 0
     spec: DeploySpec | None = None
+    plan: dict[str, Any] = Field(default_factory=dict)
 
 
 class ScanSpec(BaseModel):
