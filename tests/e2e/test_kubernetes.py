@@ -108,6 +108,7 @@ def test_a_model_is_served_by_pods_that_come_and_go(registered: Registered) -> N
     assert registered.step(deploying, "probe")["state"] == "succeeded"
     shown = stepway.get(f"/endpoints/{endpoint}")
     assert (shown["state"], shown["engine"]) == ("running", "llama_cpp")
+    assert stepway.chat(endpoint)
     assert stepway.made(stepway.add_worker(endpoint)) == endpoint
     assert len(registered.pods(endpoint)) == 2
     removing = stepway.ask("DELETE", f"/endpoints/{endpoint}/workers/1")

@@ -67,6 +67,11 @@ class Plan(BaseModel):
     threads: int  # of one worker
     apis: list[str]  # paths of the OpenAI API that it serves
 
+    @property
+    def ready_seconds(self) -> float:
+        """How long a worker may take, at the very most, from being asked for to being ready."""
+        return 900.0
+
     def workers_needed(self, concurrent_requests: int) -> int:
         return math.ceil(concurrent_requests / self.concurrency)
 

@@ -18,7 +18,7 @@ from shared.contracts.deployments import Deployment, DeploySpec
 from shared.jobs.declare import job, step
 from shared.jobs.run import Run, Step
 
-READY_SECONDS = 900.0
+READY_SECONDS = 6 * 3600.0  # the most that any plan may ask for
 BRING_SECONDS = 6 * 3600.0
 
 
@@ -84,7 +84,9 @@ async def apply(ctx: Step, planned: Planned) -> Planned:
 @waits_for_cluster
 async def wait_ready(ctx: Step, planned: Planned) -> Planned:
     runtime = (await _site(ctx, planned.spec)).runtime
-    await runtime.wait_ready(str(planned.spec.endpoint_id), planned.plan.replicas, READY_SECONDS, ctx.progress)
+    plan = planned.plan
+    seconds = min(plan.ready_seconds, READY_SECONDS)
+    await runtime.wait_ready(str(planned.spec.endpoint_id), plan.replicas, seconds, ctx.progress)
     return planned
 
 

@@ -16,7 +16,7 @@ from shared.contracts.deployments import ScaleResult, ScaleSpec
 from shared.jobs.declare import job, step
 from shared.jobs.run import Run, Step
 
-READY_SECONDS = 900.0
+READY_SECONDS = 3600.0
 
 
 async def _site(ctx: Step, spec: ScaleSpec) -> Site:

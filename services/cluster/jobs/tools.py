@@ -9,7 +9,7 @@ from pydantic import SecretStr
 from services.cluster.runtimes.kubernetes.runtime import KubernetesRuntime
 from services.cluster.sites.base import Site
 from services.cluster.sites.clients import Clients
-from services.cluster.sites.kubernetes import KubernetesSite
+from services.cluster.sites.kubernetes import KubernetesSite, Reached
 from services.cluster.sites.local import LocalSite
 from shared.contracts.deployments import DeploySpec
 from shared.contracts.ports import AppPort
@@ -28,6 +28,7 @@ class ClusterTools:
     settings: Settings
     local: LocalSite
     clients: Clients = field(default_factory=Clients)
+    reached: Reached = field(default_factory=dict)
 
     async def site(self, job_id: UUID, cluster_id: UUID) -> Site:
         """The cluster for a job whose input names it. Raises Permanent (`cluster_gone`, `runtime_elsewhere`)."""
@@ -54,7 +55,8 @@ class ClusterTools:
     def kubernetes(self, cluster_id: UUID, kubeconfig: bytes, ingress_url: str | None) -> KubernetesSite:
         """A cluster by its kubeconfig; the connection is shared."""
         client = self.clients.client(cluster_id, kubeconfig, self.addresses)
-        return KubernetesSite(KubernetesRuntime(client, str(cluster_id)), self.settings, self.objects, ingress_url)
+        runtime = KubernetesRuntime(client, str(cluster_id))
+        return KubernetesSite(runtime, self.settings, self.objects, ingress_url, self.reached)
 
     @property
     def addresses(self) -> ServerPolicy:

@@ -16,6 +16,9 @@ from services.cluster.runtimes.base import Progress, Runtime, Workload
 from services.cluster.runtimes.containers import Claim, Exposure
 from shared.contracts.deployments import DeploySpec
 
+_PULL_SECONDS = 1800.0  # images of GPU servers are of many gigabytes
+_SLOWEST_FETCH = 10 * 1024**2  # bytes per second
+
 
 class DeliveryPlan(BaseModel):
     """How the model's files come to the pods; see `containers.Delivery`, which also lists the files."""
@@ -31,6 +34,12 @@ class PodPlan(ContainerPlan):
 
     delivery: DeliveryPlan | None = None
     exposure: Exposure | None = None
+
+    @property
+    def ready_seconds(self) -> float:
+        """The server's own time, after its image (and, where each worker fetches it, the model) has been brought."""
+        size = self.container.resources.memory_bytes if self.delivery and self.delivery.mode == "fetch" else 0
+        return self.container.probes.start_seconds + _PULL_SECONDS + size / _SLOWEST_FETCH
 
 
 Planned = EnginePlan | PodPlan

@@ -4,6 +4,7 @@ A plan is made from a fresh look at the cluster. What it settles (images, resour
 in every later step of the job; secrets are put in only when a workload is made of it.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from uuid import UUID
@@ -31,20 +32,31 @@ from shared.security.loader_token import token_of
 from shared.settings import Settings
 
 BRING_SECONDS = 5.5 * 3600
+REMEMBERED = 600.0  # seconds
 _CHUNK = 4 * 1024 * 1024
+Reached = dict[tuple[str, str], float]
 _UNTOLD = "not-told"  # in the place of secrets where a workload is only tried
 
 
 class KubernetesSite:
-    """`ingress_url` is where requests from outside enter the cluster; None: workers are reached through its API server."""
+    """`ingress_url` is where requests from outside enter the cluster; None: workers are reached through its API server.
+
+    `reached` remembers for a few minutes that pods of a cluster reached an address, whatever is deployed next.
+    """
 
     def __init__(
-        self, runtime: KubernetesRuntime, settings: Settings, objects: ObjectStore, ingress_url: str | None = None
+        self,
+        runtime: KubernetesRuntime,
+        settings: Settings,
+        objects: ObjectStore,
+        ingress_url: str | None = None,
+        reached: Reached | None = None,
     ) -> None:
         self.runtime = runtime
         self._settings = settings
         self._objects = objects
         self._ingress_url = ingress_url
+        self._reached = {} if reached is None else reached
 
     async def plan(
         self, spec: DeploySpec, *, parameters: Sequence[str] = (), on_progress: Progress = silent
@@ -138,17 +150,27 @@ class KubernetesSite:
         inspection: ClusterInspection,
         on_progress: Progress,
     ) -> DeliveryPlan:
-        base, url, unreached = self._settings.advertised_url, None, None
-        if base is not None:
-            url = f"{base}/endpoints/{spec.endpoint_id}/model-files"
-            on_progress(None, f"Asking from a pod whether {base} is reached")
-            unreached = await self.runtime.unreached(Question(
-                endpoint_id=str(spec.endpoint_id), url=url, image=made.container.image_of_loader,
-                user=made.container.user, ca_pem=self._authorities(),
-            ))  # fmt: skip
+        base = self._settings.advertised_url
+        unreached = await self._unreached(spec, base, made, on_progress) if base is not None else None
+        url = f"{base}/endpoints/{spec.endpoint_id}/model-files" if base is not None else None
         chosen = delivery.choose(manifest, inspection, url, unreached)
         on_progress(None, delivery.in_words(chosen, base, unreached))
         return chosen
+
+    async def _unreached(self, spec: DeploySpec, base: str, made: ContainerPlan, on_progress: Progress) -> str | None:
+        """Why pods do not reach the platform at `base`; None if they do, or did a few minutes ago."""
+        clock = asyncio.get_running_loop().time
+        known = (self.runtime.owner, base)
+        if clock() - self._reached.get(known, -REMEMBERED) < REMEMBERED:
+            return None
+        on_progress(None, f"Asking from a pod whether {base} is reached")
+        why = await self.runtime.unreached(Question(
+            endpoint_id=str(spec.endpoint_id), url=f"{base}/endpoints/{spec.endpoint_id}/model-files",
+            image=made.container.image_of_loader, user=made.container.user, ca_pem=self._authorities(),
+        ))  # fmt: skip
+        if why is None:
+            self._reached[known] = clock()
+        return why
 
     async def _files(self, spec: DeploySpec, plan: DeliveryPlan | None) -> Delivery | None:
         if plan is None:

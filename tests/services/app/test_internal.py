@@ -4,10 +4,14 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+from sqlalchemy import update
 
 from services.app.context import AppContext
+from services.app.credentials import service as credentials
+from services.app.credentials.schemas import CredentialIn
 from services.app.endpoints import repository
 from services.app.endpoints.deploy import key_context
+from services.app.identity.caller import Caller
 from services.app.internal import AppAccess
 from shared.db.engine import Database
 from shared.jobs.outcomes import Permanent
@@ -113,3 +117,29 @@ async def test_an_older_look_does_not_undo_what_a_job_has_published(
         row = await repository.get(session, mine)
         assert row is not None
         assert row.state == "unavailable"
+
+
+async def test_a_credential_is_told_as_litellm_takes_it(
+    access: AppAccess, app_context: AppContext, people: People, database: Database
+) -> None:
+    owner = await people.add("member")
+    caller = Caller(owner.id, "member", "member", owner.key_id, frozenset())
+    fields = {"api_key": "sk-provider", "base_url": "https://models.example/v1"}
+    async with database.transaction() as session:
+        body = CredentialIn(name="mine", type="openai", fields=fields)
+        made = await credentials.create(session, app_context.keyring, caller, body)
+    credential_id = UUID(made["id"])
+    job_id = await job(database, credential_id=credential_id)
+    with pytest.raises(Permanent):  # nobody has asked for this job
+        await access.provider_parameters(job_id, credential_id)
+    async with database.transaction() as session:
+        await session.execute(update(JobRow).where(JobRow.id == job_id).values(owner_id=owner.id))
+    told = await access.provider_parameters(job_id, credential_id)
+    assert told == {"api_key": "sk-provider", "api_base": "https://models.example/v1"}
+
+
+async def test_where_a_cluster_is_entered(access: AppAccess, database: Database) -> None:
+    entered, closed = rows.cluster(ingress_url="https://in.example"), rows.cluster()
+    await rows.insert(database, entered, closed)
+    assert await access.cluster_ingress(entered.id) == "https://in.example"
+    assert await access.cluster_ingress(closed.id) is None

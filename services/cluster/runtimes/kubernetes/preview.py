@@ -1,5 +1,6 @@
 """What an apply would make, before anybody makes it: tried by the cluster itself, weighed against quota and nodes."""
 
+import asyncio
 from typing import Any
 
 from pydantic import BaseModel, Field
@@ -66,24 +67,30 @@ async def preview(objects: Objects, builder: Builder) -> Preview:
     wanted = [builder.secret(), *builder.all()]
     if builder.workload.delivery is not None and builder.workload.delivery.claim is not None:
         wanted.append(builder.loader())
-    problems: list[tuple[str, str]] = []
-    for manifest in wanted:
-        name = f"{manifest['kind']} {manifest['metadata']['name']}"
-        try:
-            await objects.apply(manifest, dry_run=True)
-        except Permanent as refusal:
-            problems.append((refusal.code, f"{name}: {refusal.message}"))
-        except Conflict:
-            problems.append(("cluster_conflict", f"{name}: it is being changed by another."))
+    tried = await asyncio.gather(*(_try(objects, manifest) for manifest in wanted))
+    problems = [problem for problem in tried if problem is not None]
     needs = _needs(builder)
-    quotas = await _quotas(objects, needs)
     resources, count = builder.container.resources, builder.workload.replicas
-    places = await _places(objects, resources, names.base(builder.workload.endpoint_id))
+    quotas, places = await asyncio.gather(
+        _quotas(objects, needs), _places(objects, resources, names.base(builder.workload.endpoint_id))
+    )
     problems += [(CAPACITY, one) for one in _no_room(quotas, places, resources, count)]
     return Preview(
         manifests=[_shown(one) for one in wanted], needs=needs, quotas=quotas, places=places,
         problems=[sentence for _, sentence in problems], code=problems[0][0] if problems else None,
     )  # fmt: skip
+
+
+async def _try(objects: Objects, manifest: Json) -> tuple[str, str] | None:
+    """Code and sentence of what the cluster says against it."""
+    name = f"{manifest['kind']} {manifest['metadata']['name']}"
+    try:
+        await objects.apply(manifest, dry_run=True)
+    except Permanent as refusal:
+        return refusal.code, f"{name}: {refusal.message}"
+    except Conflict:
+        return "cluster_conflict", f"{name}: it is being changed by another."
+    return None
 
 
 async def room_for_more(objects: Objects, intent: Intent, count: int) -> list[str]:

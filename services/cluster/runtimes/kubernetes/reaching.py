@@ -12,7 +12,7 @@ from services.cluster.runtimes.kubernetes import names, pods, reasons
 from services.cluster.runtimes.kubernetes.bringing import why_no_pod
 from services.cluster.runtimes.kubernetes.objects import Json, Objects, printable
 from services.cluster.runtimes.kubernetes.permissions import NAMESPACE
-from shared.jobs.outcomes import Permanent, StepError
+from shared.jobs.outcomes import Retry, StepError
 
 COMPONENT = "reach"
 _SECONDS = 60.0  # for the pod to start and to be told
@@ -64,16 +64,16 @@ async def ask(objects: Objects, owner: str, question: Question) -> str | None:
     manifest = _job(owner, question)
     name = manifest["metadata"]["name"]
     await _clear(objects, name)  # of an attempt that was cut off
-    made = await objects.apply(manifest)
     try:
         async with asyncio.timeout(_SECONDS):
+            await objects.apply(manifest)
             return await _answer(objects, name)
     except TimeoutError:
         return f"a pod that asks for it had no answer within {_SECONDS:g} seconds"
     finally:
         # Also when we are cancelled; what cannot be deleted now the cluster clears away by itself
         with contextlib.suppress(StepError):
-            await asyncio.shield(objects.delete({**made, "kind": "Job"}))
+            await asyncio.shield(_delete(objects, name))
 
 
 async def _answer(objects: Objects, name: str) -> str | None:
@@ -94,22 +94,26 @@ async def _answer(objects: Objects, name: str) -> str | None:
 
 def _said(ended: Json) -> str | None:
     code = ended.get("exitCode")
-    return (
-        None
-        if code == 0
-        else printable(ended.get("message"), 300) or f"the pod that asks for it ended with code {code}"
-    )
+    if code == 0:
+        return None
+    return printable(ended.get("message"), 300) or f"the pod that asks for it ended with code {code}"
 
 
 async def _clear(objects: Objects, name: str) -> None:
     clock = asyncio.get_running_loop().time
     deadline = clock() + _GONE_SECONDS
-    while (found := await objects.get("Job", name)) is not None:
-        if not found["metadata"].get("deletionTimestamp"):
-            await objects.delete({**found, "kind": "Job"})
+    while await _delete(objects, name):
         if clock() > deadline:
-            raise Permanent("not_gone_yet", f"The Job {name} of an earlier attempt is still in the cluster.")
+            raise Retry("not_gone_yet", f"The Job {name} of an earlier attempt is still in the cluster.")
         await asyncio.sleep(_LOOK)
+
+
+async def _delete(objects: Objects, name: str) -> bool:
+    """Whether it was still there."""
+    found = await objects.get("Job", name)
+    if found is not None and not found["metadata"].get("deletionTimestamp"):
+        await objects.delete({**found, "kind": "Job"})
+    return found is not None
 
 
 def _job(owner: str, question: Question) -> Json:
