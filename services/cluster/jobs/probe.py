@@ -36,7 +36,8 @@ async def probe(
     except httpx.HTTPError as error:
         raise Retry("probe_failed", f"Worker {worker.ordinal} did not answer ({type(error).__name__}).") from error
     if answer.status_code != 200:
-        outcome = Retry if answer.status_code >= 500 else Permanent
+        not_yet = answer.status_code >= 500 or (worker.via == "ingress" and answer.status_code == 404)  # its own word
+        outcome = Retry if not_yet else Permanent
         raise outcome("probe_failed", f"Worker {worker.ordinal} answered {answer.status_code} to its first question.")
     return _said(answer, worker)
 

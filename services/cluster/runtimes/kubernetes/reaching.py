@@ -15,7 +15,7 @@ from services.cluster.runtimes.kubernetes.permissions import NAMESPACE
 from shared.jobs.outcomes import Retry, StepError
 
 COMPONENT = "reach"
-_SECONDS = 60.0  # for the pod to start and to be told
+_SECONDS = 120.0  # for the image to be pulled, and the pod to start and to be told
 _GONE_SECONDS = 20.0
 _LOOK = 0.3
 _PROGRAM = """
@@ -64,19 +64,21 @@ async def ask(objects: Objects, owner: str, question: Question) -> str | None:
     manifest = _job(owner, question)
     name = manifest["metadata"]["name"]
     await _clear(objects, name)  # of an attempt that was cut off
+    trouble: list[str] = []
     try:
         async with asyncio.timeout(_SECONDS):
             await objects.apply(manifest)
-            return await _answer(objects, name)
+            return await _answer(objects, name, trouble)
     except TimeoutError:
-        return f"a pod that asks for it had no answer within {_SECONDS:g} seconds"
+        return trouble[-1] if trouble else f"a pod that asks for it had no answer within {_SECONDS:g} seconds"
     finally:
         # Also when we are cancelled; what cannot be deleted now the cluster clears away by itself
         with contextlib.suppress(StepError):
             await asyncio.shield(_delete(objects, name))
 
 
-async def _answer(objects: Objects, name: str) -> str | None:
+async def _answer(objects: Objects, name: str, trouble: list[str]) -> str | None:
+    """`trouble` gets what may pass yet."""
     while True:
         found = (await objects.list("Pod", f"job-name={name}")).items
         for pod in found:
@@ -85,10 +87,12 @@ async def _answer(objects: Objects, name: str) -> str | None:
                 return _said(ended)
             events = await objects.list("Event", field_selector=f"involvedObject.name={pod['metadata']['name']}")
             fault = reasons.of_pod(pod, events.items)
-            if fault is not None and fault.final:
-                return f"the pod that asks for it does not start: {fault.message}"
+            if fault is not None:
+                trouble.append(f"the pod that asks for it does not start: {fault.message.rstrip('.')}")
+                if fault.final:
+                    return trouble[-1]
         if not found and (refusal := await why_no_pod(objects, name)) is not None:
-            return f"the pod that asks for it is not created: {refusal.message}"
+            return f"the pod that asks for it is not created: {refusal.message.rstrip('.')}"
         await asyncio.sleep(_LOOK)
 
 
@@ -125,5 +129,5 @@ def _job(owner: str, question: Question) -> Json:
     template = {"metadata": {"labels": labels}, "spec": pods.script(
         question.image, question.user, _PROGRAM, {"URL": question.url, "CA": question.ca_pem or ""}
     )}  # fmt: skip
-    spec = {"backoffLimit": 0, "activeDeadlineSeconds": 120, "ttlSecondsAfterFinished": 60, "template": template}
+    spec = {"backoffLimit": 0, "activeDeadlineSeconds": 180, "ttlSecondsAfterFinished": 60, "template": template}
     return {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": spec}
