@@ -11,11 +11,11 @@ import re
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 from uuid import UUID
 
 import structlog
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from starlette.types import Receive, Scope, Send
 
 from services.app.context import AppContext, Context
@@ -69,15 +69,25 @@ class Transfers:
                 del self.running[endpoint_id]
 
 
+async def _token(request: Request) -> str:
+    """Asked for before anything else of the request is looked at."""
+    token = apikeys.bearer_token(request.headers.get("authorization"))
+    if token is None:
+        raise _refused()
+    return token
+
+
+Token = Annotated[str, Depends(_token)]
+
+
 @router.post("/{endpoint_id}/model-files")
-async def open_model_files(endpoint_id: UUID, request: Request, context: Context) -> dict[str, Any]:
+async def open_model_files(endpoint_id: UUID, token: Token, context: Context) -> dict[str, Any]:
     """Exchanges the endpoint's loader token, which its pods have, for one that reads its model's files for minutes.
 
     No API key is accepted here, and the token is of no use anywhere else.
     """
-    token = apikeys.bearer_token(request.headers.get("authorization"))
     endpoint, model_state = await _find(context, endpoint_id)
-    if token is None or endpoint is None or not _is_token_of(context, token, endpoint):
+    if endpoint is None or not _is_token_of(context, token, endpoint):
         raise _refused()
     digest = _digest(endpoint, model_state)
     files = await _files(context, digest)
@@ -91,12 +101,14 @@ async def open_model_files(endpoint_id: UUID, request: Request, context: Context
 
 
 @router.get("/{endpoint_id}/model-files/{number}", response_class=Response)
-async def read_model_file(endpoint_id: UUID, number: int, request: Request, context: Context) -> Response:
+async def read_model_file(
+    endpoint_id: UUID, number: int, request: Request, session: Token, context: Context
+) -> Response:
     """Sends a file of the endpoint's model, by its number in the list, or a `Range` of it.
 
     Takes the token of the exchange only.
     """
-    file = await _readable(context, request, endpoint_id, number)
+    file = await _readable(context, session, endpoint_id, number)
     tag = f'"{file.sha256}"'
     span = None if request.headers.get("if-range", tag) != tag else _span(request.headers.get("range"), file.size)
     start, end = span or (0, file.size)
@@ -144,19 +156,18 @@ def _digest(endpoint: EndpointRow, model_state: str | None) -> str:
     return endpoint.digest
 
 
-async def _readable(context: AppContext, request: Request, endpoint_id: UUID, number: int) -> ModelFile:
-    digest = await _digest_of_session(context, request, endpoint_id)
+async def _readable(context: AppContext, session: str, endpoint_id: UUID, number: int) -> ModelFile:
+    digest = await _digest_of_session(context, session, endpoint_id)
     files = await _files(context, digest)
     if not 0 <= number < len(files):
         raise Problem("not_found", "The model has no file of this number.")
     return files[number]
 
 
-async def _digest_of_session(context: AppContext, request: Request, endpoint_id: UUID) -> str:
+async def _digest_of_session(context: AppContext, session: str, endpoint_id: UUID) -> str:
     """The digest that the request may read. A session of files that the endpoint no longer serves must be exchanged."""
-    session = apikeys.bearer_token(request.headers.get("authorization"))
-    digest = session and loader_token.digest_of_session(session, _session_key(context), endpoint_id)
-    if not digest:
+    digest = loader_token.digest_of_session(session, _session_key(context), endpoint_id)
+    if digest is None:
         raise _refused()
     endpoint, model_state = await _find(context, endpoint_id)
     if endpoint is None or _digest(endpoint, model_state) != digest:

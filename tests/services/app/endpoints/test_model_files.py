@@ -137,6 +137,11 @@ async def test_only_a_session_of_the_endpoint_reads(
     assert (await client.get(f"{served.path}/0", headers=await session_of(client, served))).is_success
 
 
+async def test_who_shows_nothing_learns_nothing(client: httpx.AsyncClient) -> None:
+    assert (await client.post("/endpoints/no-id/model-files")).status_code == 401
+    assert (await client.get("/endpoints/no-id/model-files/no-number")).status_code == 401
+
+
 async def test_tokens_are_of_no_use_elsewhere(client: httpx.AsyncClient, served: Served) -> None:
     session = await session_of(client, served)
     for headers in (served.bearer, session):
