@@ -116,6 +116,9 @@ CODES: dict[str, Code] = {
     "unknown_field": Code(422, "A field is not known here", "Remove it, or check its spelling."),
     "missing_fields": Code(422, "Something is still missing", "See `errors`: each names a field and its step."),
     "reference_not_found": Code(422, "A field names something that is not there", "Check the id."),
+    "wrong_credential_type": Code(
+        422, "The credential is of another type", "Choose one of the type that the detail names, or add it."
+    ),
     # kubeconfigs
     "kubeconfig_too_large": Code(
         413,

@@ -16,18 +16,20 @@ from services.app.identity.caller import Caller
 from shared.errors import Fault
 
 _NONE = "NULL::uuid"
+_NO_TYPE = "NULL::text AS provider_type"
 KINDS = {
-    "provider": f"SELECT id, name, icon, {_NONE} AS project_id, {_NONE} AS owner_id FROM platform.provider",
-    "cloud_model": f"""SELECT c.id, c.name, p.icon, {_NONE} AS project_id, {_NONE} AS owner_id
+    "provider": f"SELECT id, name, icon, {_NONE} AS project_id, {_NONE} AS owner_id, {_NO_TYPE} FROM platform.provider",
+    "cloud_model": f"""SELECT c.id, c.name, p.icon, {_NONE} AS project_id, {_NONE} AS owner_id, {_NO_TYPE}
                          FROM platform.cloud_model c JOIN platform.provider p ON p.id = c.provider_id""",
-    "model": f"""SELECT id, name, icon, project_id, {_NONE} AS owner_id FROM platform.model WHERE state <> 'deleted'""",
-    "project": f"SELECT id, name, icon, id AS project_id, {_NONE} AS owner_id FROM platform.project",
-    "template": f"SELECT id, name, icon, {_NONE} AS project_id, {_NONE} AS owner_id FROM platform.template",
-    "credential": "SELECT id, name, NULL::text AS icon, project_id, owner_id FROM platform.credential",
-    "cluster": f"""SELECT id, name, icon, {_NONE} AS project_id, {_NONE} AS owner_id FROM platform.cluster
+    "model": f"""SELECT id, name, icon, project_id, {_NONE} AS owner_id, provider_type FROM platform.model
+                  WHERE state <> 'deleted'""",
+    "project": f"SELECT id, name, icon, id AS project_id, {_NONE} AS owner_id, {_NO_TYPE} FROM platform.project",
+    "template": f"SELECT id, name, icon, {_NONE} AS project_id, {_NONE} AS owner_id, {_NO_TYPE} FROM platform.template",
+    "credential": f"""SELECT id, name, NULL::text AS icon, project_id, owner_id, {_NO_TYPE} FROM platform.credential""",
+    "cluster": f"""SELECT id, name, icon, {_NONE} AS project_id, {_NONE} AS owner_id, {_NO_TYPE} FROM platform.cluster
                     WHERE state <> 'deleted'""",
-    "endpoint": f"""SELECT id, name, NULL::text AS icon, project_id, {_NONE} AS owner_id FROM platform.endpoint
-                     WHERE state <> 'deleted'""",
+    "endpoint": f"""SELECT id, name, NULL::text AS icon, project_id, {_NONE} AS owner_id, {_NO_TYPE}
+                      FROM platform.endpoint WHERE state <> 'deleted'""",
 }
 
 
@@ -39,6 +41,7 @@ class Reference:
     icon: str | None
     project_id: UUID | None
     owner_id: UUID | None
+    provider_type: str | None  # of models; variants of wizards turn on it
 
     def may_be_named_by(self, caller: Caller) -> bool:
         if self.kind == "credential" and self.project_id is None:
@@ -46,7 +49,8 @@ class Reference:
         return caller.sees(self.project_id)
 
     def view(self) -> dict[str, Any]:
-        return {"id": str(self.id), "name": self.name, "icon": self.icon}
+        more = {} if self.provider_type is None else {"provider_type": self.provider_type}
+        return {"id": str(self.id), "name": self.name, "icon": self.icon, **more}
 
 
 Wanted = Iterable[tuple[str, UUID]]
@@ -61,7 +65,7 @@ async def find(session: AsyncSession, wanted: Wanted) -> dict[tuple[str, UUID], 
     if not by_kind:
         return {}
     rows = await session.execute(_query(tuple(sorted(by_kind))), by_kind)
-    found = [Reference(row.kind, row.id, row.name, row.icon, row.project_id, row.owner_id) for row in rows]
+    found = [Reference(*row) for row in rows]
     return {(one.kind, one.id): one for one in found}
 
 

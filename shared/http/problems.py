@@ -39,6 +39,7 @@ OF_STATUS = {
     503: "unavailable",
 }
 PHRASES = frozenset(status.phrase for status in HTTPStatus) | {"Content Too Large"}
+ONE = re.compile(r"\b1 (character|item|byte)s\b")
 PARAM = re.compile(r"[\w.\-\[\]]{1,200}")
 
 # It stands for every status of an error, in place of FastAPI's own 422.
@@ -193,8 +194,9 @@ def query_problem(faults: Sequence[Fault]) -> Problem:
 
 
 def sentence(fault: Fault, what: str) -> str:
-    """The fault of a parameter, or of `what` as a whole, with one full stop."""
-    return f"{fault.param or what} {fault.message.rstrip('.')}."
+    """The fault of a parameter, or of `what` as a whole, with one full stop. A message with a capital is whole already."""
+    words = fault.message.rstrip(".")
+    return f"{words}." if words[:1].isupper() else f"{fault.param or what} {words}."
 
 
 async def _on_problem(_request: Request, error: Exception) -> Response:
@@ -247,7 +249,7 @@ def _fault(detail: Mapping[str, Any], location: Iterable[object], step: int | No
         return Fault(_param(location), "invalid", str(context.get("error", "is not valid")), step)
     code, words = MESSAGES.get(kind, ("invalid", "is not valid"))
     try:
-        message = words.format_map(context)
+        message = ONE.sub(r"1 \1", words.format_map(context))
     except KeyError:
         message = "is not valid"
     return Fault(_param(location), code, message, step)

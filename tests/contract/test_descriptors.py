@@ -99,6 +99,104 @@ async def test_what_the_schemas_allow_is_what_a_step_takes(client: Client) -> No
     assert not jsonschema_rs.is_valid(details, {"uri": "b/c"})
 
 
+async def test_the_schemas_offer_only_what_their_wizard_takes(client: Client) -> None:
+    for kind, path, step in (("cloud", CLOUD, "provider_type"), ("local", HUB, "provider_type")):
+        wizard = await client.get(f"/wizards/{kind}_model_onboarding")
+        schema = next(one["schema"] for one in wizard["steps"] if one["key"] == step)
+        offered = schema["properties"]["provider_type"]["enum"]
+        taken = []
+        for value in ("cloud_model", "hugging_face", "url", "disk"):
+            body = {"workflow_total_steps": 6, "step_number": 1, "provider_type": value}
+            answer = await client.http.post(path, json=body)
+            assert answer.status_code == (200 if jsonschema_rs.is_valid(schema, {"provider_type": value}) else 422)
+            taken += [value] if answer.status_code == 200 else []
+        assert offered == taken
+
+
+def _value(shown: Json, path: str) -> Any:
+    value: Any = shown
+    for name in path.split("."):
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
+
+
+def _is_ready(needs: Json, shown: Json) -> bool:
+    """Whether a descriptor says that nothing is missing from an answer's `workflow_steps`."""
+
+    def has(path: str) -> bool:
+        return _value(shown, path) is not None
+
+    return (
+        all(has(name) for name in needs["required"])
+        and all(sum(map(has, group)) == 1 for group in needs["one_of"])
+        and all(any(map(has, group)) for group in needs["any_of"])
+        and all(has(other) for name, others in needs["dependent_required"].items() if has(name) for other in others)
+    )
+
+
+def _variant(wizard: Json, shown: Json) -> Json:
+    """As a frontend finds it, from an answer alone."""
+    found: Json = next(
+        one for one in wizard["variants"] if all(_value(shown, path) == value for path, value in one["when"].items())
+    )
+    return found
+
+
+async def test_the_variant_is_found_from_an_answer(client: Client) -> None:
+    wizard = await client.get("/wizards/model_deployment")
+    cloud, local = await actors.cloud_model(client), await actors.disk_model(client)
+    for model, total in ((cloud, 7), (local, 6)):
+        draft = await begin(client, actors.DEPLOY, model_id=model["id"])
+        variant = _variant(wizard, draft["workflow_steps"])
+        assert variant["total_steps"] == total
+        absent = {one["field"]: one["step"] for one in draft["missing"] if "." not in one["field"]}
+        steps = {key: step for step in wizard["steps"] for key in step["schema"]["properties"]}
+        numbers = {one["key"]: one["number"] for one in variant["steps"]}
+        assert absent == {name: numbers[steps[name]["key"]] for name in variant["required"] if name != "model_id"}
+
+
+async def test_the_descriptor_says_all_that_a_trigger_needs(client: Client) -> None:
+    """Whatever is left out of a whole draft: the descriptor and `missing` agree."""
+    chosen = (await client.get("/models", source="catalog"))["data"][0]
+    project_id, model = await actors.project(client), await actors.cloud_model(client)
+    openai = await actors.provider(client)
+    whole: list[tuple[str, str, Json]] = [
+        (CLOUD, "cloud_model_onboarding",
+         {"provider_type": "cloud_model", "provider_id": openai["id"], "name": unique("d"), "uri": "openai/x",
+          "modality": "llm"}),
+        (CLOUD, "cloud_model_onboarding",
+         {"provider_type": "cloud_model", "provider_id": chosen["provider_id"], "name": unique("d"),
+          "cloud_model_id": chosen["id"]}),
+        (HUB, "local_model_onboarding", {"modality": "llm", "provider_type": "url", "name": unique("d"),
+                                         "uri": "https://example.com/m.gguf", "icon": actors.ICON}),
+        (HUB, "local_model_onboarding",
+         {"modality": "llm", "provider_type": "hugging_face", "name": unique("d"), "uri": "a/b"}),
+        (actors.DEPLOY, "model_deployment",
+         {"project_id": project_id, "model_id": model["id"], "credential_id": await actors.credential(client, "openai"),
+          "endpoint_name": "d", "cluster_id": await actors.machine(client), "deploy_config": actors.CONFIG}),
+        (actors.DEPLOY, "model_deployment",
+         {"project_id": project_id, "model_id": model["id"], "credential_id": await actors.credential(client, "openai"),
+          "endpoint_name": "d", "cluster_id": await actors.machine(client),
+          "template_id": (await client.get("/templates"))["data"][0]["id"]}),
+    ]  # fmt: skip
+    for path, kind, fields in whole:
+        wizard = await client.get(f"/wizards/{kind}")
+        assert wizard["trigger"] == {name: wizard["variants"][-1][name] for name in wizard["trigger"]}
+        draft = await begin(client, path, total=7, **fields)
+        assert draft["missing"] == []
+        for left_out in (None, *fields):
+            given = {} if left_out is None else {left_out: None}
+            answer = await go_on(client, path, draft, 1, **given)
+            variant = _variant(wizard, answer["workflow_steps"])
+            assert _is_ready(variant, answer["workflow_steps"]) == (answer["missing"] == []), (left_out, answer)
+            if left_out is not None:
+                await go_on(client, path, draft, 1, **{left_out: fields[left_out]})
+    both = await begin(client, CLOUD, **{**whole[0][2], "name": unique("d"), "provider_id": chosen["provider_id"],
+                                         "cloud_model_id": chosen["id"]})  # fmt: skip
+    assert not _is_ready((await client.get("/wizards/cloud_model_onboarding"))["trigger"], both["workflow_steps"])
+    assert [one["field"] for one in both["missing"]] == ["uri"]
+
+
 async def test_results_have_the_shape_that_is_promised(client: Client, hub: Hub) -> None:
     schemas = {one["type"]: one["result_schema"] for one in (await client.get("/wizards"))["data"]}
     local = await client.ended(await actors.import_hub(client, actors.publish(hub)))

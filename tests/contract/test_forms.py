@@ -39,13 +39,26 @@ async def test_a_form_in_steps_keeps_its_file(client: Client) -> None:
     cleared = await send(client, {**ids, "ingress_url": ""})
     assert cleared["workflow_steps"]["ingress_url"] is None
     gone = await client.post(CLUSTER, {**ids, "step_number": 1, "configuration_file": None})
-    assert "configuration_file" not in gone["workflow_steps"]
+    assert gone["workflow_steps"]["configuration_file"] is None
+    assert gone["field_steps"]["configuration_file"] == 1
     assert [one["field"] for one in gone["missing"]] == ["configuration_file"]
     back = await send(client, ids, YAML)
     assert back["workflow_steps"]["configuration_file"] == kept
     by_json = await client.post(CLUSTER, {**ids, "step_number": 2, "icon": actors.ICON})
     assert by_json["workflow_steps"]["configuration_file"] == kept
     assert by_json["current_step"] == 2
+
+
+async def test_the_description_of_a_file_may_come_back(client: Client) -> None:
+    draft = await send(client, {"step_number": "1", "workflow_total_steps": "3", "name": unique("c")}, YAML)
+    shown = draft["workflow_steps"]
+    ids = {"workflow_id": draft["workflow_id"], "step_number": 1}
+    assert await client.post(CLUSTER, {**ids, **shown}) == draft
+    other = {**ids, "configuration_file": {**shown["configuration_file"], "size": 1}}
+    problem = await client.refused(CLUSTER, other, 422, "validation_failed")
+    assert [(one["param"], one["code"], one["step"]) for one in problem["errors"]] == [
+        ("configuration_file", "file_expected", 1)
+    ]
 
 
 @pytest.mark.parametrize("text", ["true", "TRUE", "1", '"True"', "false", "0", '"FALSE"', "False"])
@@ -119,6 +132,37 @@ async def test_names_of_clusters_are_their_own_while_live(client: Client) -> Non
     again = await send(client, {**fields, "name": name}, YAML)  # failed ones free theirs
     assert again["job"]["id"] != first["job"]["id"]
     await client.ended(again)
+
+
+async def test_a_yes_to_an_unverified_server_that_was_withdrawn_is_missing(client: Client) -> None:
+    server: dict[str, Any] = {"server": "https://127.0.0.1:1", "certificate-authority-data": None}
+    content = as_yaml(kubeconfig(cluster={**server, "insecure-skip-tls-verify": True}))
+    fields = {"step_number": "1", "workflow_total_steps": "3", "name": unique("c")}
+    refused = await send(client, fields, content, 422)
+    assert [(one["param"], one["code"]) for one in refused["errors"]] == [("configuration_file", "kubeconfig_insecure")]
+    draft = await send(client, {**fields, "allow_insecure_tls": "true"}, content)
+    assert draft["missing"] == []
+    ids: Json = {"workflow_id": draft["workflow_id"], "step_number": 1}
+    for withdrawn in (False, None):
+        answer = await client.post(CLUSTER, {**ids, "allow_insecure_tls": withdrawn})
+        [missing] = answer["missing"]
+        assert (missing["field"], missing["step"], missing["code"]) == ("configuration_file", 1, "inconsistent")
+        problem = await client.refused(CLUSTER, {**ids, "trigger_workflow": True}, 422, "missing_fields")
+        assert problem["workflow"]["missing"] == [missing]
+    assert (await client.post(CLUSTER, {**ids, "allow_insecure_tls": True}))["missing"] == []
+    await client.post(CLUSTER, {**ids, "allow_insecure_tls": False})
+    assert (await send(client, {"workflow_id": draft["workflow_id"], "step_number": "1"}, YAML))["missing"] == []
+
+
+async def test_a_cluster_that_was_deleted_is_not_brought_back_by_a_retry(client: Client) -> None:
+    fields = {"step_number": "1", "workflow_total_steps": "3", "name": unique("c"), "trigger_workflow": "true"}
+    failed = await client.ended(await send(client, fields, YAML))
+    assert failed["status"] == "failed"
+    await client.delete(f"/clusters/{failed['job']['resource']['id']}")
+    for path in (f"/workflows/{failed['workflow_id']}/retry", f"/jobs/{failed['job']['id']}/retry"):
+        problem = await client.refused(path, None, 409, "not_retryable")
+        assert problem["detail"] == "The cluster has been deleted since."
+    assert await client.get(f"/workflows/{failed['workflow_id']}") == failed
 
 
 async def test_the_alias_of_the_list(client: Client) -> None:

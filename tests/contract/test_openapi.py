@@ -23,7 +23,8 @@ from tests.hub import Hub
 BUDGET = 45.0  # seconds for all operations together
 EXAMPLES = 30  # for each operation, fewer when the time is up
 STREAMS = ("/events", "/logs")
-OPEN = {"/healthz", "/readyz", "/docs/errors", "/login", "/icons/{path}"}
+MODEL_FILES = "/endpoints/{endpoint_id}/model-files"  # has tokens of its own; without one nothing is there
+OPEN = {"/healthz", "/readyz", "/docs/errors", "/login", "/icons/{path}", MODEL_FILES, f"{MODEL_FILES}/{{number}}"}
 PROBLEM = "application/problem+json"
 
 

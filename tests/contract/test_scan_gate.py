@@ -55,6 +55,8 @@ async def refused(client: Client, model: Json, project_id: str, code: str) -> Js
     problem = await client.refused(DEPLOY, body, 409, code)
     assert problem["workflow"]["status"] == "in_progress"
     assert problem["workflow"]["job"] is None
+    assert [(one["param"], one["code"], one["step"]) for one in problem["errors"]] == [("model_id", code, 1)]
+    assert problem["param"] == "model_id"
     return problem
 
 
@@ -198,6 +200,10 @@ async def test_workers_are_added_whole_and_one_job_at_a_time(client: Client) -> 
     assert shown["additional_concurrency"] == 1
     assert shown["additional_workers"] == 1
     assert shown["added_concurrency"] == shown["concurrency_per_worker"]
+    for name in ("additional_workers", "added_concurrency", "concurrency_per_worker"):  # of a server's step
+        echo = {"workflow_id": draft["workflow_id"], "step_number": 1, name: shown[name]}
+        problem = await client.refused(ADD, echo, 422, "validation_failed")
+        assert [(one["param"], one["code"]) for one in problem["errors"]] == [(name, "server_field")]
     more = await go_on(client, ADD, draft, 1, additional_concurrency=shown["concurrency_per_worker"] + 1)
     assert more["workflow_steps"]["additional_workers"] == 2
     huge = await go_on(client, ADD, draft, 1, additional_concurrency=10_000_000)

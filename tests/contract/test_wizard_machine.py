@@ -267,7 +267,7 @@ class Wizards(RuleBasedStateMachine):
                 self.world.call("POST", f"/workflows/{draft.id}/cancel")
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 async def test_wizards_follow_the_rules_in_any_order(stepway: Stepway, client: Client, hub: Hub) -> None:
     actors.publish(hub, GOOD)
     chosen = (await client.get("/models", source="catalog"))["data"][0]

@@ -24,9 +24,12 @@ class _Outcome:
 
     async def __call__(self, session: AsyncSession, job: JobView, spec: dict[str, Any]) -> None:
         cluster = await repository.get(session, UUID(spec["cluster_id"]), lock=True)
+        is_retry = job["state"] == "pending" and job["attempt"] > 1
         if cluster is None or cluster.state == "deleted":
+            if is_retry:
+                raise Problem("not_retryable", "The cluster has been deleted since.")
             return
-        if job["state"] == "pending" and job["attempt"] > 1:
+        if is_retry:
             await self.again(session, cluster, job)
         elif job["state"] != "pending":
             await self.apply(session, cluster, job)

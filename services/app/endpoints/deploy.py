@@ -109,9 +109,8 @@ async def deployable_model(visit: Visit, model_id: UUID) -> ModelRow:
     if model is None or model.state == "deleted" or not visit.caller.sees(model.project_id):
         raise Problem("reference_not_found", "There is no such model any more.", param="model_id")
     if model.state != "active":
-        raise Problem(
-            "model_not_ready", f"The model is {model.state}: {model.reason or 'wait for its import'}.", param="model_id"
-        )
+        why = (model.reason or "wait for its import").rstrip(".")
+        raise Problem("model_not_ready", f"The model is {model.state}: {why}.", param="model_id")
     return model
 
 

@@ -73,6 +73,7 @@ class ScanOutcome:
             return
         match job["state"]:
             case "pending" if job["attempt"] > 1:
+                await _check_there(session, scan.model_id)
                 scan.status, scan.reason, scan.ended_at = "running", None, None
             case "succeeded":
                 summary = ScanSummary.model_validate(job["result"])
@@ -87,3 +88,9 @@ class ScanOutcome:
         if model is not None and scan.status not in ("running", "cancelled") and model.digest == scan.digest:
             model.scan_status = scan.status
             model.revision += 1
+
+
+async def _check_there(session: AsyncSession, model_id: UUID) -> None:
+    model = await repository.get(session, model_id)
+    if model is None or model.state == "deleted":
+        raise Problem("not_retryable", "The model has been deleted since.")

@@ -8,8 +8,8 @@ from services.app import references
 from services.app.context import AppContext
 from services.app.identity.caller import Caller
 from services.app.references import Found
-from services.app.wizards import repository
-from services.app.wizards.contract import Missing, Variant, Visit, Wizard
+from services.app.wizards import checks, repository
+from services.app.wizards.contract import Visit, Wizard
 from services.app.wizards.registry import WIZARDS
 from services.app.wizards.repository import Standing, standing_of
 from services.app.wizards.tables import WorkflowRow
@@ -18,7 +18,7 @@ from shared.jobs import views
 from shared.jobs.ledger import JobView
 
 _MESSAGES = {
-    Standing.DRAFT: "Step {current_step} of {total_steps} is saved.",
+    Standing.DRAFT: "Step {step} of {total_steps} is saved.",
     Standing.RUNNING: "The job has been started.",
     Standing.FAILED: "The workflow has failed: {reason}",
     Standing.COMPLETED: "The workflow is completed.",
@@ -32,10 +32,12 @@ async def render(
     workflow: WorkflowRow,
     caller: Caller | None = None,
     found: Found | None = None,
+    step: int | None = None,
 ) -> dict[str, Any]:
     """The whole object, as its owner sees it.
 
-    `caller` spares the look-up of the owner when it is they who ask, `found` that of what the fields name.
+    `caller` spares the look-up of the owner when it is they who ask, `found` that of what the fields name. `step` is
+    the one that this answers.
     """
     owner = caller if caller is not None and caller.user_id == workflow.owner_id else None
     visit = Visit(context, session, owner or await repository.owner_of(session, workflow))
@@ -45,48 +47,26 @@ async def render(
     variant = await wizard.variant(visit, workflow.fields)
     if found is None:
         found = await references.find(session, references.named_in(workflow.fields, wizard.references))
-    missing = await missing_of(visit, wizard, workflow, variant, found) if standing in _EDITABLE else []
-    shown = [
+    needed = []
+    if standing in (Standing.DRAFT, Standing.FAILED):
+        needed = await checks.missing(visit, wizard, variant, checks.values_of(workflow), found)
+    missing = [
         {"field": one.field, "step": wizard.step_of(one.field, variant), "code": one.code, "message": one.message}
-        for one in missing
+        for one in needed
     ]
-    steps = {**_fields(visit, wizard, workflow, found), **await wizard.computed(visit, workflow.fields)}
-    return _compose(workflow, job, standing, shown, steps)
+    message = _MESSAGES[standing].format(
+        step=step or workflow.current_step, total_steps=workflow.total_steps, reason=workflow.reason
+    )
+    steps = {**fields_of(visit, wizard, workflow, found), **await wizard.computed(visit, workflow.fields)}
+    return _compose(workflow, job, message, missing, steps)
 
 
-_EDITABLE = (Standing.DRAFT, Standing.FAILED)
-
-
-async def missing_of(
-    visit: Visit, wizard: Wizard, workflow: WorkflowRow, variant: Variant, found: Found
-) -> list[Missing]:
-    """What a trigger would refuse: each field once, for the first reason."""
-    fields = workflow.fields
-    files = {name for name, file in workflow.files.items() if file.get("sealed")}
-    absent = [
-        Missing(name, f"{_label(name)} is required.")
-        for name in variant.required
-        if fields.get(name) is None and name not in files
-    ]
-    gone = [
-        Missing(str(fault.param), fault.message, "reference_not_found")
-        for fault in references.faults(visit.caller, fields, wizard.references, found, sorted(wizard.references))
-    ]
-    by_field: dict[str, Missing] = {}
-    for one in (*absent, *gone, *await wizard.inconsistent(visit, fields)):
-        by_field.setdefault(one.field, one)
-    return list(by_field.values())
-
-
-def _label(name: str) -> str:
-    return name.removesuffix("_id").replace("_", " ").capitalize()
-
-
-def _fields(visit: Visit, wizard: Wizard, workflow: WorkflowRow, found: Found) -> dict[str, Any]:
+def fields_of(visit: Visit, wizard: Wizard, workflow: WorkflowRow, found: Found) -> dict[str, Any]:
     """The fields as sent, files by their description, and beside every `X_id` what it names."""
     shown: dict[str, Any] = dict(workflow.fields)
-    for name, file in workflow.files.items():
-        shown[name] = {key: file[key] for key in ("name", "size", "sha256")}
+    for name in wizard.files.keys() & workflow.field_steps.keys():
+        file = workflow.files.get(name)
+        shown[name] = file and {key: file[key] for key in ("name", "size", "sha256")}
     for name, kind in wizard.references.items():
         if name in workflow.fields:
             reference = references.named(found, kind, workflow.fields[name])
@@ -98,14 +78,11 @@ def _fields(visit: Visit, wizard: Wizard, workflow: WorkflowRow, found: Found) -
 def _compose(
     workflow: WorkflowRow,
     job: JobView | None,
-    standing: Standing,
+    message: str,
     missing: list[dict[str, Any]],
     steps: dict[str, Any],
 ) -> dict[str, Any]:
     base = f"/workflows/{workflow.id}"
-    message = _MESSAGES[standing].format(
-        current_step=workflow.current_step, total_steps=workflow.total_steps, reason=workflow.reason
-    )
     return {
         "object": "workflow",
         "message": message,

@@ -3,7 +3,7 @@
 A type is one module in `types/`, listed in `registry`. The engine (`service`) knows no type.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 from uuid import UUID
@@ -48,28 +48,61 @@ class WizardStep:
 
 
 @dataclass(frozen=True, slots=True)
-class Variant:
-    """The steps (by key, in order) and required fields while `when` holds; the last variant has no condition.
-
-    A name in `when` is a field, or `X.member` of what the field `X_id` names.
-    """
-
-    when: dict[str, Any]
-    steps: tuple[str, ...]
-    required: tuple[str, ...]
-
-    @property
-    def total_steps(self) -> int:
-        return len(self.steps)
-
-
-@dataclass(frozen=True, slots=True)
 class Missing:
     """What the trigger still needs: a field that is absent, that no longer fits an earlier choice, or whose object is gone."""
 
     field: str
     message: str
     code: Literal["missing", "inconsistent", "reference_not_found"] = "missing"
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """The steps (by key, in order) and what the trigger needs while `when` holds; the last variant has no condition.
+
+    A name in `when` is a field, or `X.member` of what the field `X_id` names, which the answer shows as `X`. Of each
+    group in `one_of` exactly one field is needed, of each in `any_of` at least one; `dependent` says what a field
+    needs beside it. A dotted name is a member of a field.
+    """
+
+    when: dict[str, Any]
+    steps: tuple[str, ...]
+    required: tuple[str, ...]
+    one_of: tuple[tuple[str, ...], ...] = ()
+    any_of: tuple[tuple[str, ...], ...] = ()
+    dependent: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def total_steps(self) -> int:
+        return len(self.steps)
+
+    def absent(self, values: Fields) -> list[Missing]:
+        """Which of the needed fields have no value, and which have one too many."""
+
+        def given(names: Iterable[str]) -> list[str]:
+            return [name for name in names if _value(values, name) is not None]
+
+        both = {names[-1]: names for group in self.one_of if len(names := given(group)) > 1}
+        needed = [(name,) for name in self.required]
+        needed += [(other,) for name in given(self.dependent) if name not in both for other in self.dependent[name]]
+        found = [
+            Missing(group[0], f"{' or '.join(map(_label, group))} is required.".capitalize())
+            for group in (*needed, *self.one_of, *self.any_of)
+            if not given(group)
+        ]
+        surplus = (Missing(name, f"Send only one of {' and '.join(n)}.", "inconsistent") for name, n in both.items())
+        return [*found, *surplus]
+
+
+def _value(values: Fields, path: str) -> Any:
+    value: Any = values
+    for name in path.split("."):
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value
+
+
+def _label(path: str) -> str:
+    return path.rsplit(".", 1)[-1].removesuffix("_id").replace("_", " ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +146,10 @@ class Wizard:
         """
         return []
 
-    async def check_file(self, visit: Visit, name: str, content: bytes, fields: Fields) -> None:
-        """Raise a problem when an uploaded file cannot be used: nothing is stored then."""
+    async def check_file(self, visit: Visit, name: str, content: bytes, fields: Fields) -> dict[str, Any]:
+        """Raise a problem when an uploaded file cannot be used: nothing is stored then. Else what is kept beside it,
+        plainly: `inconsistent` finds it in the fields, under the file's name."""
+        return {}
 
     async def check_names(self, visit: Visit, fields: Fields, changed: set[str]) -> None:
         """Raise `name_taken` when a name that has changed is in use; nothing is stored then. `start` checks again."""
@@ -136,11 +171,10 @@ class Wizard:
 
     # ---- derived
 
-    def step_of(self, param: str | None, variant: Variant | None = None) -> int | None:
-        """The number of the step that a field, or a path below it, belongs to; by default in the longest variant."""
-        name = (param or "").split(".")[0].split("[")[0]
-        keys = (variant or max(self.variants, key=lambda one: one.total_steps)).steps
-        for number, key in enumerate(keys, 1):
+    def step_of(self, param: str | None, variant: Variant) -> int | None:
+        """The number of the step that a field, or a path below it, belongs to; None when the variant has no such step."""
+        name = root_of(param)
+        for number, key in enumerate(variant.steps, 1):
             model = self.step(key).model
             if model is not None and name in model.model_fields:
                 return number
@@ -152,6 +186,11 @@ class Wizard:
     @property
     def total_steps(self) -> int:
         return max(one.total_steps for one in self.variants)
+
+
+def root_of(param: str | None) -> str:
+    """The field that a path such as `tags.0.color` begins with."""
+    return (param or "").split(".")[0].split("[")[0]
 
 
 def project_of(fields: Fields) -> UUID | None:

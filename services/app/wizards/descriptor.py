@@ -3,7 +3,7 @@
 from functools import cache
 from typing import Any
 
-from services.app.wizards.contract import Wizard, WizardStep
+from services.app.wizards.contract import Variant, Wizard, WizardStep
 
 
 @cache
@@ -25,12 +25,23 @@ def describe(wizard: Wizard) -> dict[str, Any]:
                 "when": one.when,
                 "total_steps": one.total_steps,
                 "steps": [{"number": number, "key": key} for number, key in enumerate(one.steps, 1)],
-                "required": list(one.required),
+                **_needs(one),
             }
             for one in wizard.variants
         ],
-        "trigger": {"required": list(wizard.variants[-1].required)},
+        "trigger": _needs(wizard.variants[-1]),
         "result_schema": wizard.result_schema,
+    }
+
+
+def _needs(variant: Variant) -> dict[str, Any]:
+    """What the trigger needs: every field of `required`, exactly one of each group in `one_of`, at least one of each in
+    `any_of`, and beside a field of `dependent_required` those that it names. A dotted name is a member of a field."""
+    return {
+        "required": list(variant.required),
+        "one_of": [list(group) for group in variant.one_of],
+        "any_of": [list(group) for group in variant.any_of],
+        "dependent_required": {name: list(others) for name, others in variant.dependent.items()},
     }
 
 

@@ -4,7 +4,7 @@ import re
 import unicodedata
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, StrictBool, StrictInt
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, StrictBool, StrictInt, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from shared.contracts.models import Modality
@@ -36,10 +36,16 @@ def _id_text(value: object) -> object:
 Name = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_printable), AfterValidator(_visible)]
 ShortText = Annotated[str, Field(max_length=500), AfterValidator(_printable)]
 LongText = Annotated[str, Field(max_length=5000)]
+# What a step sends: an empty text is no value, and null clears.
+FilledText = Annotated[str, Field(min_length=1, max_length=500), AfterValidator(_printable)]
+FilledLongText = Annotated[str, Field(min_length=1, max_length=5000)]
 Id = Annotated[str, BeforeValidator(_id_text), Field(json_schema_extra={"format": "uuid"})]
 Color = Annotated[str, Field(pattern=r"^#[0-9A-Fa-f]{6}$")]
 ProviderType = Literal["cloud_model", "hugging_face", "url", "disk"]
 LocalProviderType = Literal["hugging_face", "url", "disk"]
+CloudProviderType = Annotated[
+    Literal["cloud_model"], WithJsonSchema({"type": "string", "enum": ["cloud_model"], "title": "Provider Type"})
+]
 
 
 class Tag(BaseModel):

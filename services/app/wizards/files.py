@@ -10,13 +10,19 @@ from shared.http.multipart import UploadedFile
 from shared.security.envelope import Keyring, Sealed
 
 
-def seal(keyring: Keyring, workflow_id: UUID, files: Mapping[str, UploadedFile | None]) -> dict[str, dict[str, Any]]:
-    """The files as a draft keeps them: `{field: {name, size, sha256, sealed}}`. One that is None is not kept."""
+def seal(
+    keyring: Keyring, workflow_id: UUID, files: Mapping[str, UploadedFile | None], facts: Mapping[str, dict[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """The files as a draft keeps them: `{field: {name, size, sha256, sealed}}` and what their check has found out.
+
+    One that is None is not kept.
+    """
     kept: dict[str, dict[str, Any]] = {}
     for name, file in files.items():
         if file is not None:
             sealed = base64.b64encode(keyring.seal(file.content, context_of(workflow_id, name))).decode()
-            kept[name] = {"name": file.name, "size": file.size, "sha256": file.sha256, "sealed": sealed}
+            shown = {"name": file.name, "size": file.size, "sha256": file.sha256}
+            kept[name] = {**facts.get(name, {}), **shown, "sealed": sealed}
     return kept
 
 

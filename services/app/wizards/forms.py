@@ -1,10 +1,12 @@
 """Reads a step's body: the control fields, and the wizard's own fields checked by the models of its steps.
 
 Every field may be absent or null at a step; its type is that of its step's model. The patch model of a wizard is made
-once, from its steps.
+once, from its steps. Nothing is refused here: the faults of format go on with the body to `checks`, which adds what
+only the draft and the database can tell.
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Annotated, Any
@@ -17,11 +19,11 @@ from services.app.wizards.fields import Id
 from shared.errors import Fault
 from shared.http.bodies import Form
 from shared.http.multipart import UploadedFile
-from shared.http.problems import faults_of, problem_of
+from shared.http.problems import PARAM, faults_of
 
 MAX_TOTAL = 20
 SERVER_FIELDS = frozenset(
-    {"object", "message", "workflow_type", "owner_id", "status", "current_step", "total_steps", "reason", "missing",
+    {"object", "id", "message", "workflow_type", "owner_id", "status", "current_step", "total_steps", "reason", "missing",
      "workflow_steps", "field_steps", "job", "result", "links", "revision", "created_at", "updated_at"}
 )  # fmt: skip
 INTEGER = re.compile(r"-?[0-9]{1,9}", re.ASCII)
@@ -33,13 +35,17 @@ class Control(BaseModel):
 
     workflow_id: Id | None = None
     workflow_total_steps: StrictInt | None = Field(None, ge=1, le=MAX_TOTAL)
-    step_number: StrictInt = Field(ge=1, le=MAX_TOTAL)
+    step_number: StrictInt | None = Field(None, ge=1, le=MAX_TOTAL)
     trigger_workflow: StrictBool = False
 
 
 @dataclass(frozen=True, slots=True)
 class StepBody:
-    """A step as it was sent, in JSON form. `fields` and `files` have None for what is to be cleared."""
+    """A step as it was sent, in JSON form. `fields` and `files` have None for what is to be cleared.
+
+    `faults` are those of format, of the control fields first (`is_clear`: none of those); what they name is left out of
+    the other members. `unknown` is what no step takes: only the echo of an answer may hold it.
+    """
 
     workflow_id: UUID | None
     total_steps: int | None
@@ -47,6 +53,9 @@ class StepBody:
     trigger: bool
     fields: dict[str, Any]
     files: dict[str, UploadedFile | None] = field(default_factory=dict)
+    unknown: dict[str, Any] = field(default_factory=dict)
+    faults: tuple[Fault, ...] = ()
+    is_clear: bool = True
 
 
 @cache
@@ -63,40 +72,39 @@ def patch_model(wizard: Wizard) -> type[BaseModel]:
 
 
 def read(wizard: Wizard, form: Form) -> StepBody:
-    """Check the format of a step's body, JSON or a form. Raises 422 with every fault; nothing has been stored then."""
-    control_sent: dict[str, Any] = {}
-    fields_sent: dict[str, Any] = {}
-    files: dict[str, UploadedFile | None] = {}
-    faults: list[Fault] = []
-    for name, value in form.fields.items():
-        if name in Control.model_fields:
-            if value is not None:
-                control_sent[name] = value
-        elif name not in wizard.files:
-            fields_sent[name] = value
-        elif value is None:
-            files[name] = None
-        else:
-            faults.append(Fault(name, "file_expected", "must be sent as a file"))
-    for name, file in form.files.items():
-        if name in wizard.files:
-            files[name] = file
-        else:
-            faults.append(Fault(name, "unknown_field", "is no file of this wizard"))
-    control = _validate(Control, control_sent, faults)
-    patch = _validate(patch_model(wizard), fields_sent, faults)
-    if control is not None:
-        faults += _control_faults(control)
-    if faults or control is None or patch is None:
-        raise problem_of([_with_step(wizard, fault) for fault in faults])
+    """What a body says, JSON or a form, and what is wrong with its format."""
+    patch, sent = patch_model(wizard), form.fields
+    control_sent = {name: sent[name] for name in Control.model_fields if sent.get(name) is not None}
+    control, faults = _validate(Control, control_sent)
+    faults += _control_faults(control_sent, control)
+    is_clear = not faults
+    fields, more = _validate(patch, {name: value for name, value in sent.items() if name in patch.model_fields})
+    files: dict[str, UploadedFile | None] = {name: None for name in wizard.files if name in sent and sent[name] is None}
+    files |= {name: file for name, file in form.files.items() if name in wizard.files}
+    rest = {name: sent[name] for name in sent if name not in {*Control.model_fields, *patch.model_fields, *files}}
+    faults += more
+    faults += [server_field(name) for name in rest if name in SERVER_FIELDS]
+    faults += [unknown_field(name, "is no file of this wizard") for name in form.files if name not in wizard.files]
     return StepBody(
-        UUID(control.workflow_id) if control.workflow_id else None,
-        control.workflow_total_steps,
-        control.step_number,
-        control.trigger_workflow,
-        patch.model_dump(mode="json", exclude_unset=True),
+        UUID(control["workflow_id"]) if control.get("workflow_id") and "workflow_total_steps" not in control_sent else None,
+        control.get("workflow_total_steps"),
+        control.get("step_number") or 0,
+        control.get("trigger_workflow", False),
+        fields,
         files,
-    )
+        {name: value for name, value in rest.items() if name not in SERVER_FIELDS},
+        tuple(faults),
+        is_clear,
+    )  # fmt: skip
+
+
+def unknown_field(name: str, message: str = "is not known here") -> Fault:
+    """Odd names are not repeated."""
+    return Fault(name if PARAM.fullmatch(name) else None, "unknown_field", message)
+
+
+def server_field(name: str) -> Fault:
+    return Fault(name, "server_field", "is set by the server only")
 
 
 def typed(wizard: Wizard, form: Form) -> Form:
@@ -125,28 +133,27 @@ def _kinds(wizard: Wizard) -> dict[str, frozenset[str]]:
     return found
 
 
-def _validate(model: type[BaseModel], values: dict[str, Any], faults: list[Fault]) -> Any:
+def _validate(model: type[BaseModel], values: Mapping[str, Any]) -> tuple[dict[str, Any], list[Fault]]:
+    """The sound ones of the values, in JSON form, and the faults of the others. All fields of `model` are optional."""
     try:
-        return model.model_validate(values)
+        return model.model_validate(values).model_dump(mode="json", exclude_unset=True), []
     except ValidationError as error:
-        by_field: dict[str | None, Fault] = {}
+        by_param: dict[str | None, Fault] = {}
         for fault in faults_of(error):  # a union has a fault for each of its branches; the first one says enough
-            by_field.setdefault(fault.param, fault)
-        faults.extend(by_field.values())
-        return None
+            by_param.setdefault(fault.param, fault)
+        wrong = {detail["loc"][0] for detail in error.errors(include_url=False, include_input=False)}
+        sound, _ = _validate(model, {name: value for name, value in values.items() if name not in wrong})
+        return sound, list(by_param.values())
 
 
-def _control_faults(control: Control) -> list[Fault]:
-    begins, goes_on = control.workflow_total_steps is not None, control.workflow_id is not None
-    if begins == goes_on:
-        message = "Send exactly one of workflow_id (to go on) and workflow_total_steps (to begin)."
-        return [Fault("workflow_id", "one_of", message), Fault("workflow_total_steps", "one_of", message)]
-    if control.workflow_total_steps is not None and control.step_number > control.workflow_total_steps:
-        return [Fault("step_number", "out_of_range", "Must not be above workflow_total_steps.")]
-    return []
-
-
-def _with_step(wizard: Wizard, fault: Fault) -> Fault:
-    if fault.param in SERVER_FIELDS:
-        return Fault(fault.param, "server_field", "is set by the server only", None)
-    return Fault(fault.param, fault.code, fault.message, wizard.step_of(fault.param))
+def _control_faults(sent: Mapping[str, Any], sound: Mapping[str, Any]) -> list[Fault]:
+    """What is wrong between the control fields; each for itself has been looked at."""
+    faults: list[Fault] = []
+    if "step_number" not in sent:
+        faults.append(Fault("step_number", "required", "is required"))
+    if ("workflow_id" in sent) == ("workflow_total_steps" in sent):
+        message = "must be sent without the other: workflow_id to go on, workflow_total_steps to begin"
+        faults += [Fault("workflow_id", "one_of", message), Fault("workflow_total_steps", "one_of", message)]
+    elif sound.get("step_number", 0) > sound.get("workflow_total_steps", MAX_TOTAL):
+        faults.append(Fault("step_number", "out_of_range", "must not be above workflow_total_steps"))
+    return faults

@@ -12,6 +12,7 @@ A step is one transaction. What may be done depends on where the workflow stands
 A fault in what was sent stores nothing. A refused trigger carries the whole workflow.
 """
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
@@ -25,15 +26,14 @@ from services.app.db_problems import problem_of_constraint
 from services.app.identity.caller import Caller
 from services.app.references import Found
 from services.app.resources import Revisions, check_revision
-from services.app.wizards import answers, files, repository
+from services.app.wizards import answers, checks, files, repository
 from services.app.wizards.access import check_may_change
-from services.app.wizards.contract import Fields, Variant, Visit, Wizard, project_of
-from services.app.wizards.forms import StepBody
+from services.app.wizards.checks import Facts
+from services.app.wizards.contract import Fields, Visit, Wizard, project_of
+from services.app.wizards.forms import StepBody, server_field, unknown_field
 from services.app.wizards.repository import Locked, Standing
 from services.app.wizards.tables import WorkflowRow
-from shared.error_codes import CODES
 from shared.errors import Fault, Problem
-from shared.http.problems import problem_of
 
 OPEN_DRAFTS = 100
 _LOCKED = {
@@ -52,11 +52,11 @@ async def take_step(
         caller.require_unbound()
     async with context.database.transaction() as session:
         visit = Visit(context, session, caller)
-        if body.workflow_id is None:
-            draft = await _new_draft(visit, wizard, body)
-            answer, refusal = await _edit(visit, wizard, draft, body, _changed(draft, body))
+        locked = await _subject(visit, wizard, body, revision)
+        if locked is None:
+            draft = _new_draft(visit, wizard, body)
+            answer, refusal = await _edit(visit, wizard, draft, await _without_echo(visit, wizard, draft, body))
         else:
-            locked = await _locked(visit, wizard, body, revision)
             answer, refusal = await _go_on(visit, wizard, locked, body)
     if refusal is not None:
         refusal.members["workflow"] = answer
@@ -67,15 +67,24 @@ async def take_step(
 # ---- which workflow
 
 
-async def _new_draft(visit: Visit, wizard: Wizard, body: StepBody) -> WorkflowRow:
-    owner = visit.caller.user_id
-    if await repository.open_drafts(visit.session, owner, OPEN_DRAFTS) >= OPEN_DRAFTS:
-        raise Problem("too_many_drafts", f"You have {OPEN_DRAFTS} open drafts; finish or delete some first.")
+def _new_draft(visit: Visit, wizard: Wizard, body: StepBody) -> WorkflowRow:
     now = datetime.now(UTC)
     return WorkflowRow(
-        id=uuid4(), type=wizard.type, owner_id=owner, status="in_progress", current_step=0, total_steps=body.total_steps,
-        fields={}, field_steps={}, files={}, revision=0, created_at=now, updated_at=now,
+        id=uuid4(), type=wizard.type, owner_id=visit.caller.user_id, status="in_progress", current_step=0,
+        total_steps=body.total_steps, fields={}, field_steps={}, files={}, revision=0, created_at=now, updated_at=now,
     )  # fmt: skip
+
+
+async def _subject(visit: Visit, wizard: Wizard, body: StepBody, revision: Revisions | None) -> Locked | None:
+    """The workflow that the body names, None to begin one. Who names none rightly hears of their control fields first."""
+    if body.workflow_id is None:
+        return None
+    try:
+        return await _locked(visit, wizard, body, revision)
+    except Problem:
+        if body.is_clear:
+            raise
+        return None
 
 
 async def _locked(visit: Visit, wizard: Wizard, body: StepBody, revision: Revisions | None) -> Locked:
@@ -88,9 +97,30 @@ async def _locked(visit: Visit, wizard: Wizard, body: StepBody, revision: Revisi
     if workflow.type != wizard.type:
         raise Problem("wrong_wizard", f"This workflow is a {workflow.type}, not a {wizard.type}.", param="workflow_id")
     check_revision(workflow, revision)
-    if body.step_number > workflow.total_steps:
-        raise problem_of([Fault("step_number", "out_of_range", f"must be at most {workflow.total_steps}")])
     return locked
+
+
+async def _without_echo(visit: Visit, wizard: Wizard, workflow: WorkflowRow, body: StepBody) -> StepBody:
+    """What an id names, or a file is, may come back as it was answered. Whatever else no step takes is a fault."""
+    faults = list(body.faults)
+    if workflow.revision and body.step_number > workflow.total_steps:
+        faults.append(Fault("step_number", "out_of_range", f"must be at most {workflow.total_steps}"))
+    if body.unknown:
+        found = await references.find(visit.session, references.named_in(workflow.fields, wizard.references))
+        shown = answers.fields_of(visit, wizard, workflow, found)
+        computed = await wizard.computed(visit, workflow.fields)
+        faults += [
+            _refused(wizard, name, computed)
+            for name, value in body.unknown.items()
+            if name not in shown or shown[name] != value
+        ]
+    return replace(body, unknown={}, faults=tuple(faults))
+
+
+def _refused(wizard: Wizard, name: str, computed: Fields) -> Fault:
+    if name in wizard.files:
+        return Fault(name, "file_expected", "must be sent as a file")
+    return server_field(name) if name in computed else unknown_field(name)
 
 
 # ---- what is done with it
@@ -101,40 +131,35 @@ Outcome = tuple[dict[str, Any], Problem | None]
 
 async def _go_on(visit: Visit, wizard: Wizard, locked: Locked, body: StepBody) -> Outcome:
     workflow, standing = locked.workflow, locked.standing
+    body = await _without_echo(visit, wizard, workflow, body)
     changed = _changed(workflow, body)
-    if changed and standing in _LOCKED:
-        code, why = _LOCKED[standing]
-        job_id = str(workflow.job_id) if workflow.job_id else None
-        raise Problem(code, f"The workflow cannot be changed: {why}.", members={"job_id": job_id})
-    if standing is Standing.DRAFT or changed:
-        return await _edit(visit, wizard, workflow, body, changed)
-    if standing is Standing.RUNNING and _advance(workflow, body):
+    if body.faults or standing is Standing.DRAFT or (changed and standing not in _LOCKED):
+        return await _edit(visit, wizard, workflow, body)
+    if standing is Standing.RUNNING and not changed and _advance(workflow, body):
         await _stored(visit, wizard, workflow, body)
-        return await _emitted(visit, workflow, None), None
-    return await answers.render(visit.context, visit.session, workflow, visit.caller), None
+        return await _emitted(visit, workflow, body, None), None
+    answer = await answers.render(visit.context, visit.session, workflow, visit.caller, step=body.step_number)
+    if not changed:
+        return answer, None
+    code, why = _LOCKED[standing]
+    job_id = str(workflow.job_id) if workflow.job_id else None
+    return answer, Problem(code, f"The workflow cannot be changed: {why}.", members={"job_id": job_id})
 
 
-async def _edit(visit: Visit, wizard: Wizard, workflow: WorkflowRow, body: StepBody, changed: set[str]) -> Outcome:
-    """A draft, or a failed workflow that becomes one again."""
-    fields = {**workflow.fields, **body.fields}
-    found = await _check(visit, wizard, fields, changed, body)
-    stored = _write(visit, wizard, workflow, body, changed, found)
+async def _edit(visit: Visit, wizard: Wizard, workflow: WorkflowRow, body: StepBody) -> Outcome:
+    """A draft, or a failed workflow that becomes one again. Raises the faults of the body."""
+    changed = _changed(workflow, body)
+    named = references.named_in({**workflow.fields, **body.fields}, wizard.references)
+    found = await references.find(visit.session, named)
+    facts = await checks.check_step(visit, wizard, workflow, body, changed, found)
+    stored = _write(visit, wizard, workflow, body, changed, found, facts)
     if stored:
         await _stored(visit, wizard, workflow, body)
-    refusal = await _trigger(visit, wizard, workflow, found) if body.trigger else None
+    refusal = await _trigger(visit, wizard, workflow, body, found) if body.trigger else None
     if stored and (refusal is not None or not body.trigger):
-        return await _emitted(visit, workflow, found), refusal
-    return await answers.render(visit.context, visit.session, workflow, visit.caller, found), refusal
-
-
-async def _check_names(visit: Visit, wizard: Wizard, fields: dict[str, Any], changed: set[str]) -> None:
-    """`name_taken` with the step of the name, as every fault of a field has it."""
-    try:
-        await wizard.check_names(visit, fields, changed)
-    except Problem as problem:
-        step = wizard.step_of(problem.param, await wizard.variant(visit, fields))
-        problem.faults = problem.faults or [Fault(problem.param, problem.code, problem.detail, step)]
-        raise
+        return await _emitted(visit, workflow, body, found), refusal
+    answer = await answers.render(visit.context, visit.session, workflow, visit.caller, found, body.step_number)
+    return answer, refusal
 
 
 def _changed(workflow: WorkflowRow, body: StepBody) -> set[str]:
@@ -146,39 +171,11 @@ def _changed(workflow: WorkflowRow, body: StepBody) -> set[str]:
     return changed
 
 
-async def _check(visit: Visit, wizard: Wizard, fields: dict[str, Any], changed: set[str], body: StepBody) -> Found:
-    """Everything that can be known of the changed fields at the step; what the ids name. Raises what is wrong."""
-    found = await references.find(visit.session, references.named_in(fields, wizard.references))
-    if not changed:
-        return found
-    faults = references.faults(visit.caller, fields, wizard.references, found, sorted(changed))
-    if not faults:
-        faults = await wizard.check(visit, fields, changed)
-    if faults:
-        variant = await wizard.variant(visit, fields)
-        raise _refusal([Fault(one.param, one.code, one.message, wizard.step_of(one.param, variant)) for one in faults])
-    for name in sorted(changed & body.files.keys()):
-        file = body.files[name]
-        if file is not None:
-            await wizard.check_file(visit, name, file.content, fields)
-    if not body.trigger:  # a trigger saves the fields first, and finds it in `start`
-        await _check_names(visit, wizard, fields, changed)
-    return found
-
-
-def _refusal(faults: list[Fault]) -> Problem:
-    """One code for all where they share one that is an answer's own, such as `reference_not_found`."""
-    codes = {fault.code for fault in faults}
-    if len(codes) == 1 and (code := codes.pop()) in CODES:
-        return Problem(code, faults[0].message, faults=faults)
-    return problem_of(faults)
-
-
 def _write(
-    visit: Visit, wizard: Wizard, workflow: WorkflowRow, body: StepBody, changed: set[str], found: Found
+    visit: Visit, wizard: Wizard, workflow: WorkflowRow, body: StepBody, changed: set[str], found: Found, facts: Facts
 ) -> bool:
     """Take over what was sent; whether anything is new. A null that was never a value is kept too: it was sent."""
-    new = changed | {name for name in body.fields if name not in workflow.fields}
+    new = changed | ({*body.fields, *body.files} - workflow.field_steps.keys())
     if not _advance(workflow, body) and not new:
         return False
     if changed:
@@ -187,7 +184,7 @@ def _write(
     workflow.field_steps = {**workflow.field_steps, **dict.fromkeys(sorted(new), body.step_number)}
     sent = {name: file for name, file in body.files.items() if name in changed}
     kept = {name: file for name, file in workflow.files.items() if name not in sent}
-    workflow.files = {**kept, **files.seal(visit.context.keyring, workflow.id, sent)}
+    workflow.files = {**kept, **files.seal(visit.context.keyring, workflow.id, sent, facts)}
     workflow.project_id = _project_of(wizard, workflow.fields, found)
     return True
 
@@ -209,6 +206,8 @@ def _advance(workflow: WorkflowRow, body: StepBody) -> bool:
 
 async def _stored(visit: Visit, wizard: Wizard, workflow: WorkflowRow, body: StepBody) -> None:
     is_new = workflow.revision == 0
+    if is_new and await repository.open_drafts(visit.session, workflow.owner_id, OPEN_DRAFTS) >= OPEN_DRAFTS:
+        raise Problem("too_many_drafts", f"You have {OPEN_DRAFTS} open drafts; finish or delete some first.")
     workflow.revision += 1
     workflow.updated_at = datetime.now(UTC)
     if is_new:
@@ -221,9 +220,9 @@ async def _stored(visit: Visit, wizard: Wizard, workflow: WorkflowRow, body: Ste
     )
 
 
-async def _emitted(visit: Visit, workflow: WorkflowRow, found: Found | None) -> dict[str, Any]:
+async def _emitted(visit: Visit, workflow: WorkflowRow, body: StepBody, found: Found | None) -> dict[str, Any]:
     """The answer, which is the event too."""
-    answer = await answers.render(visit.context, visit.session, workflow, visit.caller, found)
+    answer = await answers.render(visit.context, visit.session, workflow, visit.caller, found, body.step_number)
     await visit.context.ledger.emit_topic(visit.session, workflow.id, "workflow", answer)
     return answer
 
@@ -231,10 +230,10 @@ async def _emitted(visit: Visit, workflow: WorkflowRow, found: Found | None) -> 
 # ---- the trigger
 
 
-async def _trigger(visit: Visit, wizard: Wizard, workflow: WorkflowRow, found: Found) -> Problem | None:
+async def _trigger(visit: Visit, wizard: Wizard, workflow: WorkflowRow, body: StepBody, found: Found) -> Problem | None:
     """Start the job, or say why not; a refusal takes back only what the trigger itself did."""
     variant = await wizard.variant(visit, workflow.fields)
-    refusal = await _not_ready(visit, wizard, workflow, variant, found)
+    refusal = await checks.check_trigger(visit, wizard, workflow, variant, found)
     if refusal is not None:
         return refusal
     ledger = visit.context.ledger
@@ -243,9 +242,9 @@ async def _trigger(visit: Visit, wizard: Wizard, workflow: WorkflowRow, found: F
             request = await wizard.start(visit, workflow)
             await ledger.submit(visit.session, request)
     except Problem as problem:
-        return _placed(problem, wizard, variant)
+        return checks.placed(problem, wizard, variant)
     except IntegrityError as error:
-        return _placed(problem_of_constraint(error), wizard, variant)
+        return checks.placed(problem_of_constraint(error), wizard, variant)
     workflow.job_id, workflow.result = request.id, None
     workflow.status, workflow.reason, workflow.ended_at = "in_progress", None, None
     workflow.revision += 1
@@ -255,29 +254,7 @@ async def _trigger(visit: Visit, wizard: Wizard, workflow: WorkflowRow, found: F
         visit.session, visit.caller, "workflow.trigger", "workflow", workflow.id, job=request.id,
         kind=request.definition.kind,
     )  # fmt: skip
-    await _emitted(visit, workflow, found)
+    await _emitted(visit, workflow, body, found)
     if request.finished is not None:
         await ledger.complete(visit.session, request)
     return None
-
-
-async def _not_ready(
-    visit: Visit, wizard: Wizard, workflow: WorkflowRow, variant: Variant, found: Found
-) -> Problem | None:
-    missing = await answers.missing_of(visit, wizard, workflow, variant, found)
-    if not missing:
-        return None
-    faults = [Fault(one.field, one.code, one.message, wizard.step_of(one.field, variant)) for one in missing]
-    if all(one.code == "reference_not_found" for one in missing):
-        return Problem("reference_not_found", missing[0].message, faults=faults)
-    return Problem(
-        "missing_fields", f"Before this can start: {', '.join(one.field for one in missing)}.", faults=faults
-    )
-
-
-def _placed(problem: Problem, wizard: Wizard, variant: Variant) -> Problem:
-    """The same with the step of its field, where the draft's variant has it."""
-    if problem.param is not None and not problem.faults:
-        step = wizard.step_of(problem.param, variant)
-        problem.faults = [Fault(problem.param, problem.code, problem.detail, step)]
-    return problem

@@ -20,7 +20,8 @@ from services.app.wizards.contract import (
     WizardStep,
     project_of,
 )
-from services.app.wizards.fields import Id, LongText, Modalities, Name, ProviderType, ShortText, Tags, modalities_of
+from services.app.wizards.details import ModelDetails
+from services.app.wizards.fields import CloudProviderType, Id, Modalities, modalities_of
 from services.app.wizards.tables import WorkflowRow
 from shared.contracts.deployments import CloudModelAdded, CloudModelSpec
 from shared.errors import Fault
@@ -28,7 +29,7 @@ from shared.jobs.ledger import JobRequest, JobView
 
 
 class ProviderTypeStep(StepModel):
-    provider_type: ProviderType
+    provider_type: CloudProviderType
 
 
 class ProviderStep(StepModel):
@@ -39,15 +40,8 @@ class CloudModelStep(StepModel):
     cloud_model_id: Id | None = None
 
 
-class DetailsStep(StepModel):
-    name: Name
-    tags: Tags | None = None
+class DetailsStep(ModelDetails):
     modality: Modalities | None = None
-    uri: ShortText | None = None
-    author: ShortText | None = None
-    description: LongText | None = None
-    icon: ShortText | None = None
-    project_id: Id | None = None
 
 
 class CloudModelOnboarding(Wizard):
@@ -73,8 +67,11 @@ class CloudModelOnboarding(Wizard):
         WizardStep("result", "Done", "The model can be deployed."),
     )  # fmt: skip
     variants = (
-        Variant({}, ("provider_type", "provider", "cloud_model", "details", "job", "result"),
-                ("provider_type", "provider_id", "name")),
+        Variant(
+            {}, ("provider_type", "provider", "cloud_model", "details", "job", "result"),
+            ("provider_type", "provider_id", "name"),
+            one_of=(("cloud_model_id", "uri"),), dependent={"uri": ("modality",)},
+        ),
     )  # fmt: skip
     references: ClassVar[dict[str, str]] = {
         "provider_id": "provider",
@@ -85,25 +82,17 @@ class CloudModelOnboarding(Wizard):
 
     async def check(self, visit: Visit, fields: Fields, changed: set[str]) -> list[Fault]:
         faults = await model_service.check_details(visit.session, visit.caller, fields, changed)
-        if "provider_type" in changed and fields.get("provider_type") not in (None, "cloud_model"):
-            faults.append(Fault("provider_type", "wrong_provider_type", "must be cloud_model here"))
         if "uri" in changed and fields.get("uri"):
             faults += model_service.cloud_uri_faults(fields["uri"])
         return faults
 
     async def check_names(self, visit: Visit, fields: Fields, changed: set[str]) -> None:
         if "name" in changed:
-            await model_service.check_name_free(visit.session, fields["name"])
+            await model_service.check_name_free(visit.session, fields.get("name"))
 
     async def inconsistent(self, visit: Visit, fields: Fields) -> list[Missing]:
         faults: list[Missing] = []
-        chosen, uri = fields.get("cloud_model_id"), fields.get("uri")
-        if not chosen and not uri:
-            faults.append(Missing("cloud_model_id", "Choose a model of the catalogue, or enter a uri."))
-        if chosen and uri:
-            faults.append(Missing("uri", "Send a cloud model or a uri, not both.", "inconsistent"))
-        if not chosen and uri and not fields.get("modality"):
-            faults.append(Missing("modality", "A model that is entered by hand needs its modality."))
+        chosen = fields.get("cloud_model_id")
         if fields.get("provider_id"):
             provider = await models.provider(visit.session, UUID(fields["provider_id"]))
             if provider is not None and provider.type != "cloud_model":

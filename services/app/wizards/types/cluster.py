@@ -6,8 +6,8 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from services.app.clusters import onboarding
-from services.app.wizards.contract import Fields, Option, StepModel, Variant, Visit, Wizard, WizardStep
-from services.app.wizards.fields import Flag, Name, ShortText
+from services.app.wizards.contract import Fields, Missing, Option, StepModel, Variant, Visit, Wizard, WizardStep
+from services.app.wizards.fields import FilledText, Flag, Name
 from services.app.wizards.tables import WorkflowRow
 from shared.errors import Fault
 from shared.http.multipart import UploadedFile
@@ -17,8 +17,8 @@ from shared.security.plain_yaml import Bounds
 
 class ClusterStep(StepModel):
     name: Name
-    icon: ShortText | None = None
-    ingress_url: ShortText | None = None
+    icon: FilledText | None = None
+    ingress_url: FilledText | None = None
     configuration_file: UploadedFile
     allow_insecure_tls: Flag | None = None
 
@@ -44,12 +44,21 @@ class ClusterOnboarding(Wizard):
     async def check(self, visit: Visit, fields: Fields, changed: set[str]) -> list[Fault]:
         return onboarding.faults(fields, changed)
 
-    async def check_file(self, visit: Visit, name: str, content: bytes, fields: Fields) -> None:
-        onboarding.read(visit.context.settings, content, insecure=bool(fields.get("allow_insecure_tls")))
+    async def check_file(self, visit: Visit, name: str, content: bytes, fields: Fields) -> dict[str, Any]:
+        insecure = bool(fields.get("allow_insecure_tls"))
+        return {"insecure": onboarding.read(visit.context.settings, content, insecure=insecure).insecure}
 
     async def check_names(self, visit: Visit, fields: Fields, changed: set[str]) -> None:
         if "name" in changed:
-            await onboarding.check_name_free(visit.session, fields["name"])
+            await onboarding.check_name_free(visit.session, fields.get("name"))
+
+    async def inconsistent(self, visit: Visit, fields: Fields) -> list[Missing]:
+        """A yes to a server that is not verified may have been withdrawn since the file was taken."""
+        file = fields.get("configuration_file") or {}
+        if not file.get("insecure") or fields.get("allow_insecure_tls"):
+            return []
+        why = "The server would not be verified: set allow_insecure_tls, or send a file with its CA certificate."
+        return [Missing("configuration_file", why, "inconsistent")]
 
     async def start(self, visit: Visit, workflow: WorkflowRow) -> JobRequest:
         return await onboarding.start(visit, workflow)

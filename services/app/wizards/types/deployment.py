@@ -8,10 +8,14 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from services.app.endpoints import deploy, repository
 from services.app.models import repository as models
 from services.app.wizards.contract import Fields, Missing, Option, StepModel, Variant, Visit, Wizard, WizardStep
+from services.app.wizards.credentials import type_faults
 from services.app.wizards.fields import CONFIG_REQUIRED, DeployConfig, Id, Name, dns_label
 from services.app.wizards.tables import WorkflowRow
 from shared.errors import Fault
 from shared.jobs.ledger import JobRequest, JobView
+
+# What a template may fill; one that does not leaves it missing.
+_CONFIGURED = tuple((f"deploy_config.{name}", "template_id") for name in CONFIG_REQUIRED)
 
 
 class ModelStep(StepModel):
@@ -29,7 +33,7 @@ class TemplateStep(StepModel):
 
 class ConfigStep(StepModel):
     endpoint_name: Name
-    deploy_config: DeployConfig
+    deploy_config: DeployConfig | None = None
 
 
 class ClusterStep(StepModel):
@@ -71,11 +75,13 @@ class ModelDeployment(Wizard):
             {"model.provider_type": "cloud_model"},
             ("model", "credential", "template", "config", "clusters", "cluster", "job"),
             ("project_id", "model_id", "credential_id", "endpoint_name", "cluster_id"),
+            any_of=_CONFIGURED,
         ),
         Variant(
             {},
             ("model", "template", "config", "clusters", "cluster", "job"),
             ("project_id", "model_id", "endpoint_name", "cluster_id"),
+            any_of=_CONFIGURED,
         ),
     )
     references: ClassVar[dict[str, str]] = {
@@ -105,6 +111,8 @@ class ModelDeployment(Wizard):
             faults.append(
                 Fault("endpoint_name", "no_dns_label", "must contain a letter or a digit of the Latin alphabet")
             )
+        if "credential_id" in changed:
+            faults += await type_faults(visit, "credential_id", fields, await _credential_type(visit, fields))
         return faults
 
     async def check_names(self, visit: Visit, fields: Fields, changed: set[str]) -> None:
@@ -120,10 +128,23 @@ class ModelDeployment(Wizard):
             for name in CONFIG_REQUIRED
             if config.get(name) is None
         ]
-        return absent + await deploy.no_longer_fitting(visit, fields)
+        unfit = await deploy.no_longer_fitting(visit, fields)
+        wrong = await type_faults(visit, "credential_id", fields, await _credential_type(visit, fields))
+        return absent + unfit + [Missing("credential_id", fault.message, "inconsistent") for fault in wrong]
 
     async def start(self, visit: Visit, workflow: WorkflowRow) -> JobRequest:
         return await deploy.start(visit, workflow)
 
     async def finish(self, session: AsyncSession, workflow: WorkflowRow, job: JobView) -> dict[str, Any] | None:
         return await deploy.result_of(session, UUID(job["resource"]["id"]))
+
+
+async def _credential_type(visit: Visit, fields: Fields) -> str | None:
+    """The type of credential that the model's provider takes."""
+    if not fields.get("credential_id") or not fields.get("model_id"):
+        return None
+    model = await models.get(visit.session, UUID(fields["model_id"]))
+    if model is None or model.provider_type != "cloud_model" or model.provider_id is None:
+        return None
+    provider = await models.provider(visit.session, model.provider_id)
+    return provider.credential_type if provider else None

@@ -21,21 +21,16 @@ from services.app.wizards.contract import (
     WizardStep,
     project_of,
 )
-from services.app.wizards.fields import (
-    Id,
-    LongText,
-    Modalities,
-    Name,
-    ProviderType,
-    ShortText,
-    Tags,
-    modalities_of,
-)
+from services.app.wizards.credentials import type_faults
+from services.app.wizards.details import ModelDetails
+from services.app.wizards.fields import FilledText, Id, LocalProviderType, Modalities, modalities_of
 from services.app.wizards.tables import WorkflowRow
 from shared.contracts.models import ImportSpec, Source
 from shared.errors import Fault, Problem
+from shared.http.problems import sentence
 from shared.jobs.ledger import JobRequest, JobView
 
+HUB_CREDENTIAL = "huggingface"  # a token, which a hub or a web server takes
 _KEYS = ("modality", "provider_type", "details", "credential", "job", "result")
 
 
@@ -44,18 +39,12 @@ class ModalityStep(StepModel):
 
 
 class ProviderTypeStep(StepModel):
-    provider_type: ProviderType
+    provider_type: LocalProviderType
 
 
-class DetailsStep(StepModel):
-    name: Name
-    uri: ShortText
-    revision: ShortText | None = None
-    author: ShortText | None = None
-    tags: Tags | None = None
-    icon: ShortText | None = None
-    description: LongText | None = None
-    project_id: Id | None = None
+class DetailsStep(ModelDetails):
+    uri: FilledText
+    revision: FilledText | None = None
 
 
 class CredentialStep(StepModel):
@@ -76,7 +65,7 @@ class LocalModelOnboarding(Wizard):
         ),
         WizardStep(
             "credential", "Access", "A credential, when the source asks for one.", CredentialStep,
-            {"proprietary_credential_id": Option("/credentials?type=huggingface")},
+            {"proprietary_credential_id": Option(f"/credentials?type={HUB_CREDENTIAL}")},
         ),
         WizardStep("job", "Importing", "The files are brought here, checked and read."),
         WizardStep("result", "Done", "The model can be scanned and deployed."),
@@ -92,19 +81,22 @@ class LocalModelOnboarding(Wizard):
     async def check(self, visit: Visit, fields: Fields, changed: set[str]) -> list[Fault]:
         faults = await model_service.check_details(visit.session, visit.caller, fields, changed)
         source = fields.get("provider_type")
-        if "provider_type" in changed and source == "cloud_model":
-            faults.append(Fault("provider_type", "wrong_provider_type", "must be hugging_face, url or disk here"))
-        elif source and fields.get("uri") and "uri" in changed:
-            faults += model_service.local_uri_faults(visit.context.settings, Source(source), fields["uri"])
-        elif fields.get("uri") and "uri" in changed:
-            faults += model_service.secret_uri_faults(fields["uri"])
+        if fields.get("uri") and "uri" in changed:
+            uri = fields["uri"]
+            faults += (
+                model_service.local_uri_faults(visit.context.settings, Source(source), uri)
+                if source
+                else model_service.secret_uri_faults(uri)
+            )
         if "revision" in changed and fields.get("revision"):
             faults += model_service.revision_faults(fields["revision"])
+        if "proprietary_credential_id" in changed:
+            faults += await type_faults(visit, "proprietary_credential_id", fields, HUB_CREDENTIAL)
         return faults
 
     async def check_names(self, visit: Visit, fields: Fields, changed: set[str]) -> None:
         if "name" in changed:
-            await model_service.check_name_free(visit.session, fields["name"])
+            await model_service.check_name_free(visit.session, fields.get("name"))
 
     async def inconsistent(self, visit: Visit, fields: Fields) -> list[Missing]:
         """A source that was chosen later may not know the uri that was entered before."""
@@ -112,7 +104,7 @@ class LocalModelOnboarding(Wizard):
         if not source or not uri:
             return []
         faults = model_service.local_uri_faults(visit.context.settings, Source(source), uri)
-        return [Missing("uri", f"The uri {fault.message}.", "inconsistent") for fault in faults]
+        return [Missing("uri", sentence(fault, "The uri"), "inconsistent") for fault in faults]
 
     async def start(self, visit: Visit, workflow: WorkflowRow) -> JobRequest:
         fields = workflow.fields
