@@ -21,7 +21,9 @@ CODES: dict[str, Code] = {
         400, "The request cannot be read", "Check the method, the path and the encoding of the request."
     ),
     "invalid_query": Code(
-        400, "A parameter of the query is wrong", "See `errors` for each; /openapi.json has the parameters of each path."
+        400,
+        "A parameter of the query is wrong",
+        "See `errors` for each; /openapi.json has the parameters of each path.",
     ),
     "invalid_cursor": Code(400, "The cursor is not one of this list", "Start again without a cursor."),
     "host_not_allowed": Code(400, "The Host header is not allowed", "Add the host name to STEPWAY_ALLOWED_HOSTS."),
@@ -332,6 +334,12 @@ CODES: dict[str, Code] = {
     "unavailable": Code(503, "Not available at the moment", "Try again as Retry-After says.", retryable=True),
     "internal": Code(500, "A fault of ours", "Try again; if it persists, report the request id.", retryable=True),
     # inference
+    "empty_array": Code(400, "The chat has no message", "Send at least one message, with role and content."),
+    "context_length_exceeded": Code(
+        400,
+        "The prompt and the answer do not fit the model's context",
+        "Send a shorter prompt or ask for fewer tokens, or deploy the model with a longer context.",
+    ),
     "model_not_found": Code(
         404, "The endpoint serves no such model", "Use a name that /v1/models lists, or leave `model` out."
     ),

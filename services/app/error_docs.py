@@ -7,6 +7,9 @@ from collections import defaultdict
 from html import escape
 
 from shared.error_codes import CODES, Code
+from shared.job_error_codes import JOB_CODES, JobCode
+
+ABOUT_JOBS = "A job that has failed has one of these in `error.code`, or one of those above. All can be retried."
 
 
 def _by_status() -> dict[int, list[tuple[str, Code]]]:
@@ -14,6 +17,11 @@ def _by_status() -> dict[int, list[tuple[str, Code]]]:
     for name, code in sorted(CODES.items()):
         found[code.status].append((name, code))
     return dict(sorted(found.items()))
+
+
+def _of_jobs() -> list[tuple[str, JobCode]]:
+    """What only jobs fail with; a code that requests are refused with, too, stands there."""
+    return sorted((name, code) for name, code in JOB_CODES.items() if name not in CODES)
 
 
 def markdown() -> str:
@@ -24,13 +32,16 @@ def markdown() -> str:
         "(`param`), a code, a sentence, and the wizard's `step`. Codes marked *retryable* may succeed when repeated as they",
         "are, after `Retry-After` where it is sent.",
         "",
-        "This page is made from `shared/error_codes.py` by `python -m services.app.error_docs > docs/errors.md`.",
+        "This page is made from `shared/error_codes.py` and `shared/job_error_codes.py` by",
+        "`python -m services.app.error_docs > docs/errors.md`.",
     ]
     for status, codes in _by_status().items():
         lines += ["", f"## {status}", "", "| code | what it says | what to do |", "|---|---|---|"]
         for name, code in codes:
             retry = " *retryable*" if code.retryable else ""
             lines.append(f'| <a id="{name}"></a>`{name}`{retry} | {code.title} | {code.remedy} |')
+    lines += ["", "## Jobs", "", ABOUT_JOBS, "", "| code | what it says | what to do |", "|---|---|---|"]
+    lines += [f'| <a id="{name}"></a>`{name}` | {code.title} | {code.remedy} |' for name, code in _of_jobs()]
     return "\n".join(lines) + "\n"
 
 
@@ -41,6 +52,11 @@ def page() -> str:
         f"<td>{escape(code.remedy)}</td></tr>"
         for status, codes in _by_status().items()
         for name, code in codes
+    ]
+    rows += [
+        f'<tr id="{name}"><td><code>{name}</code></td><td>job</td><td>{escape(code.title)}</td>'
+        f"<td>{escape(code.remedy)}</td></tr>"
+        for name, code in _of_jobs()
     ]
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Stepway: error codes</title></head><body>'

@@ -3,11 +3,10 @@
 from collections.abc import Awaitable, Callable
 
 from fastapi import APIRouter, FastAPI, Response
-from fastapi.openapi.utils import get_openapi
 from fastapi.responses import HTMLResponse
 from pydantic_core import to_json
 
-from services.app import error_docs
+from services.app import error_docs, openapi
 from services.app.audit import routes as audit
 from services.app.clusters import outcomes as cluster_outcomes
 from services.app.clusters import routes as clusters
@@ -98,7 +97,8 @@ def create_app(context: AppContext, ready: Ready) -> FastAPI:
     )
     app.include_router(_open_routes(app, ready))
     for router in ROUTERS:
-        app.include_router(router)
+        # Models' files are fetched by an endpoint's own pods, with tokens of their own: no part of the public API.
+        app.include_router(router, include_in_schema=router is not model_files.router)
     return app
 
 
@@ -125,12 +125,9 @@ def _open_routes(app: FastAPI, ready: Ready) -> APIRouter:
         return HTMLResponse(error_docs.page())
 
     @router.get("/openapi.json", include_in_schema=False)
-    async def openapi() -> Response:
+    async def description() -> Response:
         if app.openapi_schema is None:
-            app.openapi_schema = get_openapi(title=app.title, version=app.version, routes=app.routes, description=ABOUT)
+            app.openapi_schema = openapi.describe(app)
         return Response(to_json(app.openapi_schema), media_type="application/json")
 
     return router
-
-
-ABOUT = "Stepway takes an AI model from found to served to used. Send `Authorization: Bearer <key>` with every request."

@@ -11,7 +11,9 @@ from pydantic_core import CoreSchema, core_schema, to_json
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from services.app import references
 from services.app.db_problems import problem_of_constraint
+from services.app.identity.caller import Caller
 from shared.errors import Problem
 from shared.http.pages import PageQuery, page_of
 from shared.http.strict_json import check_text
@@ -95,6 +97,15 @@ def listed(data: Sequence[Mapping[str, Any]], query: PageQuery, *sortable: str) 
         return " ".join(str(one.get(name)) for name in ("id", *sortable))
 
     return page_of(data, query, sortable, text).envelope(dict)
+
+
+async def check_project(session: AsyncSession, caller: Caller, project_id: UUID | None) -> None:
+    """Problem `reference_not_found` for a project in a body or a filter that is not there, or that they may not see."""
+    if project_id is None:
+        return
+    found = references.named(await references.find(session, [("project", project_id)]), "project", str(project_id))
+    if found is None or not found.may_be_named_by(caller):
+        raise Problem("reference_not_found", "There is no such project.", param="project_id")
 
 
 async def save(session: AsyncSession) -> None:

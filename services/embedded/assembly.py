@@ -35,6 +35,7 @@ from services.embedded.maintenance import Maintenance
 from services.embedded.observer import Observer
 from services.embedded.publisher import Publisher
 from services.embedded.reach import Reach
+from services.gateway.limits import Limits
 from services.gateway.routes import Gateway
 from services.gateway.routes import router as gateway_route
 from services.gateway.table import RouteTable
@@ -98,8 +99,9 @@ class Assembly:
         key = await bootstrap.ensure_admin(self.context, self._keep_admin_key)
         await self.hub.start()
         self._gateway = Gateway(
-            self.table, GatewayAccess(self.app.state.authenticator, self.table, self.settings.cors_origins)
-        )
+            self.table, GatewayAccess(self.app.state.authenticator, self.table, self.settings.cors_origins),
+            Limits(rate_quota=self.settings.rate_quota, rate_seconds=self.settings.rate_window),
+        )  # fmt: skip
         self.app.router.routes.insert(0, gateway_route(self._gateway))
         publisher = Publisher(self.context, self.table, self.clients, self._cluster_tools.addresses)
         await self.engine.start()

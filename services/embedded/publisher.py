@@ -65,7 +65,7 @@ class Publisher:
     def _route(self, row: EndpointRow) -> Route:
         ready = [one for one in _workers(row) if one["state"] == "ready" and one.get("url") and row.phase != "deleting"]
         return Route(
-            endpoint_id=row.id, project_id=row.project_id, model_name=row.name, served_name=row.slug, aliases=(row.name,),
+            endpoint_id=row.id, project_id=row.project_id, model_name=row.name, served_name=row.name, aliases=(row.slug,),
             state=row.state, reason=row.reason or (UNUSABLE if row.cluster_id in self._transports.broken else None),
             workers=tuple(self._reached(row, ready)), generation=row.generation, created=int(row.created_at.timestamp()),
         )  # fmt: skip

@@ -6,6 +6,7 @@ duplicate keys, NaN or broken UTF-8.
 
 import asyncio
 import json
+import re
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -19,6 +20,7 @@ from shared.errors import Problem
 from shared.http import strict_json
 
 _MAX_DEPTH = 64  # the parameters of tools are JSON Schemas, which nest deeper than the rest of the API
+_CHARSET = re.compile(r"charset\s*=\s*\"?([^\s;\"]*)")
 _TRACE_HEADERS = (b"traceparent", b"tracestate")
 _ID_CHARACTERS = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
 _PRINTABLE = frozenset(range(0x20, 0x7F))
@@ -90,9 +92,10 @@ def endpoint_id(text: str) -> UUID:
 
 async def read_object(headers: Headers, receive: Receive, limits: Limits) -> dict[str, Any]:
     """The request's JSON object. Raises Problem, or ClientGone."""
-    content_type = (headers.one(b"content-type") or "").partition(";")[0].strip().lower()
-    if content_type != "application/json":
-        raise Problem("unsupported_media_type", "Send the body with Content-Type: application/json.")
+    content_type, _, options = (headers.one(b"content-type") or "").lower().partition(";")
+    charset = _CHARSET.search(options)
+    if content_type.strip() != "application/json" or (charset is not None and charset[1] not in ("utf-8", "us-ascii")):
+        raise Problem("unsupported_media_type", "Send the body with Content-Type: application/json, in UTF-8.")
     if (headers.one(b"content-encoding") or "identity").lower() != "identity":
         raise Problem("unsupported_media_type", "Send the body without a Content-Encoding.")
     declared = headers.one(b"content-length")

@@ -1,12 +1,16 @@
 """Errors as OpenAI's clients read them: `{"error": {"message", "type", "param", "code"}}`, whoever made them."""
 
 import json
+import re
 from typing import Any
 
 from shared.errors import Problem
+from shared.http.problems import OF_STATUS
 
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 _MESSAGE_CHARACTERS = 1000
+# How engines say that the prompt and the answer do not fit the context: llama.cpp by its type, the others in words.
+_OVERFLOW = re.compile(r"exceed_context_size|context_length_exceeded|ContextWindowExceeded|maximum context length")
 
 
 def _type(status: int) -> str:
@@ -29,21 +33,23 @@ def event(problem: Problem) -> bytes:
     return b"data: " + of_problem(problem) + b"\n\n"
 
 
-def of_worker(status: int, body: bytes, secret: str | None) -> bytes:
-    """A worker's refusal in OpenAI's form, without the worker's key should the worker have repeated it."""
+def of_worker(status: int, body: bytes, secret: str | None) -> tuple[int, bytes]:
+    """A worker's refusal as the client gets it: status and body, in OpenAI's form.
+
+    Without the worker's key, should the worker have repeated it. A code is always there: the worker's own if it is a
+    text, else ours for the status.
+    """
     found = _parse(body)
     given = found.get("error")
     fields: dict[str, Any] = given if isinstance(given, dict) else found
     message = _text(fields.get("message")) or _text(given) or _text(found.get("detail"))
-    if message is None:
-        message = f"The worker answered {status}."
-    return error(
-        status,
-        _redact(message, secret)[:_MESSAGE_CHARACTERS],
-        type_=_short(fields.get("type"), secret),
-        param=_short(fields.get("param"), secret),
-        code=_short(fields.get("code"), secret),
-    )
+    shown = _redact(message or f"The worker answered {status}.", secret)[:_MESSAGE_CHARACTERS]
+    type_, code = _short(fields.get("type"), secret), _short(fields.get("code"), secret)
+    if any(_OVERFLOW.search(text or "") for text in (type_, code, shown)):
+        return 400, error(400, shown, param=_short(fields.get("param"), secret), code="context_length_exceeded")
+    if code is None or code.isdigit():
+        code = OF_STATUS.get(status, "invalid_request") if status < 500 else "worker_failed"
+    return status, error(status, shown, type_=type_, param=_short(fields.get("param"), secret), code=code)
 
 
 def _parse(body: bytes) -> dict[str, Any]:

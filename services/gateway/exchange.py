@@ -43,6 +43,10 @@ class Reply:
         self.begun = False  # nothing else can be answered any more
         self.finished = False
 
+    def add_headers(self, headers: dict[str, str]) -> None:
+        """For the answer, whoever makes it."""
+        self._headers = self._headers + [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+
     async def start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         self.begun = True
         self.usage.first_byte_at = self._clock()
@@ -171,7 +175,7 @@ class Exchange:
         if status >= 400:
             body = await _read_refusal(response)
             extra = {"Retry-After": response.headers["retry-after"]} if "retry-after" in response.headers else {}
-            await self._reply.json(status, errors.of_worker(status, body, secret), extra)
+            await self._reply.json(*errors.of_worker(status, body, secret), extra)
             return
         kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
         try:

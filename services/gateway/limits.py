@@ -22,6 +22,8 @@ class Limits:
     out_seconds: float = 2.0  # for which a failed worker is left alone; doubles with each failure
     out_max_seconds: float = 30.0
 
+    rate_quota: int = 0  # requests of one key in each `rate_seconds`; 0: as many as it likes
+    rate_seconds: float = 10.0
     streams_per_key: int = 64
     access_seconds: float = 10.0  # for one check of a key
     cache_seconds: float = 15.0  # for which a positive answer about a key is believed

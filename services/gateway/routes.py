@@ -29,6 +29,7 @@ from services.gateway.upstream import Upstream
 from services.gateway.usage import CLIENT_CLOSED, Usage, UsageHook
 from shared import log
 from shared.errors import Problem
+from shared.http.ratelimit import RateLimiter
 
 PATH = "/endpoints/{endpoint_id}/v1/{path:path}"
 _OPERATIONS = {"chat/completions": "chat.completions", "completions": "completions", "embeddings": "embeddings"}
@@ -77,6 +78,8 @@ class Gateway:
         self._metrics = metrics or Metrics(CollectorRegistry())
         self._on_usage = on_usage
         self._streams: Counter[str] = Counter()
+        quota, seconds = self._limits.rate_quota, self._limits.rate_seconds
+        self._rate = RateLimiter(quota, seconds, name="inference", clock=clock) if quota else None
         self._running = RunningRequests()
         table.subscribe(self._metrics.route_changed)
 
@@ -107,11 +110,13 @@ class Gateway:
         asking = call.credentials(request.headers, request.method)
         caller = await self._access.authorize(asking, endpoint_id)
         usage.endpoint_id, usage.caller = endpoint_id, caller
+        if self._rate is not None:
+            request.reply.add_headers(self._rate.take(caller.id))
         self._metrics.began(endpoint_id)
         if path in _OPERATIONS:
             usage.operation = _OPERATIONS[path]
             _expect(request, "POST")
-            await self._infer(request, asking, caller, endpoint_id)
+            await self._infer(request, asking, caller, usage)
         elif path == "models" or path.startswith("models/"):
             usage.operation = "models"
             _expect(request, "GET")
@@ -129,8 +134,12 @@ class Gateway:
             answer = {"object": "list", "data": [] if route is None else [_model(route)]}
         await reply.json(200, json.dumps(answer, separators=(",", ":")).encode())
 
-    async def _infer(self, request: _Request, asking: Credentials, caller: Caller, endpoint_id: UUID) -> None:
+    async def _infer(self, request: _Request, asking: Credentials, caller: Caller, usage: Usage) -> None:
+        endpoint_id = usage.endpoint_id
+        assert endpoint_id is not None
         payload = await call.read_object(request.headers, request.receive, self._limits)
+        if usage.operation == "chat.completions":
+            _check_messages(payload)
         streamed = call.wants_stream(payload)
         route = self._table.get(endpoint_id)
         if route is None:
@@ -175,6 +184,13 @@ def _expect(request: _Request, method: str) -> None:
     if request.method != method:
         detail = f"This path takes {method} only."
         raise Problem("method_not_allowed", detail, headers={"Allow": method})
+
+
+def _check_messages(payload: dict[str, Any]) -> None:
+    """As OpenAI: a list of messages has one at least. Engines make something up for none."""
+    messages = payload.get("messages", ...)
+    if messages is not ... and not (isinstance(messages, list) and messages):
+        raise Problem("empty_array", "`messages` must be a list with at least one message.", param="messages")
 
 
 def _model(route: Route) -> dict[str, Any]:

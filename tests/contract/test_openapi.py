@@ -26,6 +26,7 @@ STREAMS = ("/events", "/logs")
 MODEL_FILES = "/endpoints/{endpoint_id}/model-files"  # has tokens of its own; without one nothing is there
 OPEN = {"/healthz", "/readyz", "/docs/errors", "/login", "/icons/{path}", MODEL_FILES, f"{MODEL_FILES}/{{number}}"}
 PROBLEM = "application/problem+json"
+ERROR = {"message", "type", "param", "code"}
 
 
 @pytest.fixture
@@ -39,6 +40,27 @@ async def ids(client: Client, hub: Hub) -> dict[str, str]:
         "cluster_id": await actors.machine(client), "type": "model_deployment",
         "template_id": (await client.get("/templates"))["data"][0]["id"],
     }  # fmt: skip
+
+
+async def test_a_client_can_be_made_from_the_description(client: Client) -> None:
+    """Keys, statuses of refusals, headers and all paths are told."""
+    described = await client.get("/openapi.json")
+    assert set(described["components"]["securitySchemes"]) == {"key", "cookie"}
+    assert described["security"]
+    paths = described["paths"]
+    assert {"get", "post"} == set(paths["/clusters/clusters"])
+    assert "post" in paths["/endpoints/{endpoint_id}/v1/chat/completions"]
+    create, change = paths["/projects"]["post"], paths["/projects/{project_id}"]["patch"]
+    assert {"idempotency-key"} <= {one["name"] for one in create["parameters"]}
+    assert {"if-match"} <= {one["name"] for one in change["parameters"]}
+    assert {"201", "400", "401", "403", "409", "413", "415", "422", "429", "503"} <= set(create["responses"])
+    assert {"404", "412"} <= set(change["responses"])
+    assert paths["/healthz"]["get"]["security"] == []
+    for path, operations in paths.items():
+        for method, operation in operations.items():
+            for status, answer in operation["responses"].items():
+                if status >= "4":
+                    assert answer["$ref"].endswith("/OpenAIError" if "/v1/" in path else "/Problem"), (method, path)
 
 
 async def test_the_description_is_open_and_valid(stepway: Stepway, client: Client) -> None:
@@ -132,6 +154,10 @@ def _fault(answer: Response) -> str | None:
         return f"{answer.status_code} {answer.text[:200]}"
     kind = answer.headers.get("content-type", [""])[0]
     if answer.status_code >= 400:
+        if "/v1/" in (answer.request.url or "") and kind == "application/json":
+            return (
+                None if set(json.loads(answer.text)["error"]) == ERROR else f"no error of OpenAI's: {answer.text[:200]}"
+            )
         if kind != PROBLEM:
             return f"{answer.status_code} is no problem but {kind}"
         problem = json.loads(answer.text)

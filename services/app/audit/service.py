@@ -1,6 +1,6 @@
 """Writes the audit log, in the transaction of what it tells of."""
 
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from pydantic_core import to_json
@@ -10,6 +10,15 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from services.app.identity.caller import Caller
 from shared.log import request_id
 
+
+class Actor(NamedTuple):
+    """Who did something in a request that found no caller."""
+
+    user_id: UUID
+    key_id: UUID
+    address: str | None
+
+
 _INSERT = text("""
     INSERT INTO platform.audit (actor_id, key_id, action, resource_type, resource_id, project_id, address, request_id, details)
     VALUES (:actor, :key, :action, :type, :id, :project, :address, :request, CAST(:details AS jsonb))""")
@@ -17,7 +26,7 @@ _INSERT = text("""
 
 async def record(
     session: AsyncSession,
-    caller: Caller | None,
+    caller: Caller | Actor | None,
     action: str,
     resource_type: str,
     resource_id: UUID | str | None,

@@ -48,7 +48,7 @@ class ClusterChange(BaseModel):
 
 
 @router.get("")
-@router.get("/clusters", include_in_schema=False)
+@router.get("/clusters", operation_id="list_clusters_alias", summary="The same as GET /clusters")
 async def list_clusters(
     session: Session,
     caller: Authenticated,

@@ -13,7 +13,7 @@ from services.app.credentials.schemas import CredentialChange, CredentialIn, cre
 from services.app.credentials.tables import CredentialRow
 from services.app.identity.caller import Caller
 from services.app.models.catalogue import CredentialType, credential_type
-from services.app.resources import Revisions, check_revision, save
+from services.app.resources import Revisions, check_project, check_revision, save
 from shared.clock import now
 from shared.errors import Fault, Problem
 from shared.http.pages import PageQuery
@@ -30,6 +30,7 @@ def seal_context(credential_id: UUID) -> str:
 async def page(
     session: AsyncSession, caller: Caller, type_: str | None, project_id: UUID | None, query: PageQuery
 ) -> dict[str, Any]:
+    await check_project(session, caller, project_id)
     return (await repository.page(session, caller, type_, project_id, query)).envelope(credential_view)
 
 
@@ -56,7 +57,7 @@ async def create(session: AsyncSession, keyring: Keyring, caller: Caller, body: 
     if kind is None:
         message = "is not one of GET /credential-types"
         raise Problem("validation_failed", f"type {message}.", faults=[Fault("type", "not_allowed", message)])
-    _check_project(caller, body.project_id)
+    await _check_project(session, caller, body.project_id)
     credential_id, moment = uuid4(), now()
     plain, secret = _split(kind, body.fields)
     credential = CredentialRow(
@@ -118,13 +119,12 @@ async def _changeable(session: AsyncSession, caller: Caller, credential_id: UUID
     return credential
 
 
-def _check_project(caller: Caller, project_id: UUID | None) -> None:
+async def _check_project(session: AsyncSession, caller: Caller, project_id: UUID | None) -> None:
     if project_id is None:
         if caller.only_project is not None:
             raise Problem("forbidden", "This key is bound to one project; name that as project_id.")
         return
-    if not caller.sees(project_id):
-        raise Problem("reference_not_found", "There is no such project.", param="project_id")
+    await check_project(session, caller, project_id)
     if not caller.works_in(project_id):
         raise Problem("forbidden", "You may only read in this project.", param="project_id")
 

@@ -85,6 +85,15 @@ class Caller:
             return
         raise Problem("not_owner", f"This {what} belongs to someone else.")
 
+    def check_runs(self, project_id: UUID | None, owner_id: UUID | None, what: str) -> None:
+        """Whether they may cancel or retry work that goes on: whoever started it, and operators, who look after it.
+
+        `forbidden` by role, `not_owner` for what they may only read.
+        """
+        self.require("member")
+        if not self.works_in(project_id) or not (owner_id == self.user_id or self.is_at_least("operator")):
+            raise Problem("not_owner", f"This {what} belongs to someone else; ask them, or an operator.")
+
     def visible(self, column: QueryableAttribute[UUID] | QueryableAttribute[UUID | None]) -> ColumnElement[bool]:
         """The SQL condition for rows whose project the caller may see."""
         if self.only_project is not None:

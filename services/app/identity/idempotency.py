@@ -20,7 +20,7 @@ from contextlib import suppress
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import Depends, Request
+from fastapi import Depends, Header, Request
 from fastapi.responses import Response
 from pydantic_core import to_json
 from sqlalchemy.exc import SQLAlchemyError
@@ -130,9 +130,16 @@ def _replayed(earlier: Earlier, fingerprint: str) -> Response:
     return Response(answer.body, answer.status, headers)
 
 
-async def _once(request: Request, context: Context, caller: Authenticated) -> OnceGuard:
+async def _once(
+    request: Request,
+    context: Context,
+    caller: Authenticated,
+    idempotency_key: Annotated[
+        str | None, Header(description="A text of your own: who repeats it within 24 h gets the first answer again.")
+    ] = None,
+) -> OnceGuard:
     keys = request.headers.getlist("idempotency-key")
-    if not keys:
+    if idempotency_key is None:
         return OnceGuard(context.database, None)
     if len(keys) > 1 or KEY.fullmatch(keys[0]) is None:
         raise Problem("invalid_request", "Idempotency-Key must be one text of 1 to 255 visible ASCII characters.")

@@ -12,7 +12,7 @@ from services.app.identity import repository
 from services.app.identity.caller import SCOPES, Caller
 from services.app.identity.schemas import KeyIn, key_view
 from services.app.identity.tables import ApiKeyRow
-from services.app.resources import save
+from services.app.resources import check_project, save
 from shared.clock import iso, now
 from shared.errors import Fault, Problem
 from shared.http.pages import Page, PageQuery
@@ -30,6 +30,7 @@ async def page(
         user_id = user_id or caller.user_id
         if user_id != caller.user_id:
             raise Problem("forbidden", "Only an admin sees the keys of others.")
+    await check_project(session, caller, project_id)
     return await repository.keys(session, user_id, caller.only_project or project_id, query)
 
 
@@ -53,6 +54,7 @@ async def create(session: AsyncSession, caller: Caller, body: KeyIn) -> dict[str
     expires_at, bound = _expiry(body), parent.expires_at if parent else None
     if faults := _faults(caller, body, scopes, expires_at, bound):
         raise Problem("validation_failed", faults[0].message, faults=faults)
+    await check_project(session, caller, body.project_id)
     # The lock makes simultaneous creations count one after another.
     if await repository.user(session, owner_id, lock=True) is None:
         raise Problem("reference_not_found", "There is no such user.", param="user_id")
@@ -105,8 +107,6 @@ def _faults(
     faults: list[Fault] = []
     if beyond := sorted(set(scopes) - caller.scopes):
         faults.append(Fault("scopes", "not_granted", f"Your key does not have: {', '.join(beyond)}."))
-    if body.project_id is not None and not caller.sees(body.project_id):
-        faults.append(Fault("project_id", "reference_not_found", "There is no such project."))
     param = "expires_in_days" if body.expires_in_days else "expires_at"
     if expires_at is not None and not now() < expires_at <= now() + LONGEST:
         faults.append(Fault(param, "out_of_range", f"Must be in the future, and within {LONGEST.days} days."))

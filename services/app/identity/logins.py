@@ -12,6 +12,7 @@ from fastapi import Request, Response
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from services.app.audit import service as audit
+from services.app.audit.service import Actor
 from services.app.identity import repository
 from services.app.identity.authenticate import COOKIE, Authenticator
 from services.app.identity.caller import Caller
@@ -47,12 +48,12 @@ async def begin(session: AsyncSession, caller: Caller) -> str:
     return value
 
 
-async def end(session: AsyncSession, value: str) -> None:
-    """End the login of this cookie, if there is one."""
+async def end(session: AsyncSession, value: str, address: str | None) -> None:
+    """End the login of this cookie, if there is one. `address` is where the request came from."""
     key_id = await repository.end_login(session, _digest(value))
     key = await repository.key(session, key_id) if key_id else None
     if key is not None:
-        await audit.record(session, None, "login.end", "login", None, user_id=key.user_id, key_id=key.id)
+        await audit.record(session, Actor(key.user_id, key.id, address), "login.end", "login", None)
 
 
 def set_cookie(request: Request, response: Response, value: str) -> None:

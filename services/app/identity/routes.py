@@ -139,6 +139,6 @@ async def log_out(request: Request, context: Context) -> Response:
     if (value := request.cookies.get(COOKIE)) is not None:
         check_origin(request, context.settings.cors_origins)
         async with people_change(request, context) as session:
-            await logins.end(session, value)
+            await logins.end(session, value, request.client.host if request.client else None)
         logins.clear_cookie(request, response)
     return response

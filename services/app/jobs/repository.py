@@ -49,15 +49,15 @@ async def visible(session: AsyncSession, caller: Caller, job_id: UUID) -> dict[s
 
 
 async def changeable(session: AsyncSession, caller: Caller, job_id: UUID) -> None:
-    """Whoever may work in its project may cancel and retry a job; what is in none, whoever started it, and operators.
+    """Whoever started a job may cancel and retry it, and operators; the same holds for its workflow.
 
     Jobs on clusters are for operators, as their start is.
     """
     await visible(session, caller, job_id)
     scope = await _scope(session, job_id)
-    caller.require("operator" if scope.resource_type == "cluster" else "member")
-    if scope.project_id is not None and not caller.works_in(scope.project_id):
-        raise Problem("not_owner", "This job belongs to someone else.")
+    if scope.resource_type == "cluster":
+        caller.require("operator")
+    caller.check_runs(scope.project_id, scope.owner_id, "job")
 
 
 def _sees(caller: Caller, scope: Any) -> bool:

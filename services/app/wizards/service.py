@@ -11,7 +11,6 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from services.app.audit import service as audit
 from services.app.context import AppContext
 from services.app.db_problems import problem_of_constraint
-from services.app.identity.caller import Caller
 from services.app.resources import Revisions, check_revision
 from services.app.wizards import answers, files, repository
 from services.app.wizards.access import check_may_change, check_may_read
@@ -135,18 +134,13 @@ async def delete(visit: Visit, workflow_id: UUID, revision: Revisions | None = N
 async def _changeable(visit: Visit, workflow_id: UUID, revision: Revisions | None) -> WorkflowRow:
     workflow = await readable(visit, workflow_id)
     visit.caller.require("member")
-    check_may_change(visit.caller, workflow)
-    if workflow.job_id is not None:
-        _check_may_start(visit.caller, workflow)
+    if workflow.job_id is None:
+        check_may_change(visit.caller, workflow)
+    else:
+        visit.caller.require(WIZARDS[workflow.type].role)
+        visit.caller.check_runs(workflow.project_id, workflow.owner_id, "workflow")
     check_revision(workflow, revision)
     return workflow
-
-
-def _check_may_start(caller: Caller, workflow: WorkflowRow) -> None:
-    """Who began a workflow may have become a reader of its project since."""
-    caller.require(WIZARDS[workflow.type].role)
-    if not caller.works_in(workflow.project_id):
-        raise Problem("forbidden", "You may only read what is in this workflow's project.")
 
 
 async def expire(context: AppContext, idle_days: int) -> int:

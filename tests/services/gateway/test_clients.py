@@ -74,13 +74,13 @@ async def test_a_worker_s_refusal_keeps_its_class_and_words(serve: Serve) -> Non
     await bench.worker(does.refuse(400, body))
     with pytest.raises(openai.BadRequestError) as caught:
         await bench.client().completions.create(model=SERVED, prompt="a")
-    assert caught.value.type == "exceed_context_size_error"
+    assert caught.value.code == "context_length_exceeded"
     assert "exceeds the context size" in caught.value.message
     assert caught.value.body == {
         "message": "the request exceeds the context size",
-        "type": "exceed_context_size_error",
+        "type": "invalid_request_error",
         "param": None,
-        "code": None,
+        "code": "context_length_exceeded",
     }
 
 

@@ -50,6 +50,9 @@ async def post(bench: Bench, path: str = "/chat/completions", **given: object) -
         (b'{"a": ' + b"[" * 1000 + b"]" * 1000 + b"}", "invalid_json", 400),
         (b'{"stream": "yes"}', "validation_failed", 422),
         (b'{"model": 7}', "validation_failed", 422),
+        (b'{"messages": []}', "empty_array", 400),
+        (b'{"messages": null}', "empty_array", 400),
+        (b'{"messages": "hello"}', "empty_array", 400),
         (b'{"model": ""}', "model_not_found", 404),
         (b'{"model": "gpt-4"}', "model_not_found", 404),
     ],
@@ -65,7 +68,8 @@ async def test_bodies_that_cannot_be_served(serve: Serve, body: bytes, code: str
 async def test_only_json_is_read(serve: Serve) -> None:
     bench = await serve()
     await bench.worker()
-    for headers in ({"content-type": "text/plain"}, {}, {**JSON, "content-encoding": "gzip"}):
+    utf16 = {"content-type": 'application/json; charset="utf-16"'}
+    for headers in ({"content-type": "text/plain"}, {}, {**JSON, "content-encoding": "gzip"}, utf16):
         response = await post(bench, content=b"{}", headers=headers)
         assert (response.status_code, error_of(response)["code"]) == (415, "unsupported_media_type")
 
@@ -191,6 +195,47 @@ async def test_refusals_of_any_form_become_openai_s(
     assert response.status_code == status
     assert error_of(response)["message"] == message
     assert response.headers["retry-after"] == "7"
+
+
+@pytest.mark.parametrize(
+    ("status", "refusal", "expected"),
+    [
+        (400, {"code": 400, "message": "exceeds", "type": "exceed_context_size_error"}, "context_length_exceeded"),
+        (500, {"code": 500, "message": "exceeds", "type": "exceed_context_size_error"}, "context_length_exceeded"),
+        (400, {"message": "This model's maximum context length is 64 tokens."}, "context_length_exceeded"),
+        (400, {"code": "400", "message": "no"}, "invalid_request"),
+        (400, {"code": "invalid_value", "message": "no"}, "invalid_value"),
+        (404, {"message": "no"}, "not_found"),
+        (500, {"code": 500, "message": "no"}, "worker_failed"),
+        (418, {"message": "no"}, "invalid_request"),
+    ],
+)
+async def test_a_refusal_has_a_code(serve: Serve, status: int, refusal: dict[str, object], expected: str) -> None:
+    bench = await serve()
+    await bench.worker(does.refuse(status, json.dumps({"error": refusal}).encode()))
+    response = await post(bench, json={})
+    error = error_of(response)
+    assert error["code"] == expected
+    if expected == "context_length_exceeded":
+        assert (response.status_code, error["type"]) == (400, "invalid_request_error")
+    else:
+        assert response.status_code == status
+
+
+async def test_a_key_s_rate_is_bounded(serve: Serve) -> None:
+    bench = await serve(Limits(rate_quota=2, rate_seconds=3600))
+    await bench.worker()
+    bench.keys.grant("another", bench.endpoint_id)
+    allowed = [await post(bench, json={}) for _ in range(2)]
+    refused = await post(bench, json={})
+    assert [answer.status_code for answer in allowed] == [200, 200]
+    assert allowed[1].headers["ratelimit"].startswith('"inference";r=0')
+    assert (refused.status_code, error_of(refused)["code"]) == (429, "rate_limited")
+    assert error_of(refused)["type"] == "rate_limit_error"
+    assert int(refused.headers["retry-after"]) >= 1
+    assert len(bench.workers[0].seen) == 2
+    other = await post(bench, json={}, headers={"authorization": "Bearer another"})
+    assert other.status_code == 200
 
 
 async def test_an_endless_refusal_is_cut(serve: Serve) -> None:
