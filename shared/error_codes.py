@@ -102,6 +102,7 @@ CODES: dict[str, Code] = {
     ),
     "cluster_is_local": Code(409, "This machine stays registered", "Delete its endpoints instead."),
     "endpoint_not_ready": Code(409, "The endpoint cannot be changed now", "See the endpoint's state and reason."),
+    "autoscale_unsupported": Code(422, "The cluster does not scale by itself", "Set `replicas`, or add workers."),
     "endpoint_locked": Code(409, "A job is changing the endpoint", "Wait for its end, or cancel it."),
     "model_files_gone": Code(
         410, "The model's files are not to be had any more", "Nothing: the endpoint or its model was deleted."

@@ -65,6 +65,9 @@ def hooks(context: AppContext) -> dict[str, Hook]:
         "deploy_model": endpoint_outcomes.DeployOutcome(context),
         "add_worker": endpoint_outcomes.ScaleOutcome(context),
         "remove_worker": endpoint_outcomes.ScaleOutcome(context),
+        "stop_endpoint": endpoint_outcomes.ScaleOutcome(context),
+        "start_endpoint": endpoint_outcomes.ScaleOutcome(context),
+        "update_endpoint": endpoint_outcomes.UpdateOutcome(context),
         "delete_endpoint": endpoint_outcomes.RemoveOutcome(context),
     }
     return {kind: Outcome(context.ledger, hook, workflow) for kind, hook in resources.items()}

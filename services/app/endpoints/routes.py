@@ -7,7 +7,8 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import PlainTextResponse
 
 from services.app.context import Context, Session
-from services.app.endpoints import events, repository, scale, service
+from services.app.endpoints import change, events, repository, scale, service
+from services.app.endpoints.change import EndpointChange
 from services.app.endpoints.tables import ENDPOINT_STATES, EndpointRow
 from services.app.identity.authenticate import Authenticated
 from services.app.resources import Among, Expected, FilterText, listed
@@ -44,6 +45,36 @@ async def show_endpoint(
     endpoint = await service.visible(session, caller, endpoint_id)
     response.headers["ETag"] = f'"{endpoint.revision}"'
     return service.view(endpoint)
+
+
+@router.patch("/{endpoint_id}", status_code=202)
+async def change_endpoint(
+    endpoint_id: UUID,
+    body: EndpointChange,
+    context: Context,
+    session: Session,
+    caller: Authenticated,
+    expected: Expected,
+) -> dict[str, Any]:
+    """Begins to serve another model or configuration, worker by worker, or to have more or fewer; the answer is the job.
+
+    A change that fails is taken back by itself.
+    """
+    return await change.change(Visit(context, session, caller), endpoint_id, body, expected)
+
+
+@router.post("/{endpoint_id}/stop", status_code=202)
+async def stop_endpoint(endpoint_id: UUID, context: Context, session: Session, caller: Authenticated) -> dict[str, Any]:
+    """Begins to stop all workers and keeps the endpoint; the answer is the job."""
+    return await scale.stop(Visit(context, session, caller), endpoint_id)
+
+
+@router.post("/{endpoint_id}/start", status_code=202)
+async def start_endpoint(
+    endpoint_id: UUID, context: Context, session: Session, caller: Authenticated
+) -> dict[str, Any]:
+    """Begins to start the workers of a stopped endpoint again; the answer is the job."""
+    return await scale.start(Visit(context, session, caller), endpoint_id)
 
 
 @router.delete("/{endpoint_id}", status_code=202)

@@ -4,15 +4,17 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
+from pydantic import BaseModel
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from services.app.audit import service as audit
 from services.app.context import AppContext
 from services.app.endpoints import events, repository
-from services.app.endpoints.state import derive
+from services.app.endpoints.state import derive, wanted_workers
 from services.app.endpoints.tables import EndpointRow
 from services.app.identity.caller import Caller
 from services.app.resources import Revisions, check_revision
+from services.app.wizards.contract import Visit
 from shared.clock import iso
 from shared.contracts.deployments import RemoveSpec
 from shared.errors import Problem
@@ -41,7 +43,8 @@ def view(endpoint: EndpointRow) -> dict[str, Any]:
         "deploy_config": endpoint.deploy_config,
         "state": endpoint.state,
         "reason": endpoint.reason,
-        "replicas": {"desired": desired.get("replicas", 0), "ready": ready},
+        "replicas": {"desired": wanted_workers(endpoint.phase, desired, endpoint.observed), "ready": ready},
+        "autoscale": desired.get("autoscale"),
         "concurrency": {"per_worker": desired.get("concurrency"), "total": _total(desired)},
         "context_tokens": desired.get("context_tokens"),
         "apis": desired.get("apis", []),
@@ -134,3 +137,11 @@ async def delete(
     await audit.record(session, caller, "endpoint.delete", "endpoint", endpoint_id, project_id=endpoint.project_id)
     context.hub.publish_after_commit(session, ENDPOINTS)
     return await context.ledger.submit(session, request)
+
+
+def job_request(visit: Visit, endpoint: EndpointRow, kind: str, spec: BaseModel, topic: UUID | None) -> JobRequest:
+    """A job on an endpoint, by who visits."""
+    return JobRequest(
+        visit.context.jobs.latest(kind), spec, project_id=endpoint.project_id, owner_id=visit.caller.user_id,
+        key_id=visit.caller.key_id, topic=topic, resource_type="endpoint", resource_id=endpoint.id,
+    )  # fmt: skip

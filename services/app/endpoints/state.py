@@ -12,6 +12,15 @@ _FIXED = {
 _DRIFT = ("removed_by_others", "changed_by_others")
 
 
+def wanted_workers(phase: str, desired: dict[str, Any], observed: dict[str, Any]) -> int:
+    """How many workers there should be now: where the cluster itself decides, as many as it wants."""
+    if phase in ("stopped", "deleting", "deleted"):
+        return 0
+    if desired.get("autoscale") and observed.get("replicas"):
+        return int(observed["replicas"])
+    return int(desired.get("replicas", 0))
+
+
 def derive(phase: str, desired: dict[str, Any], observed: dict[str, Any]) -> tuple[str, str | None]:
     """(state, reason). `observed` is an Observation: `{workers: [{state, message, …}], …}`, empty before the first look.
 
@@ -19,17 +28,18 @@ def derive(phase: str, desired: dict[str, Any], observed: dict[str, Any]) -> tup
     """
     if phase in _FIXED:
         return _FIXED[phase], None
-    wanted = int(desired.get("replicas", 0))
+    wanted = wanted_workers(phase, desired, observed)
     workers = observed.get("workers", [])
     ready = sum(worker["state"] == "ready" for worker in workers)
     if wanted == 0:
         return "stopped", None
     if fault := observed.get("cluster_fault"):
         return "unavailable", str(fault)
-    if ready == 0:
-        return "unavailable", _reason(observed) or "No worker is ready."
+    why = _reason(observed) or "No worker is ready."
     if phase == "updating":
-        return "updating", None
+        return "updating", None if ready else why
+    if ready == 0:
+        return "unavailable", why
     if ready < wanted:
         return "degraded", f"{ready} of {wanted} workers are ready. {_reason(observed) or ''}".strip()
     if observed.get("reason") in _DRIFT:
