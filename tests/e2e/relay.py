@@ -15,6 +15,7 @@ class Relay:
         self._host = host
         self._target: tuple[str, int] | None = None
         self._open = False
+        self.connections = 0  # that were passed on
         self._pipes: set[socket.socket] = set()
         self._lock = threading.Lock()
         self._listener = socket.create_server((host, 0))
@@ -79,6 +80,7 @@ class Relay:
             far.settimeout(None)
             with self._lock:
                 self._pipes |= {near, far}
+                self.connections += 1
                 still_open = self._open
             back = threading.Thread(target=_pipe, args=(far, near), daemon=True)
             if still_open:

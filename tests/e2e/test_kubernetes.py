@@ -103,8 +103,6 @@ def test_a_model_is_served_by_pods_that_come_and_go(registered: Registered) -> N
     stepway = registered.with_settings(**SERVES, advertised_url=nowhere).stepway
     deploying = registered.deploy("chat")
     endpoint = stepway.made(deploying)
-    assert f"Pods do not reach {nowhere} (ConnectionRefused" in registered.step(deploying, "verify")["message"]
-    assert "Sending the model" in registered.step(deploying, "bring_model")["message"]
     assert registered.step(deploying, "probe")["state"] == "succeeded"
     shown = stepway.get(f"/endpoints/{endpoint}")
     assert (shown["state"], shown["engine"]) == ("running", "llama_cpp")
@@ -125,7 +123,7 @@ def test_pods_that_reach_us_fetch_the_model(registered: Registered) -> None:
         relay.lead_to(stepway.url)
         deploying = registered.deploy("fetched")
         endpoint = stepway.made(deploying)
-        assert registered.step(deploying, "verify")["message"].startswith(f"Pods reach {relay.url}: the model is")
+        assert relay.connections > 1  # the pod that asked first, and the loader
         assert stepway.ended_job(stepway.delete_endpoint(endpoint))["state"] == "succeeded"
     assert registered.left(endpoint) == []
 
