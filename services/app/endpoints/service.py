@@ -74,7 +74,7 @@ def worker_views(endpoint: EndpointRow) -> list[dict[str, Any]]:
     unknown = {"state": "unknown", "message": fault} if fault else {}
     shown = []
     for worker in endpoint.observed.get("workers", []):
-        kept = {name: value for name, value in worker.items() if name not in ("url", "last_log")}
+        kept = {name: value for name, value in worker.items() if name not in ("url", "host", "last_log")}
         kept |= {name: _moment(kept[name]) for name in ("started_at", "ready_at") if kept.get(name)}
         shown.append({"object": "worker", **kept, **unknown, "endpoint_id": str(endpoint.id)})
     return shown
