@@ -393,6 +393,7 @@ def upgrade() -> None:
         sa.Column("state", sa.Text(), server_default="pending", nullable=False),
         sa.Column("attempt", sa.Integer(), server_default="0", nullable=False),
         sa.Column("tries", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("undo_tries", sa.Integer(), server_default="0", nullable=False),
         sa.Column("token", sa.Uuid(), nullable=True),
         sa.Column("percent", sa.Double(), nullable=True),
         sa.Column("message", sa.Text(), nullable=True),

@@ -10,7 +10,7 @@ from typing import Self
 
 import psycopg
 
-from tests.e2e.instance import until
+from tests.e2e.instance import PATIENCE, until
 
 LOCK = 4711
 
@@ -46,14 +46,14 @@ class Gate:
         execute("SELECT pg_advisory_lock(%s)", [LOCK])
         return self
 
-    def wait(self) -> None:
+    def wait(self, seconds: float = PATIENCE) -> None:
         """Until a job is held here."""
 
         def held() -> bool:
             row = self._connection.execute(_WAITING, [LOCK]).fetchone()
             return row is not None and row[0] > 0
 
-        until(held, what=f"a job at {self._point}")
+        until(held, seconds=seconds, what=f"a job at {self._point}")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

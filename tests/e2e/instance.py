@@ -18,7 +18,7 @@ import httpx
 import psycopg
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 60.0  # seconds; far more than anything here should take
+PATIENCE = 150.0  # seconds; far more than anything here should take, on a machine that is busy with much else too
 ICON = "icons/providers/openai.png"
 
 T = TypeVar("T")
@@ -36,6 +36,7 @@ class Stepway:
         self.process: subprocess.Popen[bytes] | None = None
         self.url = ""
         self.key = ""
+        self.admin_key_file: str | None = None
         self.answers: list[str] = []  # every body that came back
 
     def environment(self) -> dict[str, str]:
@@ -72,7 +73,9 @@ class Stepway:
     def wait_ready(self) -> None:
         ready = until(lambda: self.ended or self._ready(), what="the ready file")
         assert isinstance(ready, dict), self.said()
-        self.url, self.key = ready["url"], Path(ready["admin_key_file"]).read_text().strip()
+        self.url, self.admin_key_file = ready["url"], ready["admin_key_file"]
+        if self.admin_key_file is not None:
+            self.key = Path(self.admin_key_file).read_text().strip()
 
     def _ready(self) -> dict[str, Any] | None:
         """What the ready file says, unless one that was killed has left it."""

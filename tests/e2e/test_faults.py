@@ -27,7 +27,7 @@ STEPS = {job.kind: [step.key for step in job.steps] for job in (*MODEL_JOBS, *CL
 KINDS = ("import_model", "scan_model", "deploy_model", "add_worker", "delete_endpoint")
 POINTS = {kind: [(key, state) for key in STEPS[kind] for state in ("running", "succeeded")] for kind in KINDS}
 ROUNDS = max(map(len, POINTS.values()))
-RESUMED_WITHIN = 15.0
+RESUMED_WITHIN = 60.0  # seconds, on a machine that is busy with other tests; alone it is a few
 OLD = 7200.0
 
 
@@ -57,7 +57,7 @@ def note(stepway: Stepway, kind: str, workflow: dict[str, object], made: dict[st
 
 
 def wait_for_end(pids: list[int]) -> None:
-    until(lambda: not any(map(alive, pids)), seconds=5, what="PostgreSQL to end")
+    until(lambda: not any(map(alive, pids)), what="PostgreSQL to end")
 
 
 def check_events(stepway: Stepway, job: str) -> None:
@@ -73,7 +73,7 @@ def check_events(stepway: Stepway, job: str) -> None:
 
 
 def check_workers(stepway: Stepway, wanted: int) -> None:
-    until(lambda: len(stepway.servers()) == wanted, seconds=30, what=f"{wanted} model servers")
+    until(lambda: len(stepway.servers()) == wanted, what=f"{wanted} model servers")
     shims = stepway.processes(what="/endpoints/")
     folders = [line.split("/endpoints/")[1].split()[0] for line in shims.values() if "shim.py" in line]
     assert len(folders) == len(set(folders)) == wanted, shims
@@ -96,7 +96,7 @@ def left_behind(stepway: Stepway) -> list[str]:
 def check_nothing_left(stepway: Stepway) -> None:
     assert not stepway.servers()
     try:
-        until(lambda: not left_behind(stepway), seconds=20, what="the sweep")
+        until(lambda: not left_behind(stepway), what="the sweep")
     except AssertionError:
         raise AssertionError(left_behind(stepway)) from None
 
@@ -246,9 +246,9 @@ def pair(make: Make, database_url: str, folder: Path) -> tuple[Stepway, Stepway]
               "machine_dir": folder / "machine"}  # fmt: skip
     first, second = make("one", **shared), make("two", **shared)
     first.start()
-    second.data.mkdir()
-    shutil.copy(first.data / "admin.key", second.data / "admin.key")  # the first has made the admin for both
     second.start()
+    assert second.admin_key_file is None  # the first has made the admin for both
+    second.key = first.key
     return first, second
 
 
@@ -286,7 +286,7 @@ def test_another_process_takes_over(pair: tuple[Stepway, Stepway], model_file: P
     if fault == "kill":
         assert time.monotonic() - began < RESUMED_WITHIN
     check_events(other, job)
-    until(lambda: holder(other) == other.pid, seconds=20, what="the other to look after the workers")
+    until(lambda: holder(other) == other.pid, what="the other to look after the workers")
     endpoint = other.get(f"/workflows/{workflow['workflow_id']}")["result"]["id"]
     assert other.chat(endpoint)
     check_workers(other, 1)

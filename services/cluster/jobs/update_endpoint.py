@@ -10,7 +10,6 @@ from pydantic import TypeAdapter
 
 from services.cluster.jobs.deploy_model import (
     BRING_SECONDS,
-    READY_SECONDS,
     Planned,
     probe,
     publish,
@@ -80,7 +79,7 @@ async def _go_back(ctx: Step, change: Change, _result: object) -> None:
     wanted = await workload(ctx, site, before)
     await site.bring(before.spec, wanted, silent)
     await site.runtime.apply(wanted)
-    await site.runtime.wait_ready(wanted.endpoint_id, before.plan.replicas, READY_SECONDS, ctx.progress)
+    await site.runtime.wait_ready(wanted.endpoint_id, before.plan.replicas, before.plan.ready_seconds, ctx.progress)
 
 
 @step("Apply", weight=1, undo=_go_back, retry=PATIENT)

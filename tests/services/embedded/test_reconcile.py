@@ -7,10 +7,11 @@ from uuid import UUID, uuid4
 import pytest
 
 from services.app.context import AppContext
+from services.app.endpoints.tables import EndpointRow
 from services.app.internal import AppAccess
 from services.cluster.jobs.reconcile import bring_in_line
 from services.cluster.jobs.tools import ClusterTools
-from services.cluster.runtimes.base import StaleGeneration
+from services.cluster.runtimes.base import Observation, StaleGeneration
 from services.cluster.runtimes.local.runtime import LocalRuntime
 from services.cluster.sites.local import LocalSite
 from shared.db.engine import Database
@@ -47,8 +48,8 @@ class Machine:
     async def serve(self, endpoint_id: UUID, **more: Any) -> None:
         await self.runtime.apply(workload(endpoint=str(endpoint_id), **more))
 
-    async def bring_in_line(self, epoch: int = 1) -> None:
-        await bring_in_line(self.tools, self.app, self.cluster_id, epoch)
+    async def bring_in_line(self, epoch: int = 1) -> list[Observation]:
+        return await bring_in_line(self.tools, self.app, self.cluster_id, epoch)
 
     async def replicas(self) -> dict[UUID, int]:
         return {UUID(name): seen.replicas for name, seen in (await self.runtime.observe()).items()}
@@ -101,11 +102,17 @@ async def test_whoever_has_begun_a_later_change_wins(machine: Machine) -> None:
 
 
 async def test_an_endpoint_that_cannot_be_served_keeps_no_other_from_it(machine: Machine) -> None:
-    await machine.endpoint(digest="0" * 64)  # its files are not in the store, and nothing serves it
+    lost = await machine.endpoint(digest="0" * 64)  # its files are not in the store, and nothing serves it
     wrong = await machine.endpoint(desired={"replicas": 2}, generation=2)
     await machine.serve(wrong)
-    await machine.bring_in_line()
+    missing = await machine.bring_in_line()
     assert await machine.replicas() == {wrong: 2}
+    assert [one.endpoint_id for one in missing] == [str(lost)]
+    assert await machine.app.observe(machine.cluster_id, 1, [one.model_dump(mode="json") for one in missing])
+    async with machine.database.transaction() as session:
+        row = await session.get_one(EndpointRow, lost)
+    assert row.state == "unavailable"
+    assert (row.reason or "").startswith("The endpoint could not be restored on this machine: ")
 
 
 async def test_an_observer_with_an_older_epoch_changes_nothing(machine: Machine, database: Database) -> None:
