@@ -88,11 +88,15 @@ def demo(
     exit_at_end: Annotated[
         bool, typer.Option("--exit", help="End at the end, instead of staying up until Ctrl-C.")
     ] = False,
+    cluster: Annotated[
+        Path | None,
+        typer.Option("--cluster", metavar="KUBECONFIG", help="Deploy to this Kubernetes cluster, not on this machine."),
+    ] = None,
 ) -> None:
     """Show it all: start Stepway, take a small model through the wizards, ask it something."""
     from stepway.demo.main import run_demo
 
-    raise typer.Exit(run_demo(data_dir, port=port, stay=not exit_at_end))
+    raise typer.Exit(run_demo(data_dir, port=port, stay=not exit_at_end, kubeconfig=cluster))
 
 
 def _settings(data_dir: Path | None, database_url: str | None, **given: object) -> "Settings":

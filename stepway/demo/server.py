@@ -5,11 +5,12 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-START_SECONDS = 60.0
+START_SECONDS = 180.0
 STOP_SECONDS = 10.0
 
 
@@ -18,9 +19,12 @@ class ServerFailed(Exception):
 
 
 class Server:
-    """Use as a context: the server is ready inside of it, and stopped after it. `url` and `key_file` are its ready file's."""
+    """Use as a context: the server is ready inside of it, and stopped after it. `url` and `key_file` are its ready file's.
 
-    def __init__(self, data_dir: Path, model_root: Path, port: int) -> None:
+    `settings` are variables for its environment.
+    """
+
+    def __init__(self, data_dir: Path, model_root: Path, port: int, settings: Mapping[str, str]) -> None:
         self.log = data_dir / "server.log"
         self.url = ""
         self.key_file = Path()
@@ -30,6 +34,7 @@ class Server:
             sys.executable, "-m", "stepway", "up", "--data-dir", str(data_dir), "--port", str(port), "--ready-file",
             str(self._ready), "--model-root", str(model_root), "--log-json",
         ]  # fmt: skip
+        self._settings = dict(settings)
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -59,10 +64,11 @@ class Server:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("STEPWAY_")}
         environment.pop("DATABASE_URL", None)
         self._started_at = time.time()
-        with self.log.open("wb") as log:
+        with self.log.open("wb") as log:  # a Ctrl-C at the terminal is the demo's: it stops the server once it is done
             self._process = subprocess.Popen(
-                self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment
-            )
+                self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment | self._settings,
+                process_group=0,
+            )  # fmt: skip
 
     def _wait(self) -> None:
         deadline = time.monotonic() + START_SECONDS

@@ -7,10 +7,17 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
 import pytest
+
+from tests.e2e.lives import SERVES, left_in
+from tests.testbed.certificates import Authority, as_yaml, encoded, kubeconfig
+from tests.testbed.cluster import Cluster
+from tests.testbed.machine import need
+from tests.testbed.processes import free_ports
 
 DEMO = [sys.executable, "-m", "stepway", "demo"]
 TARGET = 30.0
@@ -131,3 +138,64 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     assert ended.returncode == 1
     assert str(tmp_path / "file") in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+# ---- on a cluster
+
+IMAGES = {f"STEPWAY_{name.upper()}": value for name, value in SERVES.items()}
+
+
+def on_cluster(folder: Path, kubeconfig: bytes, **variables: str) -> "subprocess.CompletedProcess[str]":
+    """The demo to its end on the cluster of a kubeconfig, with a data directory in `folder`."""
+    (folder / "kubeconfig").write_bytes(kubeconfig)
+    command = [*DEMO, "--exit", "--cluster", str(folder / "kubeconfig"), "--data-dir", str(folder / "data")]
+    given = environment(folder) | variables
+    return subprocess.run(command, env=given, capture_output=True, text=True, timeout=500, check=False)
+
+
+@pytest.mark.timeout(900)
+def test_on_a_cluster_it_goes_all_the_way_and_leaves_nothing(cluster: Cluster, tmp_path: Path) -> None:
+    need(images=("llama",))
+    cluster.load("llama")
+    before = left_in(cluster)
+    ended = on_cluster(tmp_path, cluster.api.access_kubeconfig(), **IMAGES)
+    assert ended.returncode == 0, ended.stderr
+    for word in (
+        "Registering the cluster",
+        "safe",
+        "Deploying it to the cluster",
+        "2 workers",
+        "Nothing of the demo is left",
+    ):
+        assert word in ended.stderr
+    answer, _, farewell = ended.stdout.partition("Endpoint: ")
+    assert len(answer.split()) > 5
+    assert "curl -sN http://127.0.0.1:" in farewell
+    assert left_in(cluster) == before
+    assert until_nothing_is_left(tmp_path) == []
+
+    stranger = on_cluster(tmp_path, cluster.api.kubeconfig_file(token=cluster.api.token("default")))
+    assert stranger.returncode == 1
+    assert "The account may not: " in stranger.stderr
+    assert "Traceback" not in stranger.stderr
+
+
+def unreachable() -> bytes:
+    """A kubeconfig of a server on a port where nothing listens."""
+    ca = encoded(Authority.make("nobody").pair.certificate)
+    place = {"server": f"https://127.0.0.1:{free_ports(1)[0]}", "certificate-authority-data": ca}
+    return as_yaml(kubeconfig(cluster=place, user={"token": "none"}))
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(lambda: b"[not, a: kubeconfig", "not valid YAML"), (unreachable, "register_cluster ended as failed: 127.0.0.1:")],
+    ids=["refused", "unreachable"],
+)  # fmt: skip
+def test_a_cluster_that_cannot_be_used_is_told(content: Callable[[], bytes], words: str, tmp_path: Path) -> None:
+    ended = on_cluster(tmp_path, content())
+    assert ended.returncode == 1
+    assert words in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert until_nothing_is_left(tmp_path) == []

@@ -16,6 +16,7 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 STOP_SECONDS = 10.0
+LONGEST_PAUSE = 0.4  # seconds between two looks
 
 
 class StartError(RuntimeError):
@@ -82,13 +83,14 @@ class Processes:
         self, what: str, ready: Callable[[], bool], *, seconds: float, servers: Collection[str] | None = None
     ) -> None:
         """Until `ready` says so. Raises StartError if time is up or one of `servers`, else of all, has ended."""
-        deadline = time.monotonic() + seconds
+        deadline, pause = time.monotonic() + seconds, 0.05
         while time.monotonic() < deadline:
             if ready():
                 return
             if ended := [name for name in self.ended() if servers is None or name in servers]:
                 raise StartError(f"{', '.join(ended)} ended before {what}\n{self.logs()}")
-            time.sleep(0.05)
+            time.sleep(pause)
+            pause = min(1.2 * pause, LONGEST_PAUSE)  # asking takes time from what is asked, where there is little
         raise StartError(f"not within {seconds:g} seconds: {what}\n{self.logs()}")
 
     def logs(self, characters: int = 1500) -> str:
