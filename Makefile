@@ -38,7 +38,7 @@ up: $(VENV)/installed ## Run Stepway (ARGS="--port 8400 --data-dir …")
 	@$(BIN)/stepway up $(ARGS)
 
 test: $(VENV)/installed-dev ## Run the tests, with a seeded sample of the fault matrices
-	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 test-faults: $(VENV)/installed-dev ## Run the whole fault matrices
 	STEPWAY_FAULTS=all $(BIN)/python -m pytest -m faults $(ARGS)

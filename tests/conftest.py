@@ -40,17 +40,10 @@ async def database(database_url: str) -> AsyncIterator[Database]:
 
 
 FAULT_SAMPLE = 2
-CLUSTERS = {"cluster", "kwok", "api_server"}  # fixtures that start servers for the whole session
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Of each test marked `faults` keep a seeded sample of its cases (`sample=` says how many), or all by STEPWAY_FAULTS=all.
-
-    A file's tests go to one process of `-n`, and all that want a cluster to the same one.
-    """
-    for item in items:
-        wanted = CLUSTERS & set(getattr(item, "fixturenames", ()))
-        item.add_marker(pytest.mark.xdist_group("clusters" if wanted else item.nodeid.split("::")[0]))
+    """Of each test marked `faults` keep a seeded sample of its cases (`sample=` says how many), or all by STEPWAY_FAULTS=all."""
     if os.environ.get("STEPWAY_FAULTS") == "all":
         return
     seed = os.environ.get("STEPWAY_FAULTS_SEED", "1")
