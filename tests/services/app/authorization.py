@@ -241,7 +241,7 @@ NAMES = (
 def _credentials(context: AppContext, ids: dict[str, UUID], project: UUID, owner: Person) -> list[Any]:
     def credential(row_id: UUID, project_id: UUID | None) -> CredentialRow:
         sealed = context.keyring.seal(b"{}", f"credential:{row_id}")
-        values = {"id": row_id, "name": uuid4().hex, "type": "openai", "owner_id": owner.id, "fields": {}}
+        values = {"id": row_id, "name": uuid4().hex, "type": "huggingface", "owner_id": owner.id, "fields": {}}
         return CredentialRow(**values, sealed=sealed, project_id=project_id)
 
     template = TemplateRow(
