@@ -66,14 +66,7 @@ async def change_credentials(
 
 async def inspect(visit: Visit, cluster_id: UUID) -> JobView:
     """Look at the cluster anew. While that is being done already, the answer is that job."""
-    cluster = await _registered(visit, cluster_id)
-    running = await repository.live_job(visit.session, cluster_id, "inspect_cluster")
-    if running is not None:
-        return await jobs.visible(visit.session, visit.caller, running)
-    if cluster.state not in ("available", "unavailable"):
-        raise Problem("cluster_not_ready", f"The cluster is {cluster.state}.")
-    await audit.record(visit.session, visit.caller, "cluster.inspect", "cluster", cluster_id)
-    return await visit.context.ledger.submit(visit.session, _request(visit, cluster, "inspect_cluster"))
+    return await _once(visit, cluster_id, "inspect_cluster", "cluster.inspect")
 
 
 async def delete(visit: Visit, cluster_id: UUID, expected: Revisions | None) -> JobView | None:
@@ -131,14 +124,19 @@ async def orphans(context: AppContext, caller: Caller, cluster_id: UUID) -> list
 
 async def remove_orphans(visit: Visit, cluster_id: UUID) -> JobView:
     """Take the orphans away. While that is being done already, the answer is that job."""
+    return await _once(visit, cluster_id, "remove_orphans", "cluster.remove_orphans")
+
+
+async def _once(visit: Visit, cluster_id: UUID, kind: str, action: str) -> JobView:
+    """The job of this kind that is at work on the cluster, else a new one; `action` is its name in the audit log."""
     cluster = await _registered(visit, cluster_id)
-    running = await repository.live_job(visit.session, cluster_id, "remove_orphans")
+    running = await repository.live_job(visit.session, cluster_id, kind)
     if running is not None:
         return await jobs.visible(visit.session, visit.caller, running)
     if cluster.state not in ("available", "unavailable"):
         raise Problem("cluster_not_ready", f"The cluster is {cluster.state}.")
-    await audit.record(visit.session, visit.caller, "cluster.remove_orphans", "cluster", cluster_id)
-    return await visit.context.ledger.submit(visit.session, _request(visit, cluster, "remove_orphans"))
+    await audit.record(visit.session, visit.caller, action, "cluster", cluster_id)
+    return await visit.context.ledger.submit(visit.session, _request(visit, cluster, kind))
 
 
 async def _registered(visit: Visit, cluster_id: UUID, expected: Revisions | None = None) -> ClusterRow:

@@ -1,6 +1,5 @@
 """Changing what an endpoint serves: another model or configuration, the number of workers, or who decides on it."""
 
-from typing import Any
 from uuid import UUID
 
 from pydantic import BaseModel, Field
@@ -62,7 +61,8 @@ async def _update(visit: Visit, endpoint: EndpointRow, wanted: EndpointChange, g
     config = endpoint.deploy_config
     if "deploy_config" in given:
         config = {**config, **wanted.deploy_config.model_dump(mode="json", exclude_none=True)}
-    autoscale = await _autoscale(visit, endpoint, wanted, given)
+    if wanted.autoscale is not None:
+        await _check_autoscale(visit, endpoint)
     now = int(endpoint.desired["replicas"])
     replicas = wanted.replicas if "replicas" in given else None if "deploy_config" in given else now
     await quotas.check(visit.session, endpoint.project_id, workers=max((replicas or now) - now, 0), jobs_in_flight=1)
@@ -70,8 +70,8 @@ async def _update(visit: Visit, endpoint: EndpointRow, wanted: EndpointChange, g
     digest = model.digest if "model_id" in given else endpoint.digest
     after = spec_of(endpoint, model).model_copy(
         update={
-            "digest": digest, "config": ServedConfig.model_validate(config), "autoscale": autoscale,
-            "generation": endpoint.generation + 1,
+            "digest": digest, "config": ServedConfig.model_validate(config), "generation": endpoint.generation + 1,
+            **({"autoscale": wanted.autoscale} if "autoscale" in given else {}),
         }
     )  # fmt: skip
     return UpdateSpec(**after.model_dump(), replicas=replicas, before=before)
@@ -88,11 +88,8 @@ async def _model(visit: Visit, endpoint: EndpointRow, model_id: UUID) -> ModelRo
     return model
 
 
-async def _autoscale(visit: Visit, endpoint: EndpointRow, wanted: EndpointChange, given: set[str]) -> Any:
-    if "autoscale" not in given:
-        return endpoint.desired.get("autoscale")
+async def _check_autoscale(visit: Visit, endpoint: EndpointRow) -> None:
     cluster = await clusters.get(visit.session, endpoint.cluster_id)
-    if wanted.autoscale is not None and cluster is not None and cluster.kind == "local":
+    if cluster is not None and cluster.kind == "local":
         raise Problem("autoscale_unsupported", "This machine does not scale by itself; a Kubernetes cluster can.",
                       param="autoscale")  # fmt: skip
-    return wanted.autoscale

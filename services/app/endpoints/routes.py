@@ -82,7 +82,7 @@ async def delete_endpoint(
     endpoint_id: UUID, context: Context, session: Session, caller: Authenticated, expected: Expected
 ) -> dict[str, Any]:
     """Begins to delete an endpoint with all its workers; the answer is the job."""
-    return await service.delete(context, session, caller, endpoint_id, expected)
+    return await service.delete(Visit(context, session, caller), endpoint_id, expected)
 
 
 @router.get("/{endpoint_id}/workers")

@@ -8,7 +8,6 @@ from pydantic import BaseModel
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from services.app.audit import service as audit
-from services.app.context import AppContext
 from services.app.endpoints import events, repository
 from services.app.endpoints.state import derive, wanted_workers
 from services.app.endpoints.tables import EndpointRow
@@ -112,10 +111,9 @@ async def changeable(session: AsyncSession, caller: Caller, endpoint_id: UUID) -
     return endpoint
 
 
-async def delete(
-    context: AppContext, session: AsyncSession, caller: Caller, endpoint_id: UUID, expected: Revisions | None = None
-) -> JobView:
+async def delete(visit: Visit, endpoint_id: UUID, expected: Revisions | None = None) -> JobView:
     """Begin to delete an endpoint, a failed one too. While a job works on it: `endpoint_locked` (409)."""
+    session, caller = visit.session, visit.caller
     endpoint = await changeable(session, caller, endpoint_id)
     check_revision(endpoint, expected)
     if endpoint.phase == "deleting":
@@ -128,15 +126,10 @@ async def delete(
     endpoint.phase = "deleting"
     settle(endpoint)
     await session.flush()
-    request = JobRequest(
-        context.jobs.latest("delete_endpoint"),
-        RemoveSpec(endpoint_id=endpoint.id, cluster_id=endpoint.cluster_id, generation=endpoint.generation),
-        project_id=endpoint.project_id, owner_id=caller.user_id, key_id=caller.key_id,
-        resource_type="endpoint", resource_id=endpoint.id,
-    )  # fmt: skip
+    spec = RemoveSpec(endpoint_id=endpoint.id, cluster_id=endpoint.cluster_id, generation=endpoint.generation)
     await audit.record(session, caller, "endpoint.delete", "endpoint", endpoint_id, project_id=endpoint.project_id)
-    context.hub.publish_after_commit(session, ENDPOINTS)
-    return await context.ledger.submit(session, request)
+    visit.context.hub.publish_after_commit(session, ENDPOINTS)
+    return await visit.context.ledger.submit(session, job_request(visit, endpoint, "delete_endpoint", spec, None))
 
 
 def job_request(visit: Visit, endpoint: EndpointRow, kind: str, spec: BaseModel, topic: UUID | None) -> JobRequest:
