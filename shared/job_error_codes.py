@@ -75,6 +75,9 @@ JOB_CODES: dict[str, JobCode] = {
     "engine_unavailable": JobCode("The engine cannot run on this machine", "See the message for what is missing."),
     "engine_unsupported": JobCode("No engine there serves this model", "Choose another cluster or model."),
     "insufficient_capacity": JobCode("There is not enough memory or room", "Free some, or ask for less concurrency."),
+    "intent_unreadable": JobCode(
+        "Somebody has changed what Stepway keeps in the cluster", "Delete the ConfigMap that the message names."
+    ),
     "load_failed": JobCode("The model did not reach the cluster", _CLUSTER),
     "model_gone": JobCode("The model is not there any more", "Choose another model."),
     "model_unreachable": JobCode(

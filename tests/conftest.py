@@ -2,6 +2,7 @@
 
 import os
 import random
+import signal
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -12,6 +13,9 @@ from shared.db.engine import Database
 from tests import postgres
 
 TEMPLATE = "migrated"
+
+# A run in the background (`nohup make test &`) ignores Ctrl-C, and so would all that tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Its own traceback shows all locals, and takes seconds to be rendered: jobs lose their leases over it.
 structlog.configure(

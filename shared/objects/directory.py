@@ -158,12 +158,9 @@ class DirectoryStore:
             raise ObjectNotFound("the file to store is not a regular file")
         target = self._path(key)
         size = file.stat().st_size
-        # a blob of the wrong size is one that another program cut short: the new bytes take its place
-        if target.is_file() and target.stat().st_size == size:
+        if _touched(target, size):
             file.unlink()
-            # its last use counts from now, so that a collector of unused blobs lets it be
-            os.utime(target)
-            return self._stat(key)
+            return self._stored(key, size)
         sync_file(file)
         make_directories(target.parent, self._root)
         file.chmod(0o444)
@@ -174,7 +171,7 @@ class DirectoryStore:
                 raise
             self._move_across(file, target)
         sync_directory(target.parent)
-        return self._stat(key)
+        return self._stored(key, size)
 
     def _move_across(self, file: Path, target: Path) -> None:
         temporary = self._incoming()
@@ -195,7 +192,14 @@ class DirectoryStore:
             write_whole(path, data, temporary)
         finally:
             temporary.unlink(missing_ok=True)
-        return self._stat(key)
+        return self._stored(key, len(data))
+
+    def _stored(self, key: str, size: int) -> ObjectInfo:
+        """Of what was just stored, even where somebody has deleted it since."""
+        try:
+            return self._stat(key)
+        except ObjectNotFound:
+            return ObjectInfo(key, size, time.time())
 
     def _sweep(self, before: float) -> int:
         removed = 0
@@ -285,6 +289,20 @@ def _walk(root: Path, folder: Path, prefix: str) -> Iterator[list[ObjectInfo]]:
             files.append(ObjectInfo(key, status.st_size, status.st_mtime))
     if files:
         yield files
+
+
+def _touched(target: Path, size: int) -> bool:
+    """Whether the blob is there; its last use counts from now, so that a collector of unused blobs lets it be.
+
+    A blob of the wrong size is one that another program cut short: new bytes take its place.
+    """
+    try:
+        if target.lstat().st_size != size or not target.is_file():
+            return False
+        os.utime(target)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def _next(items: Iterator[T]) -> T | None:

@@ -166,4 +166,8 @@ async def test_a_cluster_that_was_deleted_is_not_brought_back_by_a_retry(client:
 
 
 async def test_the_alias_of_the_list(client: Client) -> None:
-    assert await client.get("/clusters/clusters") == await client.get("/clusters")
+    pages = [await client.get(path) for path in ("/clusters/clusters", "/clusters")]
+    for page in pages:
+        for cluster in page["data"]:
+            cluster.pop("observed_at")  # this machine is looked at all the time
+    assert pages[0] == pages[1]

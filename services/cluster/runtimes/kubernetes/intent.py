@@ -91,6 +91,16 @@ class Stored(BaseModel):
     resource_version: str
 
 
+class Unreadable(Permanent):
+    """Somebody has changed the content of an intent."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            "intent_unreadable",
+            f"Somebody has changed the ConfigMap {name} in the cluster; delete it there, and it is made anew.",
+        )
+
+
 def template_of(deployment: Json) -> str | None:
     annotations = deployment.get("spec", {}).get("template", {}).get("metadata", {}).get("annotations") or {}
     found = annotations.get(names.TEMPLATE)
@@ -108,16 +118,17 @@ def parse(config_map: Json) -> Stored | None:
 
 
 async def read(objects: Objects, owner: str, endpoint_id: str) -> Stored | None:
-    """Raises Permanent when the name is somebody else's."""
-    found = await objects.get("ConfigMap", names.base(endpoint_id))
+    """Raises Permanent when the name is somebody else's (`owned_by_another`), or the content is (Unreadable)."""
+    name = names.base(endpoint_id)
+    found = await objects.get("ConfigMap", name)
     if found is None:
         return None
     labels = found["metadata"].get("labels") or {}
+    if labels.get(names.OWNER) != owner or labels.get(names.ENDPOINT) != endpoint_id:
+        raise Permanent("owned_by_another", f"The ConfigMap {name} in the cluster is not this installation's.")
     stored = parse(found)
-    if labels.get(names.OWNER) != owner or stored is None or stored.intent.endpoint_id != endpoint_id:
-        raise Permanent(
-            "owned_by_another", f"The ConfigMap {names.base(endpoint_id)} in the cluster is not this installation's."
-        )
+    if stored is None or stored.intent.endpoint_id != endpoint_id:
+        raise Unreadable(name)
     return stored
 
 

@@ -53,7 +53,10 @@ async def delete_ours(objects: Objects, owner: str, endpoint_id: str, kind: str,
 async def _mark(objects: Objects, owner: str, endpoint_id: str, generation: int | None) -> Stored | None:
     """From now on nobody applies to this endpoint any more."""
     for _ in range(_TRIES):
-        before = await intent.read(objects, owner, endpoint_id)
+        try:
+            before = await intent.read(objects, owner, endpoint_id)
+        except intent.Unreadable:  # nobody can apply by it either; it goes with all that is labelled
+            return None
         if before is None:
             return None
         if generation is not None:

@@ -223,6 +223,21 @@ def stranger(api_server: ApiServer) -> Iterator[None]:
     api_server.admin.delete(f"{path}/of-the-operator").raise_for_status()
 
 
+async def test_what_somebody_has_made_unreadable_is_told_and_can_be_removed(
+    runtime: KubernetesRuntime, api_server: ApiServer
+) -> None:
+    await runtime.apply(llama_cpp())
+    path = "/api/v1/namespaces/stepway/configmaps/ep-llama"
+    changed = {**api_server.get(path), "data": {"intent": "of somebody else"}}
+    api_server.admin.put(path, json=changed).raise_for_status()
+    with pytest.raises(Permanent) as caught:
+        await runtime.apply(llama_cpp())
+    assert caught.value.code == "intent_unreadable"
+    assert [one.endpoint_id for one in await runtime.orphans(known=())] == ["llama"]
+    await runtime.remove("llama")
+    assert await runtime.orphans(known=()) == []
+
+
 async def test_orphans_are_listed_and_removed_and_nothing_else_is(
     runtime: KubernetesRuntime, api_server: ApiServer, stranger: None
 ) -> None:
@@ -307,7 +322,8 @@ async def test_quota_and_room_are_told_before_anything_is_made(
     finally:
         api_server.admin.delete(f"{path}/small").raise_for_status()
     assert not found.fits
-    assert (found.needs.memory_bytes, found.needs.cpu_millis, found.needs.pods) == (128 * MIB, 100, 2)
+    assert found.needs is not None
+    assert (found.needs.memory_bytes, found.needs.cpu_millis, found.needs.workers) == (128 * MIB, 100, 2)
     rooms = {room.resource: room.fits for room in found.quotas}
     assert rooms == {"requests.memory": False, "pods": True}
     assert any("The quota small allows 100Mi of requests.memory" in problem for problem in found.problems)
