@@ -80,6 +80,9 @@ CODES: dict[str, Code] = {
     ),
     "workflow_finished": Code(409, "The workflow has ended", "Begin a new one."),
     "not_a_draft": Code(409, "The workflow is no draft any more", "Cancel it instead; its history stays."),
+    "preview_not_offered": Code(
+        409, "The wizard has no preview", "See `has_preview` of GET /wizards; trigger the workflow when it is complete."
+    ),
     "too_many_drafts": Code(409, "Too many open drafts", "Finish, cancel or delete some first."),
     # models, clusters and endpoints
     "model_not_ready": Code(

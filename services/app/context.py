@@ -9,6 +9,8 @@ from fastapi import Depends, Request
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from shared.contracts.clusters import Orphan
+from shared.contracts.deployments import DeploySpec
+from shared.contracts.previews import DeployPreview
 from shared.db.engine import Database
 from shared.jobs.declare import Registry
 from shared.jobs.feed import Feeds
@@ -47,6 +49,9 @@ class ClusterReach(Protocol):
 
     async def leftovers(self, cluster_id: UUID) -> list[Orphan]:
         """All endpoints of which something of this installation is on the cluster."""
+
+    async def preview(self, spec: DeploySpec) -> DeployPreview:
+        """What the deployment would be. Makes nothing, and opens no secret but the cluster's own credentials."""
 
 
 async def get_context(request: Request) -> AppContext:

@@ -71,18 +71,18 @@ class Assembly:
         self._registry = Registry()
         ledger = Ledger(self.database, self.hub)
         self.clients = Clients()
-        reach = Reach(self.cluster_id, self.runtime, self.clients)
+        reach = Reach()
         self.context = AppContext(
             settings=settings, database=self.database, hub=self.hub, ledger=ledger, feeds=Feeds(self.database, self.hub),
             keyring=keyring, objects=DirectoryStore(places.objects), jobs=self._registry, logs=reach, clusters=reach,
         )  # fmt: skip
-        reach.use(self.context)
         ledger.hooks = hooks(self.context)
         self._internal = AppAccess(self.context)
         self._registry.add(MODEL_JOBS, ModelTools(self._internal, self.context.objects, settings))
         machine = LocalSite(self.cluster_id, self.runtime, places.machine / "models", self.context.objects)
         self._cluster_tools = ClusterTools(self._internal, self.context.objects, settings, machine, self.clients)
         self._registry.add(CLUSTER_JOBS, self._cluster_tools)
+        reach.use(self.context, self._cluster_tools)
         self.engine = EmbeddedEngine(self.database, ledger, self._registry)
         self.table = RouteTable()
         self.app: FastAPI = create_app(self.context, self._not_ready)

@@ -1,11 +1,14 @@
 """`stepway workflows`: the drafts and runs of wizards."""
 
-from typing import Any
+import sys
+from typing import Annotated, Any
+
+import typer
 
 from stepway.cli.command import Cli, command, group
 from stepway.cli.following import follow
 from stepway.cli.nouns import Detach, Id, Yes, add_list, add_show
-from stepway.cli.output import Column
+from stepway.cli.output import Column, size
 from stepway.cli.problems import Refused
 from stepway.cli.resolve import WORKFLOW, find_id
 from stepway.cli.terminal import confirm_change
@@ -16,6 +19,11 @@ COLUMNS = [
     Column("step", lambda item: f"{item['current_step']}/{item['total_steps']}"),
     Column("about", lambda item: (item.get("result") or {}).get("name") or _about(item["workflow_steps"])),
     Column("updated", "updated_at"),
+]  # fmt: skip
+
+ROOMS = [
+    Column("of", "of"), Column("resource", "resource"), Column("limit", "limit"), Column("used", "used"),
+    Column("needed", "needed"), Column("fits", "fits"),
 ]  # fmt: skip
 
 
@@ -33,6 +41,40 @@ add_show(app, WORKFLOW)
 def watch(cli: Cli, ref: Id) -> None:
     """Follow a workflow's job to its end."""
     _follow(cli, cli.client.get(f"/workflows/{find_id(cli.client, WORKFLOW, ref)}"))
+
+
+@command(app, "preview")
+def preview(
+    cli: Cli,
+    ref: Id,
+    manifests: Annotated[
+        bool, typer.Option("--manifests", help="Print the objects that would be applied to the cluster, as YAML.")
+    ] = False,
+) -> None:
+    """Show what a draft would deploy, and whether the cluster has room for it. Makes nothing."""
+    found = cli.client.post(f"/workflows/{find_id(cli.client, WORKFLOW, ref)}/preview")
+    if manifests:
+        import yaml
+
+        sys.stdout.write(yaml.safe_dump_all(found["manifests"], sort_keys=False, allow_unicode=False))
+    elif not cli.out.is_table:
+        cli.out.data(found)
+    else:
+        cli.out.one(_summary(found))
+        cli.out.rows([*found["capacity"], *found["quotas"]], ROOMS, empty="")
+    if not found["fits"]:
+        raise Refused(" ".join(found["problems"]))
+
+
+def _summary(found: dict[str, Any]) -> dict[str, Any]:
+    plan = found["plan"] or {}
+    shown = {name: plan[name] for name in ("engine", "replicas", "concurrency", "context_tokens") if name in plan}
+    if plan:
+        shown["memory of each"] = size(plan["memory_bytes"])
+    return {
+        "fits": found["fits"], **shown, "room for": found["places"], "notes": found["notes"],
+        "objects": [f"{one['kind']}/{one['metadata']['name']}" for one in found["manifests"]],
+    }  # fmt: skip
 
 
 @command(app, "cancel")

@@ -17,9 +17,12 @@ LISTING = Listing(
 )
 
 
-async def get(session: AsyncSession, cluster_id: UUID, *, lock: bool = False) -> ClusterRow | None:
+async def get(session: AsyncSession, cluster_id: UUID, *, lock: bool = False, share: bool = False) -> ClusterRow | None:
+    """Until the transaction ends, `share` lets nobody change it, and `lock` lets nobody share it either."""
     statement = select(ClusterRow).where(ClusterRow.id == cluster_id).execution_options(populate_existing=True)
-    return (await session.execute(statement.with_for_update() if lock else statement)).scalar_one_or_none()
+    if lock or share:
+        statement = statement.with_for_update(read=not lock)
+    return (await session.execute(statement)).scalar_one_or_none()
 
 
 async def page(session: AsyncSession, filters: dict[str, Any], query: PageQuery) -> Page[ClusterRow]:

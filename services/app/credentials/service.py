@@ -174,6 +174,15 @@ async def check_usable(session: AsyncSession, caller: Caller, credential_id: UUI
     raise Problem("reference_not_found", "There is no such credential for this project.", param="credential_id")
 
 
+async def parameter_names(session: AsyncSession, credential_id: UUID) -> list[str]:
+    """Which of LiteLLM's parameters it gives. It stays sealed, and does not count as used."""
+    credential = await repository.get(session, credential_id)
+    kind = credential_type(credential.type) if credential is not None else None
+    if credential is None or kind is None:
+        return []
+    return sorted(kind.parameters(dict.fromkeys([*credential.fields, *credential.secrets], "given")))
+
+
 async def reveal(session: AsyncSession, keyring: Keyring, credential_id: UUID) -> dict[str, str]:
     """All fields, the secret ones in clear: for a job's step at the moment of use, never for an answer.
 

@@ -73,6 +73,19 @@ async def _is_usable(visit: Visit, fields: Fields) -> bool:
 
 
 async def start(visit: Visit, workflow: WorkflowRow) -> JobRequest:
+    endpoint, model = await _prepared(visit, workflow)
+    visit.session.add(endpoint)
+    await visit.session.flush()
+    return service.job_request(visit, endpoint, "deploy_model", spec_of(endpoint, model), workflow.id)
+
+
+async def draft(visit: Visit, workflow: WorkflowRow) -> DeploySpec:
+    """What `start` would deploy, after the same checks; nothing is kept, and each time the endpoint has another id."""
+    return spec_of(*await _prepared(visit, workflow))
+
+
+async def _prepared(visit: Visit, workflow: WorkflowRow) -> tuple[EndpointRow, ModelRow]:
+    """The endpoint that a draft would make. Raises a problem where it may not be made."""
     fields = workflow.fields
     project_id = UUID(fields["project_id"])
     if not visit.caller.works_in(project_id):
@@ -87,9 +100,7 @@ async def start(visit: Visit, workflow: WorkflowRow) -> JobRequest:
     config = ServedConfig.model_validate(await effective_config(visit.session, fields))
     endpoint = _endpoint(visit, fields, project_id, model, config)
     await repository.check_name_free(visit.session, project_id, endpoint.slug)
-    visit.session.add(endpoint)
-    await visit.session.flush()
-    return service.job_request(visit, endpoint, "deploy_model", spec_of(endpoint, model), workflow.id)
+    return endpoint, model
 
 
 def spec_of(endpoint: EndpointRow, model: ModelRow) -> DeploySpec:
@@ -115,7 +126,8 @@ async def deployable_model(visit: Visit, model_id: UUID) -> ModelRow:
 
 
 async def _check_cluster(session: AsyncSession, cluster_id: UUID) -> None:
-    cluster = await clusters.get(session, cluster_id)
+    """Whoever deletes the cluster waits until the endpoint is made, and sees it; or we see that it is being deleted."""
+    cluster = await clusters.get(session, cluster_id, share=True)
     if cluster is None or cluster.state == "deleted":
         raise Problem("reference_not_found", "There is no such cluster any more.", param="cluster_id")
     if cluster.state != "available":

@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from services.app.context import AppContext
 from services.app.identity.caller import Caller
 from services.app.wizards.tables import WorkflowRow
+from shared.contracts.deployments import DeploySpec
 from shared.errors import Fault
 from shared.jobs.ledger import JobRequest, JobView
 
@@ -115,7 +116,7 @@ class Visit:
 
 
 class Wizard:
-    """The base of all types. A type sets the class variables and overrides `start`, `finish` and the checks that it needs."""
+    """The base of all types. A type sets the class variables and overrides `start`, `finish` and what else it needs."""
 
     type: ClassVar[str]
     title: ClassVar[str]
@@ -126,6 +127,7 @@ class Wizard:
     steps: ClassVar[tuple[WizardStep, ...]]
     files: ClassVar[dict[str, int]] = {}  # file fields of a form, with their limit in bytes
     result_schema: ClassVar[dict[str, Any]] = {}
+    has_preview: ClassVar[bool] = False  # whether what the trigger would make can be shown before: see `preview`
     # `X_id` fields and what they name: beside each the answer shows `X: {id, name, icon}`
     references: ClassVar[dict[str, str]] = {}
 
@@ -163,6 +165,10 @@ class Wizard:
 
         Raises a problem to refuse; the draft is kept.
         """
+        raise NotImplementedError
+
+    async def preview(self, visit: Visit, workflow: WorkflowRow) -> DeploySpec:
+        """What the trigger would deploy, after the same checks as in `start`; reserves and changes nothing."""
         raise NotImplementedError
 
     async def finish(self, session: AsyncSession, workflow: WorkflowRow, job: JobView) -> dict[str, Any] | None:

@@ -30,6 +30,7 @@ def describe(wizard: Wizard) -> dict[str, Any]:
             for one in wizard.variants
         ],
         "trigger": _needs(wizard.variants[-1]),
+        "has_preview": wizard.has_preview,
         "result_schema": wizard.result_schema,
     }
 

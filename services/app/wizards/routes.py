@@ -15,8 +15,10 @@ from services.app.streams import open_stream
 from services.app.wizards import forms, repository, service, steps
 from services.app.wizards.contract import Visit, Wizard
 from services.app.wizards.descriptor import describe
+from services.app.wizards.preview import preview
 from services.app.wizards.registry import WIZARDS
 from services.app.wizards.tables import WORKFLOW_STATES
+from shared.contracts.previews import DeployPreview
 from shared.errors import Problem
 from shared.http.bodies import READ_JSON, Form, read_form, read_json
 from shared.http.pages import PageParams
@@ -152,6 +154,15 @@ async def retry_workflow(
             return answer(await service.retry(Visit(context, session, caller), workflow_id, expected))
 
     return await once.run("", work)
+
+
+@router.post("/workflows/{workflow_id}/preview")
+async def preview_workflow(workflow_id: UUID, context: Context, caller: Authenticated) -> DeployPreview:
+    """Shows what the trigger would deploy: workers, objects, what they need, whether the cluster has it. Makes nothing.
+
+    Refused as the trigger would be. What the cluster itself has against it is among `problems`.
+    """
+    return await preview(context, caller, workflow_id)
 
 
 @router.delete("/workflows/{workflow_id}", status_code=204)

@@ -36,7 +36,7 @@ from services.app.wizards.tables import WorkflowRow
 from shared.errors import Fault, Problem
 
 OPEN_DRAFTS = 100
-_LOCKED = {
+LOCKED = {
     Standing.RUNNING: ("workflow_locked", "its job runs"),
     Standing.COMPLETED: ("workflow_finished", "it is completed"),
     Standing.CANCELLED: ("workflow_finished", "it is cancelled"),
@@ -133,7 +133,7 @@ async def _go_on(visit: Visit, wizard: Wizard, locked: Locked, body: StepBody) -
     workflow, standing = locked.workflow, locked.standing
     body = await _without_echo(visit, wizard, workflow, body)
     changed = _changed(workflow, body)
-    if body.faults or standing is Standing.DRAFT or (changed and standing not in _LOCKED):
+    if body.faults or standing is Standing.DRAFT or (changed and standing not in LOCKED):
         return await _edit(visit, wizard, workflow, body)
     if standing is Standing.RUNNING and not changed and _advance(workflow, body):
         await _stored(visit, wizard, workflow, body)
@@ -141,7 +141,7 @@ async def _go_on(visit: Visit, wizard: Wizard, locked: Locked, body: StepBody) -
     answer = await answers.render(visit.context, visit.session, workflow, visit.caller, step=body.step_number)
     if not changed:
         return answer, None
-    code, why = _LOCKED[standing]
+    code, why = LOCKED[standing]
     job_id = str(workflow.job_id) if workflow.job_id else None
     return answer, Problem(code, f"The workflow cannot be changed: {why}.", members={"job_id": job_id})
 

@@ -12,9 +12,11 @@ import httpx
 from pydantic import BaseModel, SecretStr
 
 from services.cluster.engines.base import ContainerPlan, EnginePlan
-from services.cluster.runtimes.base import Progress, Runtime, Workload
+from services.cluster.runtimes.base import MAX_REPLICAS, Progress, Runtime, Workload
 from services.cluster.runtimes.containers import Claim, Exposure
 from shared.contracts.deployments import DeploySpec
+from shared.contracts.previews import Preview
+from shared.jobs.outcomes import Permanent
 
 _PULL_SECONDS = 1800.0  # images of GPU servers are of many gigabytes
 _SLOWEST_FETCH = 10 * 1024**2  # bytes per second
@@ -45,6 +47,16 @@ class PodPlan(ContainerPlan):
 Planned = EnginePlan | PodPlan
 
 
+def count_of(plan: Planned, replicas: int | None) -> int:
+    """How many workers: the plan's number, or another one. Raises Permanent (`insufficient_capacity`) for too many."""
+    count = plan.replicas if replicas is None else replicas
+    if count > MAX_REPLICAS:
+        raise Permanent(
+            "insufficient_capacity", f"It would take {count} workers, and an endpoint has at most {MAX_REPLICAS}."
+        )
+    return count
+
+
 def silent(_percent: float | None, _message: str) -> None:
     """For callers who need no progress."""
 
@@ -54,12 +66,13 @@ class Site(Protocol):
     def runtime(self) -> Runtime: ...
 
     async def plan(
-        self, spec: DeploySpec, *, parameters: Sequence[str] = (), on_progress: Progress = silent
+        self, spec: DeploySpec, *, parameters: Sequence[str] = (), dry: bool = False, on_progress: Progress = silent
     ) -> Planned:
         """Which engine runs the model here, how many workers there are, what each takes, how its files come.
 
         `parameters` are the LiteLLM parameters that a cloud model's credential gives, by name. The plan holds no
-        secret, and is made once: what follows from it stays the same when a job goes on after a crash. Changes nothing.
+        secret, and is made once: what follows from it stays the same when a job goes on after a crash. Leaves nothing
+        behind. With `dry`, nothing is made for a moment either, to find something out: it is taken to be well.
         """
 
     async def workload(
@@ -72,7 +85,7 @@ class Site(Protocol):
         job: UUID | None = None,
         secrets: Mapping[str, SecretStr] | None = None,
     ) -> Workload:
-        """What the runtime shall run. `key` None: only to be checked, with `check`.
+        """What the runtime shall run. `key` None: only to be looked at, with `check` and `preview`.
 
         `replicas` other than the plan's: workers were added or removed since. `secrets` are values of LiteLLM
         parameters, by name.
@@ -80,6 +93,9 @@ class Site(Protocol):
 
     async def check(self, workload: Workload) -> None:
         """Whether there is room for it, in place of what the endpoint has now. Raises Permanent naming what lacks."""
+
+    async def preview(self, workload: Workload) -> Preview:
+        """What `check` weighs, in numbers and words, and the objects that would be made. Changes nothing."""
 
     async def check_more(self, endpoint_id: UUID, before: int, after: int, memory_bytes: int) -> None:
         """Whether there is room for the workers that are missing; each takes `memory_bytes`. Raises as `check`."""

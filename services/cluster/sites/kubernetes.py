@@ -5,6 +5,7 @@ in every later step of the job; secrets are put in only when a workload is made 
 """
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from uuid import UUID
@@ -16,16 +17,17 @@ from services.cluster.engines.base import CloudModel, ContainerPlan, DeployConfi
 from services.cluster.engines.images import Images
 from services.cluster.engines.litellm import secret_name
 from services.cluster.engines.registry import cloud_engine, container_engine_for
-from services.cluster.runtimes.base import MAX_REPLICAS, Progress, Workload
+from services.cluster.runtimes.base import Progress, Workload
 from services.cluster.runtimes.containers import LOADER_TOKEN, MODEL, Delivery, Exposure
 from services.cluster.runtimes.kubernetes.reaching import Question
 from services.cluster.runtimes.kubernetes.runtime import KubernetesRuntime
 from services.cluster.sites import delivery
-from services.cluster.sites.base import DeliveryPlan, Planned, PodPlan, silent
+from services.cluster.sites.base import DeliveryPlan, Planned, PodPlan, count_of, silent
 from services.cluster.sites.manifest import manifest_of
 from shared.contracts.clusters import ClusterInspection
 from shared.contracts.deployments import DeploySpec
 from shared.contracts.models import Manifest, ModelFile
+from shared.contracts.previews import Preview
 from shared.jobs.outcomes import Permanent
 from shared.objects.store import ObjectNotFound, ObjectStore, blob_key
 from shared.security.loader_token import token_of
@@ -59,7 +61,7 @@ class KubernetesSite:
         self._reached = {} if reached is None else reached
 
     async def plan(
-        self, spec: DeploySpec, *, parameters: Sequence[str] = (), on_progress: Progress = silent
+        self, spec: DeploySpec, *, parameters: Sequence[str] = (), dry: bool = False, on_progress: Progress = silent
     ) -> PodPlan:
         inspection = await self.runtime.inspection()
         exposure = self._exposure(spec, inspection)
@@ -68,7 +70,10 @@ class KubernetesSite:
             return PodPlan(**dict(made), exposure=exposure)
         manifest = await manifest_of(self._objects, spec)
         made = self._model_plan(spec, manifest, inspection)
-        chosen = await self._delivery(spec, manifest, made, inspection, on_progress)
+        unreached = None if dry else await self._unreached(spec, made, on_progress)
+        chosen = self._delivery(spec, manifest, inspection, unreached, on_progress)
+        if dry and chosen.url is not None and not self._is_reached():
+            on_progress(None, "A pod asks first whether that address is reached; if it is not, the model is sent.")
         return PodPlan(**dict(made), delivery=chosen, exposure=exposure)
 
     async def workload(
@@ -83,21 +88,19 @@ class KubernetesSite:
     ) -> Workload:
         if not isinstance(plan, PodPlan):
             raise Permanent("runtime_unsupported", "A Kubernetes cluster runs containers, and this is a process.")
-        count = plan.replicas if replicas is None else replicas
-        if count > MAX_REPLICAS:
-            raise Permanent(
-                "insufficient_capacity", f"It would take {count} workers, and an endpoint has at most {MAX_REPLICAS}."
-            )
         return Workload(
             endpoint_id=str(spec.endpoint_id), generation=spec.generation, container=plan.container,
-            replicas=count, memory_bytes=plan.memory_bytes,
+            replicas=count_of(plan, replicas), memory_bytes=plan.memory_bytes,
             threads=plan.threads, api_key=SecretStr(key or _UNTOLD), secrets=_secrets(spec, plan, key, secrets or {}),
             delivery=await self._files(spec, plan.delivery), exposure=plan.exposure, autoscale=spec.autoscale,
             job=str(job) if job else None,
         )  # fmt: skip
 
+    async def preview(self, workload: Workload) -> Preview:
+        return await self.runtime.preview(workload)
+
     async def check(self, workload: Workload) -> None:
-        found = await self.runtime.preview(workload)
+        found = await self.preview(workload)
         if found.problems:
             raise Permanent(found.code or "insufficient_capacity", " ".join(found.problems))
 
@@ -142,26 +145,29 @@ class KubernetesSite:
         chosen = None if not known or any(one.default for one in known) else min(one.name for one in known)
         return Exposure(url=self._ingress_url, host=f"{spec.endpoint_id}.stepway.internal", ingress_class=chosen)
 
-    async def _delivery(
+    def _delivery(
         self,
         spec: DeploySpec,
         manifest: Manifest,
-        made: ContainerPlan,
         inspection: ClusterInspection,
+        unreached: str | None,
         on_progress: Progress,
     ) -> DeliveryPlan:
         base = self._settings.advertised_url
-        unreached = await self._unreached(spec, base, made, on_progress) if base is not None else None
         url = f"{base}/endpoints/{spec.endpoint_id}/model-files" if base is not None else None
         chosen = delivery.choose(manifest, inspection, url, unreached)
         on_progress(None, delivery.in_words(chosen, base, unreached))
         return chosen
 
-    async def _unreached(self, spec: DeploySpec, base: str, made: ContainerPlan, on_progress: Progress) -> str | None:
-        """Why pods do not reach the platform at `base`; None if they do, or did a few minutes ago."""
-        clock = asyncio.get_running_loop().time
-        known = (self.runtime.owner, base)
-        if clock() - self._reached.get(known, -REMEMBERED) < REMEMBERED:
+    def _is_reached(self) -> bool:
+        """Whether pods reached the platform a few minutes ago."""
+        known = (self.runtime.owner, self._settings.advertised_url or "")
+        return asyncio.get_running_loop().time() - self._reached.get(known, -math.inf) < REMEMBERED
+
+    async def _unreached(self, spec: DeploySpec, made: ContainerPlan, on_progress: Progress) -> str | None:
+        """Why pods do not reach the platform; None if they do, or did a few minutes ago, or are given no address."""
+        base = self._settings.advertised_url
+        if base is None or self._is_reached():
             return None
         on_progress(None, f"Asking from a pod whether {base} is reached")
         why = await self.runtime.unreached(Question(
@@ -169,7 +175,7 @@ class KubernetesSite:
             image=made.container.image_of_loader, user=made.container.user, ca_pem=self._authorities(),
         ))  # fmt: skip
         if why is None:
-            self._reached[known] = clock()
+            self._reached[self.runtime.owner, base] = asyncio.get_running_loop().time()
         return why
 
     async def _files(self, spec: DeploySpec, plan: DeliveryPlan | None) -> Delivery | None:

@@ -8,12 +8,13 @@ from pydantic import SecretStr
 
 from services.cluster.engines.base import DeployConfig, EnginePlan, ModelSource
 from services.cluster.engines.registry import engine_for
-from services.cluster.runtimes.base import Progress, Workload
+from services.cluster.runtimes.base import Capacity, InsufficientCapacity, Progress, Workload
 from services.cluster.runtimes.local.runtime import LocalRuntime
 from services.cluster.sites import files
-from services.cluster.sites.base import Planned, silent
+from services.cluster.sites.base import Planned, count_of, silent
 from services.cluster.sites.manifest import manifest_of
 from shared.contracts.deployments import DeploySpec
+from shared.contracts.previews import Needs, Preview, Room
 from shared.jobs.outcomes import Permanent
 from shared.objects.store import ObjectStore
 
@@ -30,7 +31,7 @@ class LocalSite:
         self._objects = objects
 
     async def plan(
-        self, spec: DeploySpec, *, parameters: Sequence[str] = (), on_progress: Progress = silent
+        self, spec: DeploySpec, *, parameters: Sequence[str] = (), dry: bool = False, on_progress: Progress = silent
     ) -> EnginePlan:
         if spec.digest is None:
             raise Permanent(
@@ -61,12 +62,28 @@ class LocalSite:
         process = plan.process.model_copy(update={"argv": [one.replace(_HERE, folder) for one in plan.process.argv]})
         return Workload(
             endpoint_id=str(spec.endpoint_id), generation=spec.generation, process=process,
-            replicas=plan.replicas if replicas is None else replicas, memory_bytes=plan.memory_bytes,
+            replicas=count_of(plan, replicas), memory_bytes=plan.memory_bytes,
             threads=plan.threads, api_key=SecretStr(key) if key else None,
         )  # fmt: skip
 
     async def check(self, workload: Workload) -> None:
         await self.runtime.check_capacity(workload)
+
+    async def preview(self, workload: Workload) -> Preview:
+        needs = Needs(
+            workers=workload.replicas, cpu_millis=1000 * workload.replicas * workload.threads,
+            memory_bytes=workload.replicas * workload.memory_bytes,
+        )  # fmt: skip
+        capacity = await self.runtime.capacity()
+        problem: InsufficientCapacity | None = None
+        try:
+            await self.runtime.check_capacity(workload)
+        except InsufficientCapacity as lacking:
+            problem = lacking
+        return Preview(
+            needs=needs, capacity=_rooms(capacity, needs), places=_places(capacity, workload),
+            problems=[problem.message] if problem else [], code=problem.code if problem else None,
+        )  # fmt: skip
 
     async def check_more(self, endpoint_id: UUID, before: int, after: int, memory_bytes: int) -> None:
         capacity = await self.runtime.capacity()
@@ -93,3 +110,28 @@ class LocalSite:
         """An endpoint's, or in it that of one digest: while an update runs there are two."""
         folder = self.models / str(endpoint_id)
         return folder / digest[:16] if digest else folder
+
+
+def _rooms(capacity: Capacity, needs: Needs) -> list[Room]:
+    threads = needs.cpu_millis // 1000
+    return [
+        Room(
+            of="machine", resource="memory", limit=str(capacity.memory_bytes), used=str(capacity.memory_promised_bytes),
+            needed=str(needs.memory_bytes),
+            fits=needs.memory_bytes <= _free_memory(capacity),
+        ),
+        Room(
+            of="machine", resource="cpu", limit=str(capacity.threads), used=str(capacity.threads_promised),
+            needed=str(threads), fits=threads <= capacity.threads - capacity.threads_promised,
+        ),
+    ]  # fmt: skip
+
+
+def _places(capacity: Capacity, workload: Workload) -> int:
+    threads = capacity.threads - capacity.threads_promised
+    return max(0, min(_free_memory(capacity) // workload.memory_bytes, threads // workload.threads))
+
+
+def _free_memory(capacity: Capacity) -> int:
+    """Bytes that are neither promised to others nor in use on the machine."""
+    return min(capacity.memory_bytes - capacity.memory_promised_bytes, capacity.memory_available_bytes)

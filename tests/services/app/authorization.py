@@ -185,6 +185,7 @@ TABLE = [
     Row("GET", "/workflows/{draft}", (401, 404, 404, 404, 404, 200, 200)),
     Row("DELETE", "/workflows/{draft}", (401, 404, 404, 404, 404, 403, 204)),
     Row("POST", "/workflows/{draft}/cancel", (401, 404, 404, 404, 404, 403, 200)),
+    Row("POST", "/workflows/{draft}/preview", (401, 404, 404, 404, 404, 403, 422)),
     Row("POST", "/workflows/{stopped}/retry", (401, 404, 404, 404, 404, 200, 200)),
     Row("GET", "/workflows/{stopped}/events", (401, 404, 404, 404, 404, 204, 204)),
     Row("POST", "/models/cloud-model-workflow", BEGUN, {**BEGIN, "project_id": "{project}"}),

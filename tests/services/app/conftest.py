@@ -23,6 +23,8 @@ from services.gateway.table import RouteTable
 from services.model.jobs import JOBS as MODEL_JOBS
 from shared.clock import now
 from shared.contracts.clusters import Orphan
+from shared.contracts.deployments import DeploySpec
+from shared.contracts.previews import DeployPreview
 from shared.db.engine import Database
 from shared.jobs.declare import Registry
 from shared.jobs.feed import Feeds
@@ -54,6 +56,9 @@ class NoClusters:
 
     async def leftovers(self, cluster_id: UUID) -> list[Orphan]:
         return []
+
+    async def preview(self, spec: DeploySpec) -> DeployPreview:
+        return DeployPreview(problems=["There is nothing here."], code="insufficient_capacity")
 
 
 @dataclass(frozen=True)

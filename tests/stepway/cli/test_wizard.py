@@ -8,7 +8,7 @@ from uuid import uuid4
 import pytest
 
 from stepway.client import Client
-from tests.stepway.cli.conftest import ICON, Run, Service
+from tests.stepway.cli.conftest import ICON, Result, Run, Service
 
 KUBECONFIG = """\
 apiVersion: v1
@@ -139,6 +139,30 @@ def test_by_options_with_names_for_ids(run: Run, model: dict[str, Any]) -> None:
     assert fields["deploy_config"] == {"concurrent_requests": 3}
     assert fields["cluster"]["name"] == "this machine"
     run("workflows", "delete", result.json["workflow_id"], "--yes")
+
+
+def test_a_draft_is_looked_at_before_it_is_started(run: Run, model: dict[str, Any]) -> None:
+    def preview(requests: int, *options: str) -> Result:
+        draft = run(
+            "wizard", "run", "model_deployment", "--no-input", "--no-trigger", "--set", "model_id=SmolLM2", "--set",
+            "project_id=default", "--set", "template_id=Small test", "--set", "endpoint_name=looked at", "--set",
+            f"deploy_config.concurrent_requests={requests}", "--set", "cluster_id=this machine", "-o", "json",
+        ).json["workflow_id"]  # fmt: skip
+        shown = run("workflows", "preview", draft, *options)
+        assert run("workflows", "delete", draft, "--yes").code == 0
+        return shown
+
+    found = preview(1, "-o", "json")
+    assert (found.code, found.json["fits"], found.json["plan"]["engine"]) == (0, True, "llama_cpp")
+    assert "memory of each" in preview(1).out
+    assert preview(1, "--manifests").out == ""
+    large = preview(500)
+    assert large.code == 1
+    assert "This machine has no room" in large.err
+    assert "machine" in large.out
+    larger = preview(100_000)
+    assert larger.code == 1
+    assert "an endpoint has at most 256" in larger.err
 
 
 def test_what_is_missing_is_named_and_the_draft_kept(run: Run) -> None:

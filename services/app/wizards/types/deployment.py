@@ -11,6 +11,7 @@ from services.app.wizards.contract import Fields, Missing, Option, StepModel, Va
 from services.app.wizards.credentials import type_faults
 from services.app.wizards.fields import CONFIG_REQUIRED, DeployConfig, Id, Name, dns_label
 from services.app.wizards.tables import WorkflowRow
+from shared.contracts.deployments import DeploySpec
 from shared.errors import Fault
 from shared.jobs.ledger import JobRequest, JobView
 
@@ -92,6 +93,7 @@ class ModelDeployment(Wizard):
         "cluster_id": "cluster",
     }
     result_schema = deploy.RESULT_SCHEMA
+    has_preview = True
 
     async def variant(self, visit: Visit, fields: Fields) -> Variant:
         model = await models.get(visit.session, UUID(fields["model_id"])) if fields.get("model_id") else None
@@ -134,6 +136,9 @@ class ModelDeployment(Wizard):
 
     async def start(self, visit: Visit, workflow: WorkflowRow) -> JobRequest:
         return await deploy.start(visit, workflow)
+
+    async def preview(self, visit: Visit, workflow: WorkflowRow) -> DeploySpec:
+        return await deploy.draft(visit, workflow)
 
     async def finish(self, session: AsyncSession, workflow: WorkflowRow, job: JobView) -> dict[str, Any] | None:
         return await deploy.result_of(session, UUID(job["resource"]["id"]))

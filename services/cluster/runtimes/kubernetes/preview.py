@@ -1,9 +1,7 @@
 """What an apply would make, before anybody makes it: tried by the cluster itself, weighed against quota and nodes."""
 
 import asyncio
-from typing import Any
-
-from pydantic import BaseModel, Field
+from dataclasses import dataclass
 
 from services.cluster.runtimes.containers import GpuRequest, Resources
 from services.cluster.runtimes.kubernetes import inspect, names, pods
@@ -11,55 +9,20 @@ from services.cluster.runtimes.kubernetes.intent import Intent
 from services.cluster.runtimes.kubernetes.manifests import Builder
 from services.cluster.runtimes.kubernetes.objects import Conflict, Json, Objects
 from services.cluster.runtimes.kubernetes.quantities import thousandths, whole
-from shared.contracts.clusters import NodeFacts
+from shared.contracts.clusters import NodeFacts, NodeGpu
+from shared.contracts.previews import Needs, Preview, Room
 from shared.jobs.outcomes import Permanent
 
 _HIDDEN = "(hidden)"
 CAPACITY = "insufficient_capacity"
 
 
-class Needs(BaseModel):
-    """Of all workers together, in the units of Kubernetes: CPU in thousandths, memory and storage in bytes."""
+@dataclass(frozen=True, slots=True)
+class _Nodes:
+    """How many more workers fit on the nodes, and what the nodes that may take them have."""
 
-    pods: int
-    cpu_millis: int
-    memory_bytes: int
-    gpus: int = 0
-    gpu_resource: str | None = None
-    storage_bytes: int = 0
-    node_disk_bytes: int = 0
-    objects: bool = False  # also a Deployment and what belongs to it
-
-
-class QuotaRoom(BaseModel):
-    """One line of a ResourceQuota of the namespace, with what this would add, as Kubernetes writes amounts."""
-
-    quota: str
-    resource: str
-    limit: str
-    used: str
-    needed: str
-    fits: bool
-
-
-class Preview(BaseModel):
-    """`problems` are sentences, and `code` is the first one's as a job's failure; without any, the cluster takes all of
-    it and, as far as we may see, has room.
-
-    `places` is how many workers the nodes could hold beside what is ours; pods of other namespaces are not visible to
-    us, so it is an upper bound. The manifests are complete but for the values of Secrets.
-    """
-
-    manifests: list[dict[str, Any]]
-    needs: Needs
-    quotas: list[QuotaRoom] = Field(default_factory=list)
-    places: int = 0
-    problems: list[str] = Field(default_factory=list)
-    code: str | None = None
-
-    @property
-    def fits(self) -> bool:
-        return not self.problems
+    places: int
+    rooms: list[Room]
 
 
 async def preview(objects: Objects, builder: Builder) -> Preview:
@@ -71,12 +34,12 @@ async def preview(objects: Objects, builder: Builder) -> Preview:
     problems = [problem for problem in tried if problem is not None]
     needs = _needs(builder)
     resources, count = builder.container.resources, builder.workload.replicas
-    quotas, places = await asyncio.gather(
-        _quotas(objects, needs), _places(objects, resources, names.base(builder.workload.endpoint_id))
+    quotas, nodes = await asyncio.gather(
+        _quotas(objects, needs), _weigh_nodes(objects, resources, needs, names.base(builder.workload.endpoint_id))
     )
-    problems += [(CAPACITY, one) for one in _no_room(quotas, places, resources, count)]
+    problems += [(CAPACITY, one) for one in _no_room(quotas, nodes.places, resources, count)]
     return Preview(
-        manifests=[_shown(one) for one in wanted], needs=needs, quotas=quotas, places=places,
+        manifests=[_shown(one) for one in wanted], needs=needs, quotas=quotas, capacity=nodes.rooms, places=nodes.places,
         problems=[sentence for _, sentence in problems], code=problems[0][0] if problems else None,
     )  # fmt: skip
 
@@ -97,33 +60,33 @@ async def room_for_more(objects: Objects, intent: Intent, count: int) -> list[st
     """What lacks for so many workers beside those that the endpoint has, as sentences."""
     resources = _resources_of(intent.deployment)
     needs = Needs(
-        pods=count, cpu_millis=count * resources.cpu_millis, memory_bytes=count * resources.memory_bytes,
+        workers=count, cpu_millis=count * resources.cpu_millis, memory_bytes=count * resources.memory_bytes,
         gpus=count * resources.gpus.count if resources.gpus else 0,
         gpu_resource=resources.gpus.resource if resources.gpus else None,
     )  # fmt: skip
-    quotas = await _quotas(objects, needs)
-    return _no_room(quotas, await _places(objects, resources, None), resources, count)
+    quotas = await _quotas(objects, needs, more=True)
+    return _no_room(quotas, (await _weigh_nodes(objects, resources, needs, None)).places, resources, count)
 
 
 def _needs(builder: Builder) -> Needs:
     workload, resources = builder.workload, builder.container.resources
     count, delivery = workload.replicas, workload.delivery
     return Needs(
-        pods=count,
+        workers=count,
         cpu_millis=count * resources.cpu_millis,
         memory_bytes=count * resources.memory_bytes,
         gpus=count * resources.gpus.count if resources.gpus else 0,
         gpu_resource=resources.gpus.resource if resources.gpus else None,
         storage_bytes=delivery.claim.size_bytes if delivery and delivery.claim else 0,
         node_disk_bytes=count * delivery.size if delivery and delivery.mode == "fetch" else 0,
-        objects=True,
     )
 
 
-async def _quotas(objects: Objects, needs: Needs) -> list[QuotaRoom]:
+async def _quotas(objects: Objects, needs: Needs, *, more: bool = False) -> list[Room]:
+    """With `more`, only workers are added: the Deployment and what belongs to it are there."""
     needed = {
-        "pods": str(needs.pods),
-        "count/pods": str(needs.pods),
+        "pods": str(needs.workers),
+        "count/pods": str(needs.workers),
         "requests.cpu": pods.cpu(needs.cpu_millis),
         "cpu": pods.cpu(needs.cpu_millis),
         "requests.memory": str(needs.memory_bytes),
@@ -132,7 +95,7 @@ async def _quotas(objects: Objects, needs: Needs) -> list[QuotaRoom]:
         "requests.storage": str(needs.storage_bytes),
         "persistentvolumeclaims": "1" if needs.storage_bytes else "0",
     }
-    if needs.objects:
+    if not more:
         needed |= {"count/deployments.apps": "1", "services": "1"}
     if needs.gpu_resource:
         needed[f"requests.{needs.gpu_resource}"] = str(needs.gpus)
@@ -141,48 +104,62 @@ async def _quotas(objects: Objects, needs: Needs) -> list[QuotaRoom]:
         status = quota.get("status") or {}
         hard, used = status.get("hard") or (quota.get("spec") or {}).get("hard") or {}, status.get("used") or {}
         for resource, amount in needed.items():
-            if resource in hard:
-                limit, taken = str(hard[resource]), str(used.get(resource, "0"))
-                fits = thousandths(taken) + thousandths(amount) <= thousandths(limit)
-                rooms.append(
-                    QuotaRoom(
-                        quota=quota["metadata"]["name"],
-                        resource=resource,
-                        limit=limit,
-                        used=taken,
-                        needed=amount,
-                        fits=fits,
-                    )
-                )
+            if resource in hard and amount != "0":
+                taken = str(used.get(resource, "0"))
+                rooms.append(_room(quota["metadata"]["name"], resource, str(hard[resource]), taken, amount))
     return rooms
 
 
-async def _places(objects: Objects, resources: Resources, but: str | None) -> int:
-    """How many more workers fit, by what nodes have and pods of ours in the namespace have asked for, `but` one endpoint's."""
-    nodes = await inspect.nodes(objects.client)
+def _room(of: str, resource: str, limit: str, used: str, needed: str) -> Room:
+    fits = thousandths(used) + thousandths(needed) <= thousandths(limit)
+    return Room(of=of, resource=resource, limit=limit, used=used, needed=needed, fits=fits)
+
+
+async def _weigh_nodes(objects: Objects, resources: Resources, needs: Needs, but: str | None) -> _Nodes:
+    """By what nodes have and pods of ours in the namespace have asked for, `but` one endpoint's."""
     taken: dict[str, list[Json]] = {}
     for pod in (await objects.list("Pod")).items:
         node = (pod.get("spec") or {}).get("nodeName")
         if node and (but is None or not pod["metadata"]["name"].startswith(f"{but}-")):
             taken.setdefault(node, []).append(pod)
-    return sum(_on_node(node, taken.get(node.name, []), resources) for node in nodes)
+    usable = [node for node in await inspect.nodes(objects.client) if _is_usable(node, resources.gpus)]
+    places = sum(_on_node(node, taken.get(node.name, []), resources) for node in usable)
+    there = [pod for node in usable for pod in taken.get(node.name, [])]
+    rooms = [
+        _room("nodes", "cpu", pods.cpu(sum(node.cpu_millis_allocatable for node in usable)),
+              pods.cpu(_asked(there, "cpu")), pods.cpu(needs.cpu_millis)),
+        _room("nodes", "memory", str(sum(node.memory_allocatable for node in usable)),
+              str(_asked(there, "memory") // 1000), str(needs.memory_bytes)),
+    ]  # fmt: skip
+    if resources.gpus is not None:
+        resource = resources.gpus.resource
+        count = sum(gpu.count for node in usable for gpu in _suitable(node, resources.gpus))
+        rooms.append(_room("nodes", resource, str(count), str(_asked(there, resource) // 1000), str(needs.gpus)))
+    return _Nodes(places, rooms)
+
+
+def _is_usable(node: NodeFacts, gpus: GpuRequest | None) -> bool:
+    if gpus is not None and not _suitable(node, gpus):
+        return False
+    return node.ready and node.schedulable and node.os in (None, "linux") and not _is_reserved(node, gpus)
 
 
 def _on_node(node: NodeFacts, taken: list[Json], resources: Resources) -> int:
-    if not node.ready or not node.schedulable or node.os not in (None, "linux") or _is_reserved(node, resources.gpus):
-        return 0
     rooms = [
         (node.cpu_millis_allocatable - _asked(taken, "cpu")) // resources.cpu_millis,
         (node.memory_allocatable - _asked(taken, "memory") // 1000) // resources.memory_bytes,
         node.pods_allocatable - len(taken),
     ]
     if resources.gpus is not None:
-        wanted = resources.gpus
-        kinds = [gpu for gpu in node.gpus if gpu.resource == wanted.resource]
-        kinds = [gpu for gpu in kinds if not wanted.products or gpu.product in wanted.products]
-        free = sum(gpu.count for gpu in kinds) - _asked(taken, wanted.resource) // 1000
-        rooms.append(free // wanted.count)
+        free = sum(gpu.count for gpu in _suitable(node, resources.gpus))
+        free -= _asked(taken, resources.gpus.resource) // 1000
+        rooms.append(free // resources.gpus.count)
     return max(0, min(rooms))
+
+
+def _suitable(node: NodeFacts, wanted: GpuRequest) -> list[NodeGpu]:
+    kinds = [gpu for gpu in node.gpus if gpu.resource == wanted.resource]
+    return [gpu for gpu in kinds if not wanted.products or gpu.product in wanted.products]
 
 
 def _is_reserved(node: NodeFacts, gpus: GpuRequest | None) -> bool:
@@ -201,9 +178,9 @@ def _asked(pods: list[Json], resource: str) -> int:
     )
 
 
-def _no_room(quotas: list[QuotaRoom], places: int, resources: Resources, count: int) -> list[str]:
+def _no_room(quotas: list[Room], places: int, resources: Resources, count: int) -> list[str]:
     found = [
-        f"The quota {one.quota} allows {one.limit} of {one.resource}; {one.used} is used and {one.needed} is needed."
+        f"The quota {one.of} allows {one.limit} of {one.resource}; {one.used} is used and {one.needed} is needed."
         for one in quotas
         if not one.fits
     ]

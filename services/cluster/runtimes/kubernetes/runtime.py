@@ -38,10 +38,10 @@ from services.cluster.runtimes.kubernetes.intent import Intent, Stored
 from services.cluster.runtimes.kubernetes.manifests import Builder, with_owner
 from services.cluster.runtimes.kubernetes.objects import Json, Objects
 from services.cluster.runtimes.kubernetes.observe import Look
-from services.cluster.runtimes.kubernetes.preview import Preview
 from services.cluster.runtimes.kubernetes.proxy import ApiServerTransport
 from services.cluster.runtimes.kubernetes.watcher import KINDS, Pace, Watcher, endpoint_of
 from shared.contracts.clusters import ClusterInspection, Orphan
+from shared.contracts.previews import Preview
 from shared.jobs.outcomes import Permanent, Retry
 
 _TRIES = 20

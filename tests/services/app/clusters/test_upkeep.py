@@ -18,7 +18,7 @@ from shared.contracts.clusters import ClusterSpec, CredentialsChecked, Endpoints
 from shared.jobs.ledger import JobRequest
 from shared.jobs.outcomes import Permanent
 from tests.services.app import rows
-from tests.services.app.conftest import People, Person
+from tests.services.app.conftest import NoClusters, People, Person
 from tests.testbed.certificates import as_yaml, kubeconfig
 
 NEW = as_yaml(kubeconfig(user={"token": "the-new-token"})).decode()
@@ -197,7 +197,7 @@ async def test_orphans_are_what_no_row_knows(upkeep: Upkeep) -> None:
     known = await upkeep.endpoint(cluster_id, phase="failed", state="failed")
     deleted = await upkeep.endpoint(cluster_id, phase="deleted", state="deleted")
 
-    class Leftovers:
+    class Leftovers(NoClusters):
         async def leftovers(self, cluster_id: UUID) -> list[Orphan]:
             return [Orphan(endpoint_id=one, objects=["Secret/x"]) for one in (str(known), str(deleted), "stray")]
 
