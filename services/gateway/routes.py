@@ -187,9 +187,11 @@ def _expect(request: _Request, method: str) -> None:
 
 
 def _check_messages(payload: dict[str, Any]) -> None:
-    """As OpenAI: a list of messages has one at least. Engines make something up for none."""
-    messages = payload.get("messages", ...)
-    if messages is not ... and not (isinstance(messages, list) and messages):
+    """As OpenAI: there is a list of messages, with one at least. Engines make something up for none."""
+    if "messages" not in payload:
+        raise Problem("missing_required_parameter", "A chat needs `messages`.", param="messages")
+    messages = payload["messages"]
+    if not (isinstance(messages, list) and messages):
         raise Problem("empty_array", "`messages` must be a list with at least one message.", param="messages")
 
 

@@ -11,12 +11,12 @@ from services.gateway.limits import Limits
 from tests.services.gateway import worker as does
 from tests.services.gateway.conftest import Bench, Serve
 from tests.services.gateway.test_requests import error_of
-from tests.services.gateway.worker import Answer, Behaviour, Seen, Worker, chat_event
+from tests.services.gateway.worker import CHAT, Answer, Behaviour, Seen, Worker, chat_event
 
 
 async def ask(bench: Bench, *, stream: bool = False) -> httpx.Response:
     async with bench.http as http:
-        return await http.post("/chat/completions", json={"stream": stream})
+        return await http.post("/chat/completions", json={**CHAT, "stream": stream})
 
 
 def events_of(response: httpx.Response) -> list[str]:

@@ -7,6 +7,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from services.gateway.metrics import Metrics
 from tests.services.gateway import worker as does
 from tests.services.gateway.conftest import Serve
+from tests.services.gateway.worker import CHAT
 
 
 def value(registry: CollectorRegistry, name: str, **labels: str) -> float | None:
@@ -19,10 +20,10 @@ async def test_requests_are_counted_by_endpoint_operation_and_class(serve: Serve
     endpoint = str(bench.endpoint_id)
     async with bench.http as http:
         for _ in range(3):
-            await http.post("/chat/completions", json={"stream": True})
+            await http.post("/chat/completions", json={**CHAT, "stream": True})
         await http.get("/models")
         worker.behaviour = does.die_mid_stream
-        await http.post("/chat/completions", json={"stream": True})
+        await http.post("/chat/completions", json={**CHAT, "stream": True})
         worker.behaviour = does.refuse(400, b"{}")
         await http.post("/embeddings", json={})
         await http.get("/models", headers={"authorization": "Bearer wrong"})
@@ -43,7 +44,7 @@ async def test_a_usage_tells_what_a_request_was(serve: Serve) -> None:
     bench = await serve()
     await bench.worker()
     async with bench.http as http:
-        response = await http.post("/chat/completions", json={"stream": True})
+        response = await http.post("/chat/completions", json={**CHAT, "stream": True})
     usage = await bench.used()
     assert usage.endpoint_id == bench.endpoint_id
     assert usage.caller is not None

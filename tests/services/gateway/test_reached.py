@@ -24,7 +24,7 @@ from shared.security.kubeconfig import KubeconfigPolicy, parse
 from shared.security.kubeconfig_server import ServerPolicy
 from tests.services.gateway import worker as does
 from tests.services.gateway.conftest import SERVED, UPSTREAM_NAME, Bench, Serve
-from tests.services.gateway.worker import KEY, TOKENS, chat_event
+from tests.services.gateway.worker import CHAT, KEY, TOKENS, chat_event
 from tests.testbed.certificates import as_yaml, kubeconfig
 from tests.testbed.tls_server import Answer, Handler, Server, http, never, serving, silent, status
 
@@ -79,7 +79,7 @@ def events(*tokens: str) -> bytes:
 
 async def ask(bench: Bench, *, stream: bool = False) -> httpx.Response:
     async with bench.http as client:
-        return await client.post("/chat/completions", json={"stream": stream})
+        return await client.post("/chat/completions", json={**CHAT, "stream": stream})
 
 
 async def hang_up(writer: asyncio.StreamWriter) -> None:
@@ -175,7 +175,7 @@ async def test_tokens_come_one_by_one_and_a_client_that_goes_ends_it_all(serve: 
         left.set()
 
     async with serving(always(one_token)) as server, proxied(bench, server), bench.http as client:
-        async with client.stream("POST", "/chat/completions", json={"stream": True}) as answer:
+        async with client.stream("POST", "/chat/completions", json={**CHAT, "stream": True}) as answer:
             assert await anext(answer.aiter_bytes()) == chat_event("one ")
             assert not left.is_set()
         async with asyncio.timeout(10):
@@ -205,7 +205,7 @@ async def test_a_server_that_says_nothing_holds_up_its_own_requests_only(serve: 
     async with silent() as server, proxied(bench, server) as pod:
         bench.table.replace(other, _route(bench, pod.row).model_copy(update={"endpoint_id": other}))
         async with httpx.AsyncClient(headers=bench.http.headers, timeout=20, trust_env=False) as client:
-            hung = asyncio.create_task(client.post(f"{bench.base}/endpoints/{other}/v1/chat/completions", json={}))
+            hung = asyncio.create_task(client.post(f"{bench.base}/endpoints/{other}/v1/chat/completions", json=CHAT))
             assert (await ask(bench)).status_code == 200
             assert (await hung).json()["error"]["message"] == "The worker could not be reached in time."
     assert len(local.seen) == 1

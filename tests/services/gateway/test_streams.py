@@ -13,11 +13,11 @@ from shared.errors import Problem
 from tests.services.gateway import worker as does
 from tests.services.gateway.conftest import Bench, Serve
 from tests.services.gateway.test_requests import error_of
-from tests.services.gateway.worker import Answer, Behaviour, Seen, chat_event
+from tests.services.gateway.worker import CHAT, Answer, Behaviour, Seen, chat_event
 
 
 async def open_stream(http: httpx.AsyncClient) -> tuple[httpx.Response, AsyncIterator[str]]:
-    request = http.build_request("POST", "/chat/completions", json={"stream": True})
+    request = http.build_request("POST", "/chat/completions", json={**CHAT, "stream": True})
     response = await http.send(request, stream=True)
     return response, response.aiter_lines()
 
@@ -43,7 +43,7 @@ async def test_64_streams_at_once_share_the_workers(serve: Serve) -> None:
         await bench.worker(behaviour)
 
     async def one(http: httpx.AsyncClient, seed: int) -> list[str]:
-        async with http.stream("POST", "/chat/completions", json={"stream": True, "seed": seed}) as response:
+        async with http.stream("POST", "/chat/completions", json={**CHAT, "stream": True, "seed": seed}) as response:
             events = [json.loads(line[6:]) async for line in response.aiter_lines() if line]
             return [event["choices"][0]["delta"]["content"] for event in events]
 
@@ -66,7 +66,7 @@ async def test_a_client_that_leaves_ends_the_worker_s_work_at_once(
     bench = await serve(capacity=1)
     worker = await bench.worker(behaviour)
     reader, writer = await asyncio.open_connection(*httpx.URL(bench.base).netloc.decode().split(":"))
-    body = json.dumps({"stream": stream}).encode()
+    body = json.dumps({**CHAT, "stream": stream}).encode()
     head = (
         f"POST /endpoints/{bench.endpoint_id}/v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\n"
         f"Authorization: Bearer {bench.key}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
@@ -117,7 +117,7 @@ async def test_a_client_that_does_not_read_is_let_go(serve: Serve) -> None:
         lazy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         lazy.connect(("127.0.0.1", httpx.URL(bench.base).port))
         head = (
-            f"POST /endpoints/{bench.endpoint_id}/v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+            f"POST /endpoints/{bench.endpoint_id}/v1/completions HTTP/1.1\r\nHost: 127.0.0.1\r\n"
             f"Authorization: Bearer {bench.key}\r\nContent-Type: application/json\r\nContent-Length: 15\r\n\r\n"
         )
         lazy.sendall(head.encode() + b'{"stream":true}')
@@ -134,11 +134,11 @@ async def test_streams_per_key_are_bounded_and_counted_down(serve: Serve) -> Non
     bench.keys.grant("another", bench.endpoint_id)
     async with bench.http as http:
         opened = [await open_stream(http) for _ in range(2)]
-        third = await http.post("/chat/completions", json={"stream": True})
+        third = await http.post("/chat/completions", json={**CHAT, "stream": True})
         assert (third.status_code, error_of(third)["code"]) == (429, "too_many_streams")
         assert third.headers["retry-after"] == "1"
         request = http.build_request(
-            "POST", "/chat/completions", json={"stream": True}, headers={"authorization": "Bearer another"}
+            "POST", "/chat/completions", json={**CHAT, "stream": True}, headers={"authorization": "Bearer another"}
         )
         other = await http.send(request, stream=True)
         assert other.status_code == 200
@@ -158,7 +158,7 @@ async def test_streams_that_fail_are_counted_down_too(serve: Serve, behaviour: B
     await bench.worker(behaviour)
     async with bench.http as http:
         for _ in range(3):
-            assert (await http.post("/chat/completions", json={"stream": True})).status_code != 429
+            assert (await http.post("/chat/completions", json={**CHAT, "stream": True})).status_code != 429
 
 
 QUICK = Limits(recheck_seconds=0.05, recheck_retry_seconds=0.02, access_seconds=0.02, cache_seconds=0.05)
@@ -249,5 +249,5 @@ async def test_connections_to_a_worker_are_kept(serve: Serve) -> None:
     worker = await bench.worker()
     async with bench.http as http:
         for stream in (True, False, True, False, True, False):
-            assert (await http.post("/chat/completions", json={"stream": stream})).status_code == 200
+            assert (await http.post("/chat/completions", json={**CHAT, "stream": stream})).status_code == 200
     assert worker.connections == 1

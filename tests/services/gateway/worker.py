@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 TOKENS = [f"word{number} " for number in range(5)]
+CHAT = {"messages": [{"role": "user", "content": "Say hello."}]}
 KEY = "worker-key-6f1c"
 
 
