@@ -103,6 +103,9 @@ class Life:
         """What must be so after the stage: in the answers, in the cluster, and at the endpoint."""
         stepway, known = self.stepway, [one["id"] for one in self.stepway.get("/clusters?kind=kubernetes")["data"]]
         assert known == ([] if kind == "delete_cluster" else [self.id])
+        if known:  # a watch that the fault has cut looks again after a while
+            where = f"/clusters/{self.id}"
+            until(lambda: stepway.get(where)["state"] == "available", seconds=PATIENCE, what="the cluster to be seen")
         wanted = WORKERS.get(kind, 0)
         if not wanted:
             assert stepway.get("/endpoints")["data"] == []

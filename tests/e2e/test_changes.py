@@ -2,6 +2,8 @@
 
 import shutil
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +15,17 @@ from tests.e2e.instance import Stepway, until
 
 @pytest.fixture
 def stepway(make: Make, folder: Path, model_file: Path) -> Stepway:
-    """With three models: the second has something behind its end that no tensor needs, the third lacks a tensor."""
-    roots = folder / "models"
+    return make(model_roots=three_models(folder / "models", model_file), maintenance_seconds=0.5).start()
+
+
+def three_models(roots: Path, model_file: Path) -> Path:
+    """The second has something behind its end that no tensor needs, the third lacks a tensor."""
     roots.mkdir()
     shutil.copy(model_file, roots / "first.gguf")
     content = model_file.read_bytes()
     (roots / "second.gguf").write_bytes(content + bytes(64))
     (roots / "broken.gguf").write_bytes(content.replace(b"blk.0.attn_q.weight", b"blk.0.attn_x.weight", 1))
-    return make(model_roots=roots, maintenance_seconds=0.5).start()
+    return roots
 
 
 def change(stepway: Stepway, endpoint: str, **fields: Any) -> Any:
@@ -39,18 +44,11 @@ def model(stepway: Stepway, roots: Path, name: str) -> str:
     return made
 
 
-def serving(stepway: Stepway, endpoint: str) -> list[str]:
-    """The files that the workers read."""
-    return sorted({line.split("--model=")[1].split()[0] for line in stepway.processes(what="--model=").values()})
-
-
-@pytest.mark.timeout(300)
-def test_an_endpoint_is_changed_while_it_answers(stepway: Stepway, folder: Path) -> None:
-    roots = folder / "models"
-    first, second = model(stepway, roots, "first"), model(stepway, roots, "second")
-    endpoint = stepway.made(stepway.deploy(first))
-    assert change(stepway, endpoint, replicas=2)["state"] == "succeeded"
-    stop, refused = threading.Event(), []
+@contextmanager
+def asked_all_the_time(stepway: Stepway, endpoint: str) -> Iterator[list[str]]:
+    """Gives the answers that were refusals."""
+    stop = threading.Event()
+    refused: list[str] = []
 
     def keep_asking() -> None:
         while not stop.is_set():
@@ -62,10 +60,25 @@ def test_an_endpoint_is_changed_while_it_answers(stepway: Stepway, folder: Path)
     asking = threading.Thread(target=keep_asking)
     asking.start()
     try:
-        job = change(stepway, endpoint, model_id=second)
+        yield refused
     finally:
         stop.set()
         asking.join()
+
+
+def serving(stepway: Stepway, endpoint: str) -> list[str]:
+    """The files that the workers read."""
+    return sorted({line.split("--model=")[1].split()[0] for line in stepway.processes(what="--model=").values()})
+
+
+@pytest.mark.timeout(300)
+def test_an_endpoint_is_changed_while_it_answers(stepway: Stepway, folder: Path) -> None:
+    roots = folder / "models"
+    first, second = model(stepway, roots, "first"), model(stepway, roots, "second")
+    endpoint = stepway.made(stepway.deploy(first))
+    assert change(stepway, endpoint, replicas=2)["state"] == "succeeded"
+    with asked_all_the_time(stepway, endpoint) as refused:
+        job = change(stepway, endpoint, model_id=second)
     assert job["state"] == "succeeded", job
     assert refused == []
     seen = stepway.get(f"/endpoints/{endpoint}")

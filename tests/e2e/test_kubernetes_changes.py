@@ -1,0 +1,108 @@
+"""As test_changes, with pods: an endpoint on a real cluster serves something else, stops, starts, scales by load."""
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from services.cluster.runtimes.kubernetes.permissions import NAMESPACE
+from tests.e2e.instance import Stepway, until
+from tests.e2e.registered import SERVES, Registered
+from tests.e2e.relay import Relay
+from tests.e2e.test_changes import asked_all_the_time, change, do, model, three_models
+from tests.testbed.cluster import Cluster
+from tests.testbed.machine import need
+
+
+@pytest.fixture(scope="module")
+def roots(model_file: Path) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="stepway-e2e-") as name:
+        yield three_models(Path(name) / "models", model_file)
+
+
+@pytest.fixture(scope="module")
+def registered(cluster: Cluster, roots: Path) -> Iterator[Registered]:
+    need(images=("llama",))
+    cluster.load("llama")
+    with tempfile.TemporaryDirectory(prefix="stepway-e2e-") as name, Relay() as relay:
+        relay.lead_to(cluster.api.url)
+        settings: dict[str, Any] = {"model_roots": roots, "allow_loopback_clusters": True, **SERVES}
+        stepway = Stepway(Path(name), **settings)
+        try:
+            yield Registered(stepway.start(), cluster, relay, roots / "first.gguf")
+        finally:
+            stepway.clean_up()
+
+
+@pytest.fixture
+def endpoint(registered: Registered) -> Iterator[str]:
+    made = registered.stepway.made(registered.deploy("changing"))
+    yield made
+    assert registered.stepway.ended_job(registered.stepway.delete_endpoint(made))["state"] == "succeeded"
+    assert registered.left(made) == []
+
+
+def claims(registered: Registered, endpoint: str) -> list[str]:
+    return [one for one in registered.left(endpoint) if one.startswith("PersistentVolumeClaim/")]
+
+
+@pytest.mark.timeout(400)
+def test_pods_are_replaced_while_they_answer(registered: Registered, endpoint: str, roots: Path) -> None:
+    stepway = registered.stepway
+    second = model(stepway, roots, "second")
+    assert change(stepway, endpoint, replicas=2)["state"] == "succeeded"
+    before = {pod["metadata"]["uid"] for pod in registered.pods(endpoint)}
+    with asked_all_the_time(stepway, endpoint) as refused:
+        job = change(stepway, endpoint, model_id=second)
+    assert job["state"] == "succeeded", job
+    assert refused == []
+    seen = stepway.get(f"/endpoints/{endpoint}")
+    assert (seen["model_id"], seen["state"], seen["replicas"]) == (second, "running", {"desired": 2, "ready": 2})
+    until(lambda: len(registered.pods(endpoint)) == 2, what="two pods")
+    assert not before & {pod["metadata"]["uid"] for pod in registered.pods(endpoint)}
+    until(lambda: len(claims(registered, endpoint)) == 1, what="the first model's claim to be gone")
+    config = change(stepway, endpoint, deploy_config={"concurrent_requests": 2})
+    assert config["state"] == "succeeded", config
+    assert stepway.get(f"/endpoints/{endpoint}")["concurrency"]["total"] >= 2
+    assert stepway.chat(endpoint)
+
+
+@pytest.mark.timeout(400)
+def test_pods_that_do_not_become_ready_are_taken_back(registered: Registered, endpoint: str, roots: Path) -> None:
+    stepway = registered.stepway
+    before = stepway.get(f"/endpoints/{endpoint}")
+    broken = model(stepway, roots, "broken")
+    with asked_all_the_time(stepway, endpoint) as refused:
+        job = change(stepway, endpoint, model_id=broken)
+    assert (job["state"], job["error"]["step"]) == ("failed", "wait_ready"), job
+    assert "attn_q" in job["error"]["message"]  # of the pod's last lines
+    assert refused == []
+    until(lambda: stepway.get(f"/endpoints/{endpoint}")["state"] == "running", what="the endpoint as it was")
+    after = stepway.get(f"/endpoints/{endpoint}")
+    for name in ("model_id", "digest", "deploy_config", "replicas", "concurrency"):
+        assert after[name] == before[name]
+    until(lambda: len(claims(registered, endpoint)) == 1, what="the broken model's claim to be gone")
+    assert stepway.chat(endpoint)
+
+
+@pytest.mark.timeout(400)
+def test_pods_stop_start_and_follow_the_load(registered: Registered, endpoint: str) -> None:
+    stepway = registered.stepway
+    assert do(stepway, endpoint, "stop")["state"] == "succeeded"
+    seen = stepway.get(f"/endpoints/{endpoint}")
+    assert (seen["state"], seen["replicas"]) == ("stopped", {"desired": 0, "ready": 0})
+    until(lambda: registered.pods(endpoint) == [], what="no pod")
+    assert do(stepway, endpoint, "start")["state"] == "succeeded"
+    assert stepway.chat(endpoint)
+    scaled = change(stepway, endpoint, autoscale={"minimum": 1, "maximum": 3})
+    assert scaled["state"] == "succeeded", scaled
+    path = f"/apis/autoscaling/v2/namespaces/{NAMESPACE}/horizontalpodautoscalers"
+    (scaler,) = registered.cluster.api.get(path, labelSelector=f"stepway/endpoint={endpoint}")["items"]
+    assert (scaler["spec"]["minReplicas"], scaler["spec"]["maxReplicas"]) == (1, 3)
+    assert stepway.get(f"/endpoints/{endpoint}")["autoscale"] == {"minimum": 1, "maximum": 3, "cpu_percent": 70}
+    fixed = change(stepway, endpoint, autoscale=None)
+    assert fixed["state"] == "succeeded", fixed
+    assert registered.cluster.api.get(path, labelSelector=f"stepway/endpoint={endpoint}")["items"] == []
+    assert stepway.chat(endpoint)
