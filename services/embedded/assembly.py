@@ -111,7 +111,9 @@ class Assembly:
         await publisher.refresh()
         self._spawn("publisher", publisher.run)
         tools = self._cluster_tools
-        world = World(self._internal, self.clients, tools.addresses, self.context.objects, self.settings)
+        world = World(
+            self._internal, self.clients, tools.addresses, self.context.objects, self.settings, watchers=tools.watchers
+        )  # fmt: skip
         watches = Watches(world, self._hold, lambda: self.hub.watch(CLUSTERS))
         self._spawn("cluster-watches", watches.run)
         self._spawn("maintenance", Maintenance(self.context, self.engine).run)

@@ -124,7 +124,7 @@ async def publish(ctx: Step, planned: Planned) -> Deployment:
     "deploy_model",
     steps=[verify, bring_model, apply, wait_ready, probe, publish],
     undo_on_failure=True,
-    slots=4,
+    slots=16,  # it mostly waits, for pods and their images
     deadline=8 * 3600,
 )
 async def deploy_model(run: Run, spec: DeploySpec) -> Deployment:

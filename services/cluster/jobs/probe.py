@@ -12,7 +12,7 @@ TIMEOUT = 120.0
 
 async def ready_workers(runtime: Runtime, endpoint_id: UUID, replicas: int) -> Observation:
     """The endpoint, with so many workers ready. Raises Retry when one has gone since it was waited for."""
-    seen = (await runtime.observe()).get(str(endpoint_id))
+    seen = await runtime.observe_one(str(endpoint_id))
     ready = len(seen.ready) if seen is not None else 0
     if seen is None or ready < replicas:
         raise Retry("worker_not_ready", f"{ready} of {replicas} workers are ready.")

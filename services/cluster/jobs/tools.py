@@ -7,6 +7,7 @@ from uuid import UUID
 from pydantic import SecretStr
 
 from services.cluster.runtimes.kubernetes.runtime import KubernetesRuntime
+from services.cluster.runtimes.kubernetes.watcher import Watcher
 from services.cluster.sites.base import Site
 from services.cluster.sites.clients import Clients
 from services.cluster.sites.kubernetes import KubernetesSite, Reached
@@ -21,7 +22,10 @@ from shared.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class ClusterTools:
-    """`local` is this machine; `clients` are the connections to all other clusters."""
+    """`local` is this machine; `clients` are the connections to all other clusters.
+
+    `watchers` follow the clusters of which this process has the watch: who waits for workers need not do so again.
+    """
 
     app: AppPort
     objects: ObjectStore
@@ -29,6 +33,7 @@ class ClusterTools:
     local: LocalSite
     clients: Clients = field(default_factory=Clients)
     reached: Reached = field(default_factory=dict)
+    watchers: dict[UUID, Watcher] = field(default_factory=dict)
 
     async def site(self, job_id: UUID, cluster_id: UUID) -> Site:
         """The cluster for a job whose input names it. Raises Permanent (`cluster_gone`, `runtime_elsewhere`)."""
@@ -55,7 +60,9 @@ class ClusterTools:
     def kubernetes(self, cluster_id: UUID, kubeconfig: bytes, ingress_url: str | None) -> KubernetesSite:
         """A cluster by its kubeconfig; the connection is shared."""
         client = self.clients.client(cluster_id, kubeconfig, self.addresses)
-        runtime = KubernetesRuntime(client, str(cluster_id))
+        watcher = self.watchers.get(cluster_id)
+        following = watcher is not None and watcher.synced.is_set()
+        runtime = KubernetesRuntime(client, str(cluster_id), watcher if following else None)
         return KubernetesSite(runtime, self.settings, self.objects, ingress_url, self.reached)
 
     @property

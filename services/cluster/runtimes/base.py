@@ -231,6 +231,9 @@ class Runtime(Protocol):
     async def observe(self) -> dict[str, Observation]:
         """Every endpoint that is here. Cheap enough to be called every second."""
 
+    async def observe_one(self, endpoint_id: str) -> Observation | None:
+        """One endpoint, at the cost of one. None: it is not here."""
+
     async def wait_ready(
         self, endpoint_id: str, replicas: int, timeout: float, on_progress: Progress | None = None
     ) -> Observation:

@@ -57,10 +57,13 @@ class ClusterWatch:
             return
         seen_by = KubernetesRuntime(client, str(self.cluster.id))
         async with seen_by.watcher(Pace(ask=self._pace.ask)) as watcher:
+            self._world.watchers[self.cluster.id] = watcher
             try:
                 await _Look(self, client, watcher, self._world).run()
             except LeaseLost:
                 log.info("cluster_left_to_another", cluster=str(self.cluster.id), epoch=self._epoch)
+            finally:
+                del self._world.watchers[self.cluster.id]
 
     @property
     def epoch(self) -> int:

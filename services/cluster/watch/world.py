@@ -1,7 +1,9 @@
 """What a cluster's watch works with."""
 
 from dataclasses import dataclass, field
+from uuid import UUID
 
+from services.cluster.runtimes.kubernetes.watcher import Watcher
 from services.cluster.sites.clients import Clients
 from services.cluster.watch.healer import HealPace
 from shared.contracts.ports import ObserverPort
@@ -24,9 +26,12 @@ class WatchPace:
 
 @dataclass(frozen=True, slots=True)
 class World:
+    """`watchers` are those of the clusters that this process follows, for its jobs to wait by."""
+
     app: ObserverPort
     clients: Clients
     addresses: ServerPolicy  # where clusters may be
     objects: ObjectStore
     settings: Settings
     pace: WatchPace = field(default_factory=WatchPace)
+    watchers: dict[UUID, Watcher] = field(default_factory=dict)

@@ -3,14 +3,19 @@
 import re
 from collections.abc import AsyncIterator, Iterator
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 
 from services.app.clusters import repository as clusters
 from services.app.clusters.service import CLUSTERS
 from services.app.context import AppContext
+from services.cluster.jobs.tools import ClusterTools
+from services.cluster.runtimes.kubernetes.watcher import Watcher
+from services.cluster.runtimes.local.runtime import LocalRuntime
+from services.cluster.sites.local import LocalSite
 from tests.services.app import rows
 from tests.services.app.conftest import People
 from tests.services.embedded.watched import Watched, running, until
@@ -113,6 +118,21 @@ async def test_an_endpoint_that_a_job_works_on_is_left_to_it(watched: Watched, o
             edit(own, deployment(one), {"spec": {"replicas": 2}})
         await watched.until_told(serving, "healed")
         assert own.api.get(deployment(busy))["spec"]["replicas"] == 2
+
+
+async def test_jobs_wait_by_the_watch_of_their_process(watched: Watched, own: Cluster, tmp_path: Path) -> None:
+    endpoint, objects = await watched.endpoint(), watched.context.objects
+    machine = LocalSite(uuid4(), LocalRuntime(tmp_path), tmp_path, objects)
+    async with watched.watching():
+        await watched.until_endpoint(endpoint, "running")
+        tools = ClusterTools(watched.app, objects, watched.context.settings, machine, watchers=watched.watchers)
+        runtime = tools.kubernetes(watched.cluster_id, own.api.access_kubeconfig(), None).runtime
+        await runtime.scale(str(endpoint), 2, 2)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.delattr(Watcher, "__aenter__")  # none is begun for it
+            assert len((await runtime.wait_ready(str(endpoint), 2, 60)).ready) == 2
+    await tools.clients.aclose()
+    assert watched.watchers == {}
 
 
 async def test_an_api_server_that_goes_and_returns(watched: Watched, own: Cluster) -> None:

@@ -21,6 +21,7 @@ from services.app.internal import AppAccess
 from services.app.models import repository as models
 from services.cluster.runtimes.kubernetes.client import KubernetesClient
 from services.cluster.runtimes.kubernetes.runtime import KubernetesRuntime
+from services.cluster.runtimes.kubernetes.watcher import Watcher
 from services.cluster.sites.base import PodPlan
 from services.cluster.sites.clients import Clients
 from services.cluster.sites.kubernetes import KubernetesSite
@@ -54,6 +55,7 @@ class Watched:
         self.app = AppAccess(context)
         self.cluster_id = uuid4()
         self.clients = Clients()
+        self.watchers: dict[UUID, Watcher] = {}  # of the process whose watches were made last
 
     async def register(self, kubeconfig: Kubeconfig, **values: Any) -> None:
         uid = self.cluster.api.get("/api/v1/namespaces/kube-system")["metadata"]["uid"]
@@ -97,7 +99,10 @@ class Watched:
     # --- watching
 
     def watches(self, claims: Claims) -> Watches:
-        world = World(self.app, self.clients, LOOPBACK, self.context.objects, self.context.settings, PACE)
+        self.watchers = {}
+        world = World(
+            self.app, self.clients, LOOPBACK, self.context.objects, self.context.settings, PACE, self.watchers
+        )
         return Watches(world, claims.hold, lambda: self.context.hub.watch(CLUSTERS))
 
     async def claims(self) -> Claims:

@@ -71,7 +71,8 @@ async def _push(
         _say(progress, pod)
         await asyncio.sleep(_LOOK)
     token: SecretStr = builder.workload.secrets[LOADER_TOKEN]
-    await Push(objects.client, name, token, progress).send(delivery.files, source)
+    async with objects.client.pushing:
+        await Push(objects.client, name, token, progress).send(delivery.files, source)
 
 
 async def _fetched(objects: Objects, name: str, progress: Progress | None) -> None:

@@ -9,6 +9,7 @@ address), take proxies and .netrc from the environment, keep cookies, read answe
 Beside it: `faults` (the errors), `permissions` and `inspect` (what is asked).
 """
 
+import asyncio
 import contextlib
 import json
 import ssl
@@ -27,12 +28,14 @@ from kubernetes.aio.client.rest import RESTClientObject, RESTResponse
 from yarl import URL
 
 from services.cluster.runtimes.kubernetes import faults
-from shared.contracts.clusters import ServerVersion
+from services.cluster.runtimes.kubernetes.recent import Recent
+from shared.contracts.clusters import NodeFacts, ServerVersion
 from shared.jobs.outcomes import Permanent, StepError
 from shared.security.kubeconfig import Kubeconfig
 from shared.security.kubeconfig_server import ServerPolicy, address_fault, parse_address
 
 USER_AGENT = "stepway"
+RECENT_NODES = 3.0  # seconds for which a list of all nodes serves those who only weigh whether something fits
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,7 @@ class Limits:
     page: int = 250
     max_items: int = 20_000
     connections: int = 32
+    pushes: int = 4  # models that are sent into the cluster at a time; each has some tens of MB in memory
 
     def timeout(self) -> aiohttp.ClientTimeout:
         return aiohttp.ClientTimeout(
@@ -68,6 +72,8 @@ class KubernetesClient:
     ) -> None:
         self.limits = limits or Limits()
         self.server = kubeconfig.summary.server
+        self.recent_nodes: Recent[list[NodeFacts]] = Recent(RECENT_NODES)  # see `inspect.recent_nodes`
+        self.pushing = asyncio.Semaphore(self.limits.pushes)
         _check_literal(kubeconfig.server, addresses or ServerPolicy(), self.server)
         self.api = _open(kubeconfig, addresses or ServerPolicy(), self.limits)
 

@@ -55,17 +55,27 @@ async def nodes(cluster: KubernetesClient, seen: Seen | None = None) -> list[Nod
     return sorted(found, key=lambda one: one.name)
 
 
+async def recent_nodes(cluster: KubernetesClient) -> list[NodeFacts]:
+    """The same as at most a few seconds ago, for deploys, which may come by the hundred; not to be changed."""
+    return await cluster.recent_nodes.get(lambda: nodes(cluster))
+
+
 async def inspect(
     cluster: KubernetesClient,
     version: ServerVersion,
     missing: list[Permission] | None = None,
     seen: Seen | None = None,
+    *,
+    recent: bool = False,
 ) -> ClusterInspection:
-    """Everything about the cluster that Stepway keeps. Raises `Permanent` and `Retry` as the client does."""
+    """Everything about the cluster that Stepway keeps. Raises `Permanent` and `Retry` as the client does.
+
+    `recent`: the nodes may be those of a moment ago.
+    """
     return ClusterInspection(
         version=version,
         uid=await uid(cluster),
-        nodes=await nodes(cluster, seen),
+        nodes=await (recent_nodes(cluster) if recent else nodes(cluster, seen)),
         storage_classes=[
             _storage_class(item) async for item in cluster.items("/apis/storage.k8s.io/v1/storageclasses")
         ],

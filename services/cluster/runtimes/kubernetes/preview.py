@@ -122,7 +122,7 @@ async def _weigh_nodes(objects: Objects, resources: Resources, needs: Needs, but
         node = (pod.get("spec") or {}).get("nodeName")
         if node and (but is None or not pod["metadata"]["name"].startswith(f"{but}-")):
             taken.setdefault(node, []).append(pod)
-    usable = [node for node in await inspect.nodes(objects.client) if _is_usable(node, resources.gpus)]
+    usable = [node for node in await inspect.recent_nodes(objects.client) if _is_usable(node, resources.gpus)]
     places = sum(_on_node(node, taken.get(node.name, []), resources) for node in usable)
     there = [pod for node in usable for pod in taken.get(node.name, [])]
     rooms = [

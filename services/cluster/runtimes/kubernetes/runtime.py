@@ -172,7 +172,8 @@ class KubernetesRuntime:
         )  # fmt: skip
 
     async def inspection(self) -> ClusterInspection:
-        return await inspect.inspect(self.client, await self.client.version())
+        """For a plan: the nodes may be those of a moment ago."""
+        return await inspect.inspect(self.client, await self.client.version(), recent=True)
 
     async def observe(self) -> dict[str, Observation]:
         watcher = self._watcher
@@ -183,6 +184,13 @@ class KubernetesRuntime:
             if wanted is not None:
                 seen[endpoint_id] = observe.observation(await self._enrich(look), wanted, self.client.url)
         return seen
+
+    async def observe_one(self, endpoint_id: str) -> Observation | None:
+        look = (await self._looks(endpoint_id)).get(endpoint_id)
+        wanted = look.intent() if look is not None else None
+        if look is None or wanted is None:
+            return None
+        return observe.observation(await self._enrich(look), wanted, self.client.url)
 
     async def changes(self, every: float = 5.0) -> AsyncIterator[dict[str, Observation | None]]:
         """Endpoints as they change, from the watcher: first all. None: it is gone. Empty: see the watcher's `fault`."""

@@ -48,7 +48,10 @@ class _Listener:
 
 
 class Watcher:
-    """`async with Watcher(…)` follows until the end of the block. Its state belongs to the event loop's thread."""
+    """`async with Watcher(…)` follows until the end of the block; whoever still waits for `changes` then gets a Retry.
+
+    Its state belongs to the event loop's thread.
+    """
 
     def __init__(self, objects: Objects, owner: str, endpoint_id: str = "", pace: Pace | None = None) -> None:
         self._objects = objects
@@ -63,6 +66,7 @@ class Watcher:
         self._tasks: list[asyncio.Task[None]] = []
         self.synced = asyncio.Event()  # once: every kind has been listed
         self.requests = 0  # lists and watches so far
+        self._ended = False
 
     async def __aenter__(self) -> Self:
         self._tasks = [asyncio.create_task(self._follow(kind), name=f"watch-{kind}") for kind in KINDS]
@@ -70,6 +74,8 @@ class Watcher:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self._ended = True
+        self._tell()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -91,12 +97,15 @@ class Watcher:
         """The ids of endpoints that changed since the last turn: first all that there are, then as it happens.
 
         An empty set tells that `every` seconds have passed, or that `fault` has come or gone. `only`: of one endpoint.
+        Raises Retry (`cluster_unavailable`) once the watcher has ended: another one knows more.
         """
         listener = _Listener(only)
         self._listeners.add(listener)
         try:
             listener.pending |= set(self._places) if only is None else {only}
             while True:
+                if self._ended:
+                    raise Retry("cluster_unavailable", f"{self._objects.client.server} is not followed any more.")
                 told = set(listener.pending)
                 listener.pending.clear()
                 listener.event.clear()

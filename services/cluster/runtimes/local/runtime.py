@@ -139,6 +139,13 @@ class LocalRuntime:
 
         return await asyncio.to_thread(look)
 
+    async def observe_one(self, endpoint_id: str) -> Observation | None:
+        def look() -> Observation | None:
+            intent = self._store.intent(endpoint_id)
+            return workers.observe(self._store, intent) if intent is not None else None
+
+        return await asyncio.to_thread(look)
+
     async def wait_ready(
         self, endpoint_id: str, replicas: int, timeout: float, on_progress: Progress | None = None
     ) -> Observation:

@@ -26,6 +26,7 @@ from tests.testbed.machine import need
 
 CONTENTS = {"config.json": b'{"a": 1}', "deep/weights.gguf": bytes(range(256)) * 40_000}
 SECRETS = {"loader-token": SecretStr(TOKEN)}
+LOADER = "stepway/endpoint=push,app.kubernetes.io/component=loader"
 BEARER = {"Authorization": f"Bearer {KEY}"}
 
 
@@ -108,7 +109,14 @@ async def test_bytes_are_pushed_through_the_api_server(runtime: KubernetesRuntim
         for start in range(0, len(content), MIB):
             yield content[start : start + MIB]
 
-    await runtime.bring(wanted, source, 60, lambda percent, _: said.append(percent))
+    async with asyncio.TaskGroup() as tasks:
+        for _ in range(runtime.client.limits.pushes):  # as many others are being sent
+            await runtime.client.pushing.acquire()
+        tasks.create_task(runtime.bring(wanted, source, 60, lambda percent, _: said.append(percent)))
+        await asyncio.to_thread(cluster.wait, "the receiver", lambda: cluster.ready_pods("stepway", LOADER))
+        await asyncio.sleep(1.0)
+        assert reads == []
+        runtime.client.pushing.release()
     assert sorted(reads) == [("config.json", 0), ("deep/weights.gguf", 0)]
     assert said[-1] == 100.0
     await runtime.apply(wanted)

@@ -12,7 +12,7 @@ from services.cluster.runtimes.kubernetes.client import KubernetesClient, Limits
 from services.cluster.runtimes.kubernetes.objects import Objects
 from services.cluster.runtimes.kubernetes.runtime import KubernetesRuntime
 from services.cluster.runtimes.kubernetes.watcher import KINDS, Pace, Watcher
-from shared.jobs.outcomes import StepError
+from shared.jobs.outcomes import Retry, StepError
 from shared.security.kubeconfig import KubeconfigPolicy, parse
 from tests.services.cluster.runtimes.kubernetes.support import OWNER, connected, workload
 from tests.testbed.certificates import as_yaml, authority, encoded, kubeconfig
@@ -135,6 +135,30 @@ async def test_changes_are_told_within_two_seconds(
         await gone
         assert watcher.requests == requests == 2 * len(KINDS)
         assert await watched.observe() == {}
+
+
+async def test_who_waits_by_a_watcher_that_ends_is_told_to_try_again(
+    api_server: ApiServer, relay: Relay, runtime: KubernetesRuntime
+) -> None:
+    """A job may wait by the watch of its process, which another process may take over."""
+    await runtime.apply(workload("waits"))
+    async with watching(api_server, relay) as (watcher, watched):
+        messages: list[str] = []
+        waiting = asyncio.create_task(watched.wait_ready("waits", 1, 600, lambda _, said: messages.append(said)))
+        await _within(lambda: messages)
+        assert watcher.requests == 2 * len(KINDS)  # it asks for nothing that the watcher knows
+    with pytest.raises(Retry) as raised:
+        await asyncio.wait_for(waiting, 30)
+    assert raised.value.code == "cluster_unavailable"
+
+
+async def test_one_endpoint_is_observed_alone(api_server: ApiServer, runtime: KubernetesRuntime) -> None:
+    for name in ("this", "that"):
+        await runtime.apply(workload(name))
+    one = await runtime.observe_one("this")
+    assert one is not None
+    assert (one.endpoint_id, one.replicas, one.reason) == ("this", 1, None)
+    assert await runtime.observe_one("thi") is None
 
 
 async def test_an_outage_is_told_and_what_happened_meanwhile_is_made_up_for(
