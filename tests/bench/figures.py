@@ -4,6 +4,10 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 
+class Skipped(Exception):
+    """The bench cannot be run on this machine; why, as a part of a sentence."""
+
+
 @dataclass(frozen=True, slots=True)
 class Figure:
     """`peer` has the unit of `value`. The target bounds their ratio, or their difference; without a peer, the value itself.

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from services.cluster.runtimes.kubernetes.permissions import NAMESPACE
 from tests.e2e.instance import Stepway, until
 from tests.e2e.registered import PYTHON, SERVES, Json, Registered
 from tests.e2e.relay import Relay
@@ -46,12 +47,33 @@ def test_a_model_is_served_by_pods_that_come_and_go(registered: Registered) -> N
     assert stepway.chat(endpoint)
     assert stepway.made(stepway.add_worker(endpoint)) == endpoint
     assert len(registered.pods(endpoint)) == 2
-    removing = stepway.ask("DELETE", f"/endpoints/{endpoint}/workers/1")
+    check_what_is_told_of_workers(stepway, registered.cluster, endpoint)
+    older, newer = (one["id"] for one in stepway.get(f"/endpoints/{endpoint}/workers")["data"])
+    refused = stepway.ask("DELETE", f"/endpoints/{endpoint}/workers/{older}")
+    assert (refused.status_code, refused.json()["code"]) == (409, "not_the_newest_worker")
+    assert newer in refused.json()["detail"]
+    removing = stepway.ask("DELETE", f"/endpoints/{endpoint}/workers/{newer}")
     assert removing.status_code == 202, removing.text
     assert stepway.ended_job({"job": removing.json()})["state"] == "succeeded"
     until(lambda: len(registered.pods(endpoint)) == 1, what="one worker to be left")
     assert stepway.ended_job(stepway.delete_endpoint(endpoint))["state"] == "succeeded"
     assert registered.left(endpoint) == []
+
+
+def check_what_is_told_of_workers(stepway: Stepway, cluster: Cluster, endpoint: str) -> None:
+    workers = stepway.get(f"/endpoints/{endpoint}/workers")["data"]
+    pods = {pod["metadata"]["name"]: pod for pod in cluster.ready_pods(NAMESPACE, f"stepway/endpoint={endpoint}")}
+    assert {one["id"] for one in workers} == set(pods)
+    for one in workers:
+        assert (one["state"], one["restarts"]) == ("ready", 0)
+        assert one["node"] == pods[one["id"]]["spec"]["nodeName"]
+        assert one["memory_bytes"] > 0
+        assert one["started_at"]
+    first = workers[0]["id"]
+    both, alone = (stepway.ask("GET", f"/endpoints/{endpoint}/logs{query}").text for query in ("", f"?worker={first}"))
+    assert {line.split()[0] for line in both.splitlines()} == set(pods)
+    assert {line.split()[0] for line in alone.splitlines()} == {first}
+    assert any(one["type"] == "state" for one in stepway.get(f"/endpoints/{endpoint}/events")["data"])
 
 
 def test_pods_that_reach_us_fetch_the_model(registered: Registered) -> None:

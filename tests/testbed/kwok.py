@@ -125,13 +125,16 @@ def _with_access() -> "Iterator[KwokCluster]":
 
 
 class KwokCluster:
-    """`nodes` of the given kinds in turn. Started on entry, when all nodes are ready; gone on exit."""
+    """`nodes` of the given kinds in turn. Started on entry, when all nodes are ready; gone on exit.
 
-    def __init__(self, nodes: int, kinds: Sequence[NodeKind] = KINDS) -> None:
+    `flags` are more for the API server.
+    """
+
+    def __init__(self, nodes: int, kinds: Sequence[NodeKind] = KINDS, flags: Sequence[str] = ()) -> None:
         self._nodes = [kind.node(f"{kind.name}-{n}") for n, kind in zip(range(nodes), itertools.cycle(kinds))]
         self._folder = Folder("kwok")
         self.processes = Processes(self._folder.path)
-        self.plane = ControlPlane(self.processes, flags=_FLAGS, node_grace=2 * _LEASE_SECONDS)
+        self.plane = ControlPlane(self.processes, flags=(*_FLAGS, *flags), node_grace=2 * _LEASE_SECONDS)
 
     @property
     def api(self) -> ApiServer:

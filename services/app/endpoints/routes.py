@@ -119,12 +119,14 @@ async def remove_worker(
 ) -> dict[str, Any]:
     """Begins to remove the newest worker by its id; the answer is the job. Workers go in the opposite order of their numbers."""
     visit = Visit(context, session, caller)
-    newest = service.newest_worker(await service.visible(session, caller, endpoint_id))
-    ordinal = _ordinal(endpoint_id, worker_id)
+    endpoint = await service.visible(session, caller, endpoint_id)
+    newest = service.newest_worker(endpoint)
+    ordinal = _ordinal_of(endpoint, worker_id)
     if ordinal is None or ordinal > newest:
         raise Problem("not_found", "There is no such worker.")
     if ordinal != newest:
-        raise Problem("not_the_newest_worker", f"Remove the newest worker first: {endpoint_id}-{newest}.")
+        named = next((one["id"] for one in endpoint.observed.get("workers", []) if one.get("ordinal") == newest), None)
+        raise Problem("not_the_newest_worker", f"Remove the newest worker first: {named or f'{endpoint_id}-{newest}'}.")
     return await scale.remove_workers(visit, endpoint_id, 1)
 
 

@@ -79,6 +79,7 @@ async def scale_to(visit: Visit, endpoint: EndpointRow, replicas: int) -> JobVie
 async def stop(visit: Visit, endpoint_id: UUID) -> JobView:
     """Begin to remove all workers; the endpoint stays, with its name and its model's files."""
     endpoint = await serving(visit, endpoint_id)
+    _check_by_hand(endpoint)
     return await _submit(visit, endpoint, "stop_endpoint", int(endpoint.desired["replicas"]), 0)
 
 
