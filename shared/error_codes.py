@@ -339,7 +339,9 @@ CODES: dict[str, Code] = {
     "internal": Code(500, "A fault of ours", "Try again; if it persists, report the request id.", retryable=True),
     # inference
     "missing_required_parameter": Code(
-        400, "A parameter of the request is missing", "Send it; the detail names it, and OpenAI's reference describes it."
+        400,
+        "A parameter of the request is missing",
+        "Send it; the detail names it, and OpenAI's reference describes it.",
     ),
     "empty_array": Code(400, "The chat has no message", "Send at least one message, with role and content."),
     "context_length_exceeded": Code(
