@@ -1,7 +1,8 @@
 """What the app's parts work with, put together once by the assembly and handed to every request."""
 
+import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Protocol
 from uuid import UUID
 
@@ -20,9 +21,15 @@ from shared.objects.store import ObjectStore
 from shared.security.envelope import Keyring
 from shared.settings import Settings
 
+TRIGGERS = 4  # of wizards, that this process works on at a time
+
 
 @dataclass(slots=True)
 class AppContext:
+    """`triggers` lets the others wait where they hold nothing: those of one project would queue at its row in the
+    database, each with a connection, until some had waited for too long.
+    """
+
     settings: Settings
     database: Database
     hub: Hub
@@ -33,6 +40,7 @@ class AppContext:
     jobs: Registry
     logs: "WorkerLogs"
     clusters: "ClusterReach"
+    triggers: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(TRIGGERS))
 
 
 class WorkerLogs(Protocol):

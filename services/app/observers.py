@@ -63,7 +63,7 @@ class ObserverAccess:
 
     async def reachable(self, cluster_id: UUID, epoch: int, fault: str | None) -> bool:
         async with self._context.database.transaction() as session:
-            cluster = await clusters.get(session, cluster_id, lock=True)
+            cluster = await clusters.get(session, cluster_id, change=True)
             if cluster is None or cluster.epoch > epoch:
                 return False
             cluster.epoch = epoch
@@ -91,7 +91,7 @@ class ObserverAccess:
 
     async def inspected(self, cluster_id: UUID, epoch: int, facts: dict[str, Any]) -> bool:
         async with self._context.database.transaction() as session:
-            cluster = await clusters.get(session, cluster_id, lock=True)
+            cluster = await clusters.get(session, cluster_id, change=True)
             if cluster is None or cluster.epoch > epoch:
                 return False
             cluster.epoch, cluster.facts = epoch, facts
@@ -143,7 +143,7 @@ class ObserverAccess:
         self, cluster_id: UUID, epoch: int, seen: Mapping[str, Observed], only: Iterable[str] | None
     ) -> bool:
         async with self._context.database.transaction() as session:
-            cluster = await clusters.get(session, cluster_id, lock=True)
+            cluster = await clusters.get(session, cluster_id, change=True)
             if cluster is None or cluster.epoch > epoch:
                 return False
             cluster.epoch, cluster.observed_at = epoch, datetime.now(UTC)

@@ -17,11 +17,16 @@ LISTING = Listing(
 )
 
 
-async def get(session: AsyncSession, cluster_id: UUID, *, lock: bool = False, share: bool = False) -> ClusterRow | None:
-    """Until the transaction ends, `share` lets nobody change it, and `lock` lets nobody share it either."""
+async def get(
+    session: AsyncSession, cluster_id: UUID, *, lock: bool = False, share: bool = False, change: bool = False
+) -> ClusterRow | None:
+    """Until the transaction ends, `change` lets nobody else change it, `share` nobody `lock` it, and `lock` neither.
+
+    So what observers tell waits for no trigger that shares it, and be there hundreds.
+    """
     statement = select(ClusterRow).where(ClusterRow.id == cluster_id).execution_options(populate_existing=True)
-    if lock or share:
-        statement = statement.with_for_update(read=not lock)
+    if lock or share or change:
+        statement = statement.with_for_update(read=share, key_share=not lock)
     return (await session.execute(statement)).scalar_one_or_none()
 
 

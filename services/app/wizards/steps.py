@@ -12,6 +12,7 @@ A step is one transaction. What may be done depends on where the workflow stands
 A fault in what was sent stores nothing. A refused trigger carries the whole workflow.
 """
 
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -50,7 +51,7 @@ async def take_step(
     caller.require(wizard.role)
     if wizard.role == "operator":
         caller.require_unbound()
-    async with context.database.transaction() as session:
+    async with context.triggers if body.trigger else nullcontext(), context.database.transaction() as session:
         visit = Visit(context, session, caller)
         locked = await _subject(visit, wizard, body, revision)
         if locked is None:

@@ -6,6 +6,7 @@ from uuid import UUID, uuid4
 import pytest
 from sqlalchemy import update
 
+from services.app.clusters import repository as clusters
 from services.app.context import AppContext
 from services.app.credentials import service as credentials
 from services.app.credentials.schemas import CredentialIn
@@ -117,6 +118,15 @@ async def test_an_older_look_does_not_undo_what_a_job_has_published(
         row = await repository.get(session, mine)
         assert row is not None
         assert row.state == "unavailable"
+
+
+async def test_what_is_seen_is_told_while_a_trigger_is_under_way(access: AppAccess, database: Database) -> None:
+    cluster = rows.cluster()
+    await rows.insert(database, cluster)
+    async with database.transaction() as deploying:
+        assert await clusters.get(deploying, cluster.id, share=True) is not None
+        assert await access.reachable(cluster.id, 1, None)
+        assert await access.observe(cluster.id, 1, [])
 
 
 async def test_a_credential_is_told_as_litellm_takes_it(
