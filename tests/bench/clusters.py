@@ -135,7 +135,7 @@ class Applied:
         for one in self.objects:
             client.patch(
                 _path(one["kind"], one["metadata"]["name"]), params={"fieldManager": "bench", "force": "true"},
-                headers={"Content-Type": "application/apply-patch+yaml"}, content=json.dumps(one),
+                headers={"Content-Type": "application/apply-patch+yaml"}, content=json.dumps(one), timeout=READY_SECONDS,
             ).raise_for_status()  # fmt: skip
         self._wait(client, self.objects[-1]["spec"]["replicas"])
         self.taken = time.perf_counter() - began
@@ -143,11 +143,10 @@ class Applied:
     def delete(self, client: httpx.Client) -> None:
         """Returns when its pods are gone too."""
         for one in reversed(self.objects):
-            client.delete(
-                _path(one["kind"], one["metadata"]["name"]), params={"propagationPolicy": "Background"}
-            ).raise_for_status()
-        deadline = time.monotonic() + READY_SECONDS
-        while client.get(_path("Pod"), params={"labelSelector": self._selector}).raise_for_status().json()["items"]:
+            path, background = _path(one["kind"], one["metadata"]["name"]), {"propagationPolicy": "Background"}
+            client.delete(path, params=background, timeout=READY_SECONDS).raise_for_status()
+        deadline, mine = time.monotonic() + READY_SECONDS, {"labelSelector": self._selector}
+        while client.get(_path("Pod"), params=mine, timeout=READY_SECONDS).raise_for_status().json()["items"]:
             if time.monotonic() > deadline:
                 raise RuntimeError("the pods that were applied do not go away")
             time.sleep(0.1)
