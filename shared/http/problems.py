@@ -13,6 +13,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
+from sqlalchemy import exc as database
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -41,6 +42,9 @@ OF_STATUS = {
 PHRASES = frozenset(status.phrase for status in HTTPStatus) | {"Content Too Large"}
 ONE = re.compile(r"\b1 (character|item|byte)s\b")
 PARAM = re.compile(r"[\w.\-\[\]]{1,200}")
+
+# The database is away, starts anew, has no connection left, or a lock was held for too long.
+PASSING = (database.OperationalError, database.InterfaceError, database.TimeoutError)
 
 # It stands for every status of an error, in place of FastAPI's own 422.
 DESCRIPTION: dict[str, Any] = {
@@ -155,6 +159,8 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _on_validation)
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(ClientDisconnect, _on_disconnect)
+    for passing in PASSING:
+        app.add_exception_handler(passing, _on_database)
     app.add_exception_handler(Exception, _on_fault)
 
 
@@ -235,6 +241,15 @@ def _of_http(error: HTTPException, scope: Mapping[str, Any]) -> Response:
 async def _on_disconnect(_request: Request, _error: Exception) -> Response:
     """Nobody is there to read it."""
     return ProblemResponse(Problem("invalid_request", "The body stopped short."))
+
+
+async def _on_database(request: Request, error: Exception) -> Response:
+    # Its words may repeat what was to be stored.
+    cause = getattr(error, "orig", None) or error
+    logger.error(
+        "the database did not answer", method=request.method, path=request.url.path, fault=type(cause).__name__
+    )
+    return ProblemResponse(Problem("unavailable", "The database did not answer in time; send it again."))
 
 
 async def _on_fault(request: Request, error: Exception) -> Response:
