@@ -138,12 +138,17 @@ class KubernetesSite:
         return cloud_engine(images_of(self._settings)).container_plan(model, DeployConfig.of(spec.config))
 
     def _exposure(self, spec: DeploySpec, inspection: ClusterInspection) -> Exposure | None:
-        """The cluster's default class is for the cluster to choose; without one, the first there is."""
+        """By an Ingress where the cluster has a class for it: the default one is for the cluster to choose, without one it
+        is the first there is. Without any, by a Gateway in our namespace.
+        """
         if self._ingress_url is None:
             return None
-        known = inspection.ingress_classes
+        host, known = f"{spec.endpoint_id}.stepway.internal", inspection.ingress_classes
         chosen = None if not known or any(one.default for one in known) else min(one.name for one in known)
-        return Exposure(url=self._ingress_url, host=f"{spec.endpoint_id}.stepway.internal", ingress_class=chosen)
+        suitable = [] if known else [one.name for one in inspection.gateways if one.takes(host)]
+        return Exposure(
+            url=self._ingress_url, host=host, ingress_class=chosen, gateway=min(suitable, default=None)
+        )  # fmt: skip
 
     def _delivery(
         self,

@@ -33,6 +33,7 @@ GROUPS = {
     "HorizontalPodAutoscaler": ("apis/autoscaling/v2", "horizontalpodautoscalers"),
     "Ingress": ("apis/networking.k8s.io/v1", "ingresses"),
     "HTTPRoute": ("apis/gateway.networking.k8s.io/v1", "httproutes"),
+    "Gateway": ("apis/gateway.networking.k8s.io/v1", "gateways"),
 }
 
 

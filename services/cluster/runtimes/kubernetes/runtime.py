@@ -5,7 +5,7 @@ or by a `watcher`. Any number of these objects, in any number of processes, may 
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 
 import httpx
@@ -68,7 +68,7 @@ class KubernetesRuntime:
         wanted = _intent(builder)
         stored = await intent.write(self._objects, wanted)
         await self._converge(stored, builder.secret())
-        return await self._observe(workload.endpoint_id)
+        return await self._observe(wanted)
 
     async def scale(self, endpoint_id: str, replicas: int, generation: int) -> Observation:
         for _ in range(_TRIES):
@@ -80,7 +80,7 @@ class KubernetesRuntime:
             stored = await intent.change(self._objects, before, after)
             if stored is not None:
                 await self._converge(stored, None)
-                return await self._observe(endpoint_id)
+                return await self._observe(after)
         raise Retry("cluster_conflict", f"The endpoint {endpoint_id} is being changed by several at once.")
 
     async def heal(self, endpoint_id: str, secret_of: Workload | None = None) -> Observation:
@@ -88,7 +88,7 @@ class KubernetesRuntime:
         stored = await self._existing(endpoint_id)
         secret = Builder(secret_of, self.owner).secret() if secret_of is not None else None
         await self._converge(stored, secret)
-        return await self._observe(endpoint_id)
+        return await self._observe(stored.intent)
 
     async def remove(self, endpoint_id: str, generation: int | None = None, *, timeout: float = 180.0) -> None:
         """As the protocol says. Raises Retry (`not_gone_yet`) when something is still there after `timeout` seconds."""
@@ -272,21 +272,23 @@ class KubernetesRuntime:
             raise UnknownEndpoint(endpoint_id)
         return stored
 
-    async def _observe(self, endpoint_id: str) -> Observation:
-        look = (await self._looks(endpoint_id)).get(endpoint_id)
+    async def _observe(self, applied: Intent) -> Observation:
+        """What has just been made: only what it is made of is asked for."""
+        kinds = {"ConfigMap", "Secret", "Pod", *(one.kind for one in applied.references())} & set(KINDS)
+        look = (await self._looks(applied.endpoint_id, sorted(kinds))).get(applied.endpoint_id)
         wanted = look.intent() if look is not None else None
         if look is None or wanted is None:
-            raise UnknownEndpoint(endpoint_id)
+            raise UnknownEndpoint(applied.endpoint_id)
         return observe.observation(look, wanted, self.client.url)
 
-    async def _looks(self, endpoint_id: str) -> dict[str, Look]:
+    async def _looks(self, endpoint_id: str, kinds: Sequence[str] = KINDS) -> dict[str, Look]:
         selector = names.selector(self.owner, endpoint_id)
-        listed = await asyncio.gather(*(self._objects.list(kind, selector) for kind in KINDS))
+        listed = await asyncio.gather(*(self._objects.list(kind, selector) for kind in kinds))
         grouped: dict[str, dict[str, list[Json]]] = {}
-        for kind, found in zip(KINDS, listed, strict=True):
+        for kind, found in zip(kinds, listed, strict=True):
             for one in found.items:
                 if (key := endpoint_of(one)) is not None:
-                    grouped.setdefault(key, {kind: [] for kind in KINDS})[kind].append({**one, "kind": kind})
+                    grouped.setdefault(key, {kind: [] for kind in kinds})[kind].append({**one, "kind": kind})
         return {key: Look(objects) for key, objects in grouped.items()}
 
     @asynccontextmanager
