@@ -1,4 +1,5 @@
-"""A Kubernetes cluster as a runtime: each endpoint is a Deployment with what belongs to it, in one namespace.
+"""A Kubernetes cluster as a runtime: each endpoint is what makes its workers (`shape`), with all that
+belongs to it, in one namespace.
 
 It keeps no state of its own: what should be is in the cluster (`intent`), what is is read from it (`observe`), at once
 or by a `watcher`. Any number of these objects, in any number of processes, may look after one cluster.
@@ -31,6 +32,7 @@ from services.cluster.runtimes.kubernetes import (
     preview,
     reaching,
     removal,
+    shape,
     waiting,
 )
 from services.cluster.runtimes.kubernetes.client import KubernetesClient
@@ -244,9 +246,9 @@ class KubernetesRuntime:
         """Make the cluster as the intent says; again if the intent has changed meanwhile, so that the latest one stays."""
         for _ in range(_TRIES):
             wanted = stored.intent
-            first = [one for one in wanted.wanted() if one["kind"] != "Deployment"]
+            first = [one for one in wanted.wanted() if not shape.is_set(one)]
             await self._put(stored, [*first, *([secret] if secret else [])])
-            await self._put(stored, [one for one in wanted.wanted() if one["kind"] == "Deployment"])
+            await self._put(stored, [one for one in wanted.wanted() if shape.is_set(one)])
             if wanted.retired:
                 await removal.retire(self._objects, self.owner, wanted)
             now = await intent.read(self._objects, self.owner, wanted.endpoint_id)
@@ -307,8 +309,8 @@ class KubernetesRuntime:
 
     async def _pods(self, endpoint_id: str, worker: int | None) -> list[Json]:
         found = await self._objects.list("Pod", names.selector(self.owner, endpoint_id, "worker"))
-        workers = Look({"Pod": found.items}).workers()
-        return [pod for ordinal, pod in enumerate(workers) if worker is None or ordinal == worker]
+        workers = shape.workers(found.items, names.base(endpoint_id))
+        return [pod for ordinal, one in enumerate(workers) if worker is None or ordinal == worker for pod in one.pods]
 
 
 def _intent(builder: Builder) -> Intent:
@@ -316,7 +318,7 @@ def _intent(builder: Builder) -> Intent:
     return Intent(
         endpoint_id=workload.endpoint_id, owner=builder.owner, generation=workload.generation,
         template_generation=workload.generation, replicas=workload.replicas, job=workload.job, port=container.port,
-        memory_bytes=container.resources.memory_bytes,
-        gpus=container.resources.gpus.count if container.resources.gpus else 0,
+        memory_bytes=container.pods * container.resources.memory_bytes,
+        gpus=container.pods * container.resources.gpus.count if container.resources.gpus else 0, pods=container.pods,
         autoscaled=workload.autoscale is not None, exposure=workload.exposure, manifests=builder.all(),
     )  # fmt: skip

@@ -23,7 +23,8 @@ Json = dict[str, Any]
 Place = tuple[str, str]  # kind and uid
 
 KINDS = (
-    "ConfigMap", "Secret", "Service", "PersistentVolumeClaim", "Ingress", "HTTPRoute", "Deployment", "Pod",
+    "ConfigMap", "Secret", "Service", "PersistentVolumeClaim", "Ingress", "HTTPRoute", "Deployment", "StatefulSet",
+    "Pod",
 )  # fmt: skip
 _SETTLE = 0.05  # seconds; changes that come together are told together
 _ASKING = "ask"
