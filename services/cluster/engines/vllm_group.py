@@ -109,7 +109,7 @@ class Meeting:
             await alive(reader, writer)
         if self.whole.is_set():
             self._break(f"follower {rank} has gone")
-        elif self.present[rank] is writer:
+        elif self.present.get(rank) is writer:
             del self.present[rank]
 
     def _break(self, why: str) -> None:

@@ -159,7 +159,7 @@ def _judged(look: Look, worker: Worker, ordinal: int, intent: Intent, server_url
         last_log=look.logs.get(name, []),
         **reach,
     )
-    return Judged(status, fault, complete and all(template_of(one.pod) == intent.template for one in members))
+    return Judged(status, fault, all(template_of(one.pod) == intent.template for one in members))
 
 
 def _member(pod: Json, look: Look) -> _Member:

@@ -202,6 +202,21 @@ def test_of_a_refusal(message: str, reason: str, words: str) -> None:
     assert fault.message.startswith(words)
 
 
+def test_a_set_without_conditions_tells_by_its_latest_event_while_pods_are_missing() -> None:
+    told = [
+        {"reason": "FailedCreate", "message": "exceeded quota: small", "lastTimestamp": "2026-01-01T00:00:02Z"},
+        {"reason": "SuccessfulCreate", "lastTimestamp": "2026-01-01T00:00:01Z"},
+    ]
+    lacks = {"kind": "StatefulSet", "spec": {"replicas": 2}, "status": {"replicas": 1}}
+    fault = reasons.of_set(lacks, told)
+    assert fault is not None
+    assert fault.reason == "quota_exceeded"
+    later = {"reason": "SuccessfulCreate", "lastTimestamp": "2026-01-01T00:00:03Z"}
+    assert reasons.of_set(lacks, [*told, later]) is None  # what was before has passed
+    assert reasons.of_set(lacks) is None
+    assert reasons.of_set({**lacks, "status": {"replicas": 2}}, told) is None
+
+
 def test_a_deadline() -> None:
     late = {"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded"}
     fault = reasons.of_set({"spec": {"progressDeadlineSeconds": 600}, "status": {"conditions": [late]}})
