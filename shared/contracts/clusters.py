@@ -107,6 +107,17 @@ class IngressClassFacts(BaseModel):
     default: bool = False
 
 
+class GatewayFacts(BaseModel):
+    """A Gateway in our namespace, to which routes of ours may attach. `hosts` are those of its listeners for HTTP."""
+
+    name: str
+    gateway_class: str
+    hosts: list[str] = Field(default_factory=list)  # a name, *.and.what.it.ends.with, or * for any
+
+    def takes(self, host: str) -> bool:
+        return any(one in ("*", host) or (one.startswith("*.") and host.endswith(one[1:])) for one in self.hosts)
+
+
 class RuntimeClassFacts(BaseModel):
     name: str
     handler: str
@@ -140,6 +151,7 @@ class ClusterInspection(BaseModel):
     nodes: list[NodeFacts] = Field(default_factory=list)
     storage_classes: list[StorageClassFacts] = Field(default_factory=list)
     ingress_classes: list[IngressClassFacts] = Field(default_factory=list)
+    gateways: list[GatewayFacts] = Field(default_factory=list)
     runtime_classes: list[RuntimeClassFacts] = Field(default_factory=list)
     missing_permissions: list[Permission] = Field(default_factory=list)
     inspected_at: datetime

@@ -1,7 +1,9 @@
-"""vLLM on a cluster: models in the Hugging Face layout on GPUs of one node, over several of them where one is too small.
+"""vLLM on a cluster: models in the Hugging Face layout on GPUs of one node, or of several nodes where one is too small.
 
-The plan finds the fewest GPUs that hold weights, KV cache and buffers. Code of the model's repository never runs
-(`--trust-remote-code` is never given) and nothing is downloaded: the files are where the loader put them.
+The plan finds the fewest GPUs that hold weights, KV cache and buffers. On several nodes, of the same kind, it is as vLLM's
+documentation has it: tensor parallelism within each, a pipeline over them, and Ray between (`vllm_group` starts all that).
+Code of the model's repository never runs (`--trust-remote-code` is never given) and nothing is downloaded: the files are
+where the loader put them.
 """
 
 import math
@@ -9,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from services.cluster.engines import vllm_key
+from services.cluster.engines import vllm_group, vllm_key
 from services.cluster.engines.base import ContainerPlan, DeployConfig, ModelSource, Tuning, Unsupported
 from services.cluster.engines.images import Images
 from services.cluster.runtimes.containers import API_KEY, FILES, MODEL, Container, GpuRequest, Probes, Resources
@@ -17,6 +19,8 @@ from shared.contracts.clusters import NodeFacts, NodeGpu
 from shared.contracts.models import ModelFile, ModelMetadata
 
 PORT = 8000
+_MAX_NODES = 8
+_GROUP = ["python3", f"{FILES}/vllm_group.py", f"--port={PORT}", "--"]
 GIB = 1024**3
 _MODALITIES = {"llm", "mllm", "embedding"}
 _WEIGHTS = (".safetensors", ".bin", ".pt")
@@ -33,16 +37,21 @@ _UNKNOWN_GPU = 16 * GIB
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """GPUs of one node that hold a worker."""
+    """GPUs that hold a worker: of one node, or as many each of several `nodes` that are like this one."""
 
     gpu: NodeGpu
     node: NodeFacts
     tensor: int
     pipeline: int
+    nodes: int = 1
 
     @property
     def count(self) -> int:
         return self.tensor * self.pipeline
+
+    @property
+    def per_node(self) -> int:
+        return self.count // self.nodes
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,17 +94,19 @@ class Vllm:
         concurrency, demand, fit = _share(model, config, context, nodes, tuning)
         replicas = math.ceil(config.concurrent_requests / concurrency)
         memory = _host_memory(demand, fit)
+        spans = fit.nodes > 1
         embedding = "embedding" in model.metadata.modality and not {"llm", "mllm"} & set(model.metadata.modality)
         return ContainerPlan(
             engine=self.name,
             container=Container(
                 image=self._images.vllm,
-                command=["vllm", "serve", MODEL],
+                command=[*(_GROUP if spans else []), "vllm", "serve", MODEL],
                 args=_arguments(model, tuning, fit, context, concurrency),
                 environment=_environment(),
                 secret_environment={"VLLM_API_KEY": API_KEY},
-                files={"vllm_key.py": Path(vllm_key.__file__).read_text()},
+                files=_files(spans=spans),
                 port=PORT,
+                pods=fit.nodes,
                 probes=Probes(
                     ready_path="/health",
                     start_seconds=max(_LEAST_START, demand.weights / _SLOWEST_READ),
@@ -103,22 +114,22 @@ class Vllm:
                     timeout=10.0,
                 ),
                 resources=Resources(
-                    cpu_millis=2000 * fit.count,
+                    cpu_millis=2000 * fit.per_node,
                     memory_bytes=memory,
                     gpus=GpuRequest(
                         resource=fit.gpu.resource,
-                        count=fit.count,
+                        count=fit.per_node,
                         products=_products(demand, nodes, fit, tuning),
                     ),
                 ),
-                shared_memory_bytes=_SHARED_MEMORY if fit.count > 1 else GIB,
+                shared_memory_bytes=_SHARED_MEMORY if fit.count > 1 else GIB,  # Ray's store is in it too
                 scratch_bytes=20 * GIB,
                 stop_grace=120.0,
             ),
             replicas=replicas,
             concurrency=concurrency,
             context_tokens=context,
-            memory_bytes=memory,
+            memory_bytes=fit.nodes * memory,
             threads=2 * fit.count,
             apis=["/v1/embeddings"] if embedding else ["/v1/chat/completions", "/v1/completions"],
         )
@@ -137,6 +148,8 @@ def _arguments(model: ModelSource, tuning: Tuning, fit: Fit, context: int, concu
         "pipeline-parallel-size": str(fit.pipeline),
         "middleware": "vllm_key.KeyHeader",
     }
+    if fit.nodes > 1:
+        arguments["distributed-executor-backend"] = "ray"
     if tuning.quantization is not None:
         arguments["quantization"] = tuning.quantization
     if tuning.tool_parser is not None:
@@ -149,6 +162,12 @@ def _arguments(model: ModelSource, tuning: Tuning, fit: Fit, context: int, concu
         made += ["--enable-lora", f"--max-loras={len(tuning.lora)}", "--lora-modules"]
         made += [f"{name}={MODEL}/{folder.strip('/')}" for name, folder in sorted(tuning.lora.items())]
     return made
+
+
+def _files(*, spans: bool) -> dict[str, str]:
+    """Programs of ours that run in vLLM's image."""
+    paths = [Path(vllm_key.__file__), *([Path(vllm_group.__file__)] if spans else [])]
+    return {path.name: path.read_text() for path in paths}
 
 
 def _environment() -> dict[str, str]:
@@ -183,17 +202,22 @@ def _context(metadata: ModelMetadata, config: DeployConfig, tuning: Tuning) -> i
 def _share(
     model: ModelSource, config: DeployConfig, context: int, nodes: Sequence[NodeFacts], tuning: Tuning
 ) -> tuple[int, Demand, Fit]:
-    """The requests of one worker, as many as its GPUs have cache for; where that is fewer, there are more workers."""
-    replicas = math.ceil(config.concurrent_requests / _MAX_CONCURRENCY)
-    while True:
-        concurrency = math.ceil(config.concurrent_requests / replicas)
-        demand = _demand(model, config, context, concurrency)
-        try:
-            return concurrency, demand, _fit(demand, nodes, tuning)
-        except Unsupported:
+    """The requests of one worker, as many as its GPUs have cache for; where that is fewer, there are more workers.
+
+    A worker spans nodes only where no number of requests is small enough for one.
+    """
+    for place in (_on_one_node, _on_several_nodes):
+        replicas = math.ceil(config.concurrent_requests / _MAX_CONCURRENCY)
+        while True:
+            concurrency = math.ceil(config.concurrent_requests / replicas)
+            demand = _demand(model, config, context, concurrency)
+            fit = place(demand, nodes, tuning)
+            if fit is not None:
+                return concurrency, demand, fit
             if concurrency == 1:
-                raise
+                break
             replicas *= 2
+    raise _too_large(demand, nodes)
 
 
 def _demand(model: ModelSource, config: DeployConfig, context: int, concurrency: int) -> Demand:
@@ -208,17 +232,42 @@ def _demand(model: ModelSource, config: DeployConfig, context: int, concurrency:
     )
 
 
-def _fit(demand: Demand, nodes: Sequence[NodeFacts], tuning: Tuning) -> Fit:
+def _on_one_node(demand: Demand, nodes: Sequence[NodeFacts], tuning: Tuning) -> Fit | None:
     """The fewest GPUs of one node that hold a worker; of as many, the smaller ones."""
     found = [fit for node in _usable(nodes) for gpu in node.gpus if (fit := _on(demand, node, gpu, tuning)) is not None]
-    if not found:
-        largest = max((gpu for node in _usable(nodes) for gpu in node.gpus), key=lambda gpu: gpu.count * _memory(gpu))
-        needed = math.ceil((demand.weights + demand.kv) / GIB)
-        raise Unsupported(
-            f"The model needs {needed} GiB of GPU memory for weights and cache, and the largest node has "
-            f"{largest.count} × {_memory(largest) // GIB} GiB."
-        )
-    return min(found, key=lambda fit: (fit.count, _memory(fit.gpu), fit.node.name))
+    return min(found, key=lambda fit: (fit.count, _memory(fit.gpu), fit.node.name), default=None)
+
+
+def _on_several_nodes(demand: Demand, nodes: Sequence[NodeFacts], tuning: Tuning) -> Fit | None:
+    """The fewest nodes with GPUs of one kind that hold a worker, then the fewest GPUs of each."""
+    kinds: dict[tuple[str, str | None, int], list[tuple[NodeFacts, NodeGpu]]] = {}
+    for node in _usable(nodes):
+        for gpu in node.gpus:
+            kinds.setdefault((gpu.resource, gpu.product, _memory(gpu)), []).append((node, gpu))
+    found = []
+    for (_, _, memory), members in kinds.items():
+        room = int(memory * tuning.gpu_memory_share)
+        for tensor, pipeline in _splits(demand, _MAX_NODES * max(gpu.count for _, gpu in members), tuning):
+            there = [one for one in members if one[1].count >= tensor]
+            if 2 <= pipeline <= min(len(there), _MAX_NODES) and demand.per_gpu(tensor * pipeline) <= room:
+                node, gpu = min(there, key=lambda one: one[0].name)
+                found.append(Fit(gpu, node, tensor, pipeline, pipeline))
+                break
+    return min(found, key=lambda fit: (fit.nodes, fit.tensor, _memory(fit.gpu), fit.node.name), default=None)
+
+
+def _too_large(demand: Demand, nodes: Sequence[NodeFacts]) -> Unsupported:
+    known = [gpu for node in _usable(nodes) for gpu in node.gpus]
+    largest = max(known, key=lambda gpu: gpu.count * _memory(gpu))
+    alike = sum(
+        (one.resource, one.product, one.memory) == (largest.resource, largest.product, largest.memory) for one in known
+    )
+    together = f" Together, the {alike} nodes of that kind do not hold it either." if alike > 1 else ""
+    needed = math.ceil((demand.weights + demand.kv) / GIB)
+    return Unsupported(
+        f"The model needs {needed} GiB of GPU memory for weights and cache, and the largest node has "
+        f"{largest.count} × {_memory(largest) // GIB} GiB.{together}"
+    )
 
 
 def _on(demand: Demand, node: NodeFacts, gpu: NodeGpu, tuning: Tuning) -> Fit | None:
@@ -245,7 +294,11 @@ def _splits(demand: Demand, gpus: int, tuning: Tuning) -> list[tuple[int, int]]:
 
 
 def _products(demand: Demand, nodes: Sequence[NodeFacts], fit: Fit, tuning: Tuning) -> list[str]:
-    """Every product on which the very same plan fits; none where nodes do not say what they have."""
+    """Every product on which the very same plan fits; none where nodes do not say what they have. Nodes that work
+    together are of one kind.
+    """
+    if fit.nodes > 1:
+        return [fit.gpu.product] if fit.gpu.product is not None else []
     room = demand.per_gpu(fit.count)
     known = [gpu for node in _usable(nodes) for gpu in node.gpus if gpu.resource == fit.gpu.resource]
     if any(gpu.product is None for gpu in known):
@@ -255,8 +308,8 @@ def _products(demand: Demand, nodes: Sequence[NodeFacts], fit: Fit, tuning: Tuni
 
 
 def _host_memory(demand: Demand, fit: Fit) -> int:
-    """Of the node: a process per GPU, and weights on their way."""
-    return 4 * GIB * (fit.count + 1) + min(demand.weights // fit.count, 32 * GIB) + _SHARED_MEMORY
+    """Of each node: a process per GPU, and weights on their way."""
+    return 4 * GIB * (fit.per_node + 1) + min(demand.weights // fit.count, 32 * GIB) + _SHARED_MEMORY
 
 
 def _memory(gpu: NodeGpu) -> int:

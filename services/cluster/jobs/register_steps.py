@@ -81,7 +81,7 @@ async def check_access(connection: Connection, progress: Progress = silent) -> A
 
 
 async def inspect_cluster(connection: Connection, progress: Progress = silent) -> ClusterInspection:
-    """Read nodes, GPUs and classes."""
+    """Read nodes, GPUs, classes and Gateways."""
     progress(None, "Reading nodes")
     async with connection.open() as cluster:
         version = await cluster.version()

@@ -163,7 +163,7 @@ Via = Literal[
 class WorkerStatus(BaseModel):
     """One worker as it is now. `reason`, `exit_code` and `last_log` tell of its latest end, and stay while it restarts."""
 
-    id: str  # {endpoint_id}-{ordinal}, or the pod's name
+    id: str  # {endpoint_id}-{ordinal}, or the pod's name, of several pods the leader's
     ordinal: int
     generation: int
     state: WorkerState

@@ -34,7 +34,7 @@ class GpuRequest(BaseModel):
 
 
 class Resources(BaseModel):
-    """Of one worker. Memory is both requested and the limit; CPU beyond the request is used when it is free."""
+    """Of one pod. Memory is both requested and the limit; CPU beyond the request is used when it is free."""
 
     cpu_millis: int = Field(ge=1)
     cpu_limit_millis: int | None = Field(None, ge=1)
@@ -54,7 +54,12 @@ class Probes(BaseModel):
 
 
 class Container(BaseModel):
-    """A server to run, one per pod. It reaches the model below `/models`, and `files` below `/etc/stepway/files`.
+    """A server to run. It reaches the model below `/models`, and `files` below `/etc/stepway/files`.
+
+    A worker is one pod, or a group of `pods` where no node has what it takes: all run the same, each with the whole of
+    `resources`, and answer the probes at `port`; requests go to the first only. Those of a group know by variables who
+    they are: STEPWAY_RANK (from 0, the leader), STEPWAY_PODS, STEPWAY_POD_IP, STEPWAY_LEADER (the leader's host name),
+    and STEPWAY_TEMPLATE, in which pods differ that are not made alike and must not work together.
 
     Secrets of the workload come as variables (`secret_environment` maps a variable to a secret's name) and as files
     below `/etc/stepway/secrets`. Written to are only `/tmp`, `/dev/shm` and the `scratch` folders; the user is never root.
@@ -68,6 +73,7 @@ class Container(BaseModel):
     secret_files: list[SecretName] = Field(default_factory=list)
     files: dict[FileName, str] = Field(default_factory=dict)
     port: int = Field(8080, ge=1024, le=65535)
+    pods: int = Field(1, ge=1, le=16)
     probes: Probes = Field(default_factory=Probes)
     resources: Resources
     shared_memory_bytes: int = Field(0, ge=0)

@@ -27,6 +27,7 @@ class DeliveryPlan(BaseModel):
 
     mode: Literal["fetch", "claim", "push"]
     digest: str
+    size_bytes: int = 0  # of all files
     url: str | None = None
     claim: Claim | None = None
 
@@ -40,7 +41,8 @@ class PodPlan(ContainerPlan):
     @property
     def ready_seconds(self) -> float:
         """The server's own time, after its image (and, where each worker fetches it, the model) has been brought."""
-        size = self.container.resources.memory_bytes if self.delivery and self.delivery.mode == "fetch" else 0
+        fetched = self.delivery if self.delivery and self.delivery.mode == "fetch" else None
+        size = max(self.container.resources.memory_bytes, fetched.size_bytes) if fetched else 0
         return self.container.probes.start_seconds + _PULL_SECONDS + size / _SLOWEST_FETCH
 
 

@@ -5,6 +5,8 @@ pods reach us, storage serves one node     claim on a cluster of one node; on la
                                            be on any node, as long as a node's disk holds the files
 pods reach us, no storage                  fetch: each worker, to its node's disk
 pods do not reach us                       push: we send the files through the API server into a claim
+
+A worker of pods on several nodes reads them on each: it needs storage that several nodes can read, or fetches.
 """
 
 import re
@@ -24,20 +26,30 @@ _SPARE = 128 * 1024**2  # bytes, beside a tenth of the model, for the file syste
 _FILLED_DISK = 0.8  # of a node's disk for pods that a model may take
 
 
-def choose(manifest: Manifest, inspection: ClusterInspection, url: str | None, unreached: str | None) -> DeliveryPlan:
-    """`url` is where pods ask for the files, `unreached` why they do not reach it. Raises Permanent (`model_unreachable`)."""
+def choose(
+    manifest: Manifest, inspection: ClusterInspection, url: str | None, unreached: str | None, *, spans: bool = False
+) -> DeliveryPlan:
+    """`url` is where pods ask for the files, `unreached` why they do not reach it; `spans`: a worker is on several nodes.
+
+    Raises Permanent (`model_unreachable`).
+    """
     storage = _class_of(inspection)
+    if spans and storage is not None and not _is_shared(storage):
+        storage = None
     if url is not None and unreached is None:
         if storage is None or (not _is_shared(storage) and _suits_fetching(manifest, inspection.nodes)):
-            return DeliveryPlan(mode="fetch", digest=manifest.digest, url=url)
-        return DeliveryPlan(mode="claim", digest=manifest.digest, url=url, claim=_claim(manifest, storage))
+            return DeliveryPlan(mode="fetch", digest=manifest.digest, size_bytes=manifest.size, url=url)
+        return DeliveryPlan(
+            mode="claim", digest=manifest.digest, size_bytes=manifest.size, url=url, claim=_claim(manifest, storage)
+        )
     if storage is None:
         why = unreached or "no address at which pods reach this installation is set"
+        kind = "storage class that several nodes can read," if spans else "storage class"
         raise Permanent(
             "model_unreachable",
-            f"The cluster cannot fetch the model ({why}), and has no storage class for a volume to send it to.",
+            f"The cluster cannot fetch the model ({why}), and has no {kind} for a volume to send it to.",
         )
-    return DeliveryPlan(mode="push", digest=manifest.digest, claim=_claim(manifest, storage))
+    return DeliveryPlan(mode="push", digest=manifest.digest, size_bytes=manifest.size, claim=_claim(manifest, storage))
 
 
 def in_words(plan: DeliveryPlan, url: str | None, unreached: str | None) -> str:

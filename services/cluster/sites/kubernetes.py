@@ -37,6 +37,7 @@ BRING_SECONDS = 5.5 * 3600
 REMEMBERED = 600.0  # seconds
 _CHUNK = 4 * 1024 * 1024
 Reached = dict[tuple[str, str], float]
+_NUMBERED_PODS = (1, 28)  # pods of a StatefulSet know their number by a label
 _UNTOLD = "not-told"  # in the place of secrets where a workload is only tried
 
 
@@ -70,8 +71,12 @@ class KubernetesSite:
             return PodPlan(**dict(made), exposure=exposure)
         manifest = await manifest_of(self._objects, spec)
         made = self._model_plan(spec, manifest, inspection)
+        if made.container.pods > 1:
+            _check_spanning(spec, inspection)
+            on_progress(None, f"No node has the GPUs of a worker: each is {made.container.pods} pods on as many nodes.")
         unreached = None if dry else await self._unreached(spec, made, on_progress)
-        chosen = self._delivery(spec, manifest, inspection, unreached, on_progress)
+        spans = made.container.pods > 1
+        chosen = self._delivery(spec, manifest, inspection, unreached, on_progress, spans=spans)
         if dry and chosen.url is not None and not self._is_reached():
             on_progress(None, "A pod asks first whether that address is reached; if it is not, the model is sent.")
         return PodPlan(**dict(made), delivery=chosen, exposure=exposure)
@@ -138,12 +143,17 @@ class KubernetesSite:
         return cloud_engine(images_of(self._settings)).container_plan(model, DeployConfig.of(spec.config))
 
     def _exposure(self, spec: DeploySpec, inspection: ClusterInspection) -> Exposure | None:
-        """The cluster's default class is for the cluster to choose; without one, the first there is."""
+        """By an Ingress where the cluster has a class for it: the default one is for the cluster to choose, without one it
+        is the first there is. Without any, by a Gateway in our namespace.
+        """
         if self._ingress_url is None:
             return None
-        known = inspection.ingress_classes
+        host, known = f"{spec.endpoint_id}.stepway.internal", inspection.ingress_classes
         chosen = None if not known or any(one.default for one in known) else min(one.name for one in known)
-        return Exposure(url=self._ingress_url, host=f"{spec.endpoint_id}.stepway.internal", ingress_class=chosen)
+        suitable = [] if known else [one.name for one in inspection.gateways if one.takes(host)]
+        return Exposure(
+            url=self._ingress_url, host=host, ingress_class=chosen, gateway=min(suitable, default=None)
+        )  # fmt: skip
 
     def _delivery(
         self,
@@ -152,10 +162,12 @@ class KubernetesSite:
         inspection: ClusterInspection,
         unreached: str | None,
         on_progress: Progress,
+        *,
+        spans: bool,
     ) -> DeliveryPlan:
         base = self._settings.advertised_url
         url = f"{base}/endpoints/{spec.endpoint_id}/model-files" if base is not None else None
-        chosen = delivery.choose(manifest, inspection, url, unreached)
+        chosen = delivery.choose(manifest, inspection, url, unreached, spans=spans)
         on_progress(None, delivery.in_words(chosen, base, unreached))
         return chosen
 
@@ -210,6 +222,21 @@ def images_of(settings: Settings) -> Images:
         llama_cpp=settings.image_llama_cpp, llama_cpp_program=settings.image_llama_cpp_program,
         vllm=settings.image_vllm, litellm=settings.image_litellm, loader=settings.image_loader,
     )  # fmt: skip
+
+
+def _check_spanning(spec: DeploySpec, inspection: ClusterInspection) -> None:
+    """Raises Unsupported where a worker cannot be several pods."""
+    version = inspection.version
+    if (version.major, version.minor) < _NUMBERED_PODS:
+        oldest = ".".join(map(str, _NUMBERED_PODS))
+        raise Unsupported(
+            f"The model needs the GPUs of several nodes, which takes Kubernetes {oldest}; this is {version.version}."
+        )
+    if spec.autoscale is not None:
+        raise Unsupported(
+            "The model needs the GPUs of several nodes, and a cluster does not scale such workers by itself; "
+            "set the number of workers."
+        )
 
 
 def _secrets(

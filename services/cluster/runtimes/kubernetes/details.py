@@ -14,12 +14,15 @@ _LINE = 300  # characters
 
 
 async def enrich(objects: Objects, look: Look) -> Look:
-    """The look with events of the pods that are not ready, and the last lines of those that ended."""
-    troubled = [pod for pod in look.workers() if not reasons.is_ready(pod)][:_AT_MOST]
+    """The look with events of the pods that are not ready, the last lines of those that ended, and events of what makes
+    no pods.
+    """
+    troubled = [pod for pod in look.pods() if not reasons.is_ready(pod)][:_AT_MOST]
+    troubled += [one for one in look.of("StatefulSet") if reasons.lacks_pods(one)]
     if not troubled:
         return look
-    found = await asyncio.gather(*(_details(objects, pod) for pod in troubled))
-    names = [pod["metadata"]["name"] for pod in troubled]
+    found = await asyncio.gather(*(_details(objects, one) for one in troubled))
+    names = [one["metadata"]["name"] for one in troubled]
     events = {name: one[0] for name, one in zip(names, found, strict=True)}
     lines = {name: one[1] for name, one in zip(names, found, strict=True) if one[1]}
     return replace(look, events=events, logs=lines)
@@ -28,7 +31,7 @@ async def enrich(objects: Objects, look: Look) -> Look:
 async def loading(objects: Objects, look: Look) -> tuple[float, str] | None:
     """Percent and a sentence of the loader that is furthest behind, while there is one."""
     reports = []
-    for pod in look.workers()[:_AT_MOST]:
+    for pod in look.pods()[:_AT_MOST]:
         status = pod.get("status") or {}
         for one in status.get("initContainerStatuses") or ():
             if one.get("name") == pods.LOADER and (one.get("state") or {}).get("running"):
@@ -58,6 +61,7 @@ def parse(line: str) -> tuple[float, str] | None:
 
 
 async def _details(objects: Objects, pod: Json) -> tuple[list[Json], list[str]]:
+    """Of a pod, or of a set that makes them: that has no status of a pod, and so no fault of one."""
     name = pod["metadata"]["name"]
     try:
         found = await objects.list("Event", field_selector=f"involvedObject.name={name}")

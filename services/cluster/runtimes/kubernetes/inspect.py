@@ -1,4 +1,4 @@
-"""What a cluster has: nodes, GPUs, storage, ingress and runtime classes, and which cluster it is.
+"""What a cluster has: nodes, GPUs, storage, ingress and runtime classes, Gateways, and which cluster it is.
 
 The answers are taken as JSON, not through the official client's models: a field of an unexpected type then costs that
 field and not the inspection, and a node is read in a tenth of the time.
@@ -10,11 +10,13 @@ from typing import Any
 from services.cluster.runtimes.kubernetes import faults
 from services.cluster.runtimes.kubernetes.client import KubernetesClient
 from services.cluster.runtimes.kubernetes.gpus import gpus_of
+from services.cluster.runtimes.kubernetes.objects import Objects, Refused
 from services.cluster.runtimes.kubernetes.permissions import IDENTITY_NAMESPACE
 from services.cluster.runtimes.kubernetes.quantities import thousandths, whole
 from shared import clock
 from shared.contracts.clusters import (
     ClusterInspection,
+    GatewayFacts,
     IngressClassFacts,
     NodeCondition,
     NodeFacts,
@@ -82,12 +84,46 @@ async def inspect(
         ingress_classes=[
             _ingress_class(item) async for item in cluster.items("/apis/networking.k8s.io/v1/ingressclasses")
         ],
+        gateways=await gateways(cluster),
         runtime_classes=[
             RuntimeClassFacts(name=_name(item), handler=_line(item.get("handler")) or "")
             async for item in cluster.items("/apis/node.k8s.io/v1/runtimeclasses")
         ],
         missing_permissions=missing or [],
         inspected_at=clock.now(),
+    )
+
+
+async def gateways(cluster: KubernetesClient) -> list[GatewayFacts]:
+    """Those in our namespace that take routes for HTTP; none where the cluster has no such kind, or does not show it."""
+    try:
+        found = await Objects(cluster).list("Gateway")
+    except Refused as refusal:
+        if refusal.status == 403:  # `permissions.OPTIONAL`
+            return []
+        raise
+    known = (gateway(item) for item in found.items)
+    return sorted((one for one in known if one.hosts), key=lambda one: one.name)
+
+
+def gateway(item: Json) -> GatewayFacts:
+    """One object of kind Gateway."""
+    spec = _mapping(item, "spec")
+    listeners = [one for one in _listed(spec, "listeners") if _takes_our_routes(one)]
+    return GatewayFacts(
+        name=_name(item),
+        gateway_class=_line(spec.get("gatewayClassName")) or "",
+        hosts=sorted({_line(one.get("hostname")) or "*" for one in listeners}),
+    )
+
+
+def _takes_our_routes(listener: Json) -> bool:
+    allowed = _mapping(listener, "allowedRoutes")
+    kinds = [one.get("kind") for one in _listed(allowed, "kinds")]
+    return (
+        listener.get("protocol") in ("HTTP", "HTTPS")
+        and _mapping(allowed, "namespaces").get("from", "Same") in ("Same", "All")
+        and (not kinds or "HTTPRoute" in kinds)
     )
 
 

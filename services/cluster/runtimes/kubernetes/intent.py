@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from services.cluster.runtimes.base import StaleGeneration
 from services.cluster.runtimes.containers import Exposure
-from services.cluster.runtimes.kubernetes import names
+from services.cluster.runtimes.kubernetes import names, shape
 from services.cluster.runtimes.kubernetes.objects import Conflict, Json, Objects
 from services.cluster.runtimes.kubernetes.permissions import NAMESPACE
 from shared.jobs.outcomes import Permanent, Retry
@@ -28,19 +28,23 @@ class Reference(BaseModel):
 
 
 class Intent(BaseModel):
-    """`manifests` are without owner references; the Deployment's `replicas` are those of the intent."""
+    """`manifests` are without owner references; the `replicas` of the sets that make workers are those of the intent.
+
+    Memory (bytes) and GPUs are of one worker; `pods` is how many make one.
+    """
 
     endpoint_id: str
     owner: str
     generation: int
     template_generation: int  # at which the present template of the pods came
     replicas: int
-    serving: bool = True  # False: only its model is being brought, and there is no Deployment yet
+    serving: bool = True  # False: only its model is being brought, and there are no workers yet
     removed: bool = False
     job: str | None = None
     port: int
     memory_bytes: int
     gpus: int = 0
+    pods: int = 1
     autoscaled: bool = False
     exposure: Exposure | None = None
     manifests: list[dict[str, Any]] = Field(default_factory=list)
@@ -53,24 +57,25 @@ class Intent(BaseModel):
     @property
     def template(self) -> str:
         """The digest that the pods of today carry."""
-        found = template_of(self.deployment) if self.manifests else None
+        found = template_of(self.leaders) if self.manifests else None
         return found or ""
 
     @property
-    def deployment(self) -> Json:
-        return next(one for one in self.manifests if one["kind"] == "Deployment")
+    def leaders(self) -> Json:
+        """The set whose pods serve."""
+        return next(one for one in self.manifests if shape.is_set(one))
 
     def references(self) -> list[Reference]:
         return [Reference(kind=one["kind"], name=one["metadata"]["name"]) for one in self.manifests]
 
     def wanted(self) -> list[Json]:
-        """The objects as they should be now, the Deployment last."""
+        """The objects as they should be now, what makes pods last."""
         made = []
         for one in self.manifests:
             metadata = {**one["metadata"]}
             metadata["annotations"] = {**metadata.get("annotations", {}), names.GENERATION: str(self.generation)}
             changed = {**one, "metadata": metadata}
-            if one["kind"] == "Deployment":
+            if shape.is_set(one):
                 template = one["spec"]["template"]
                 annotations = {
                     **template["metadata"]["annotations"],
@@ -80,7 +85,7 @@ class Intent(BaseModel):
                 replicas = {} if self.autoscaled else {"replicas": self.replicas}
                 changed["spec"] = {**one["spec"], **replicas, "template": template}
             made.append(changed)
-        return sorted(made, key=lambda one: one["kind"] == "Deployment")
+        return sorted(made, key=shape.is_set)
 
 
 class Stored(BaseModel):
@@ -101,8 +106,8 @@ class Unreadable(Permanent):
         )
 
 
-def template_of(deployment: Json) -> str | None:
-    annotations = deployment.get("spec", {}).get("template", {}).get("metadata", {}).get("annotations") or {}
+def template_of(made: Json) -> str | None:
+    annotations = made.get("spec", {}).get("template", {}).get("metadata", {}).get("annotations") or {}
     found = annotations.get(names.TEMPLATE)
     return str(found) if found else None
 

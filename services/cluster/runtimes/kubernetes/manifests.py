@@ -8,11 +8,13 @@ import base64
 import hashlib
 import hmac
 import json
+import math
+from functools import cached_property
 from typing import Any
 
 from services.cluster.runtimes.base import Workload
 from services.cluster.runtimes.containers import API_KEY, LOADER_TOKEN, Container, Delivery, Exposure
-from services.cluster.runtimes.kubernetes import names, pods
+from services.cluster.runtimes.kubernetes import names, pods, shape
 from services.cluster.runtimes.kubernetes.objects import Refused
 from services.cluster.runtimes.kubernetes.permissions import NAMESPACE
 from shared.contracts.deployments import Autoscale
@@ -42,15 +44,14 @@ class Builder:
 
     def all(self) -> list[Json]:
         """What is there as long as the endpoint is, but for its Secret."""
-        made = [*self.model_objects(), self._service(), self._budget()]
+        made = [*self.model_objects(), *self._services(), self._budget()]
         if self.container.files:
             made.append(self._config_map(f"{self.name}-files", "files", self.container.files))
         if self.workload.exposure is not None:
             made.append(self._way_in(self.workload.exposure))
         if self.workload.autoscale is not None:
             made.append(self._autoscaler(self.workload.autoscale))
-        made.append(self.deployment())
-        return made
+        return [*made, *self.sets()]
 
     def model_objects(self) -> list[Json]:
         """What the model's files need: the claim and the loader's script."""
@@ -74,25 +75,43 @@ class Builder:
         data = {name: base64.b64encode(value.encode()).decode() for name, value in sorted(values.items())}
         return self._object("v1", "Secret", self.name, "worker") | {"type": "Opaque", "data": data}
 
-    def deployment(self) -> Json:
-        labels = self._labels("worker")
-        spec = pods.worker(self.workload, self.container)
-        template: Json = {"metadata": {"labels": labels}, "spec": spec}
-        if self.workload.autoscale is None:
-            replicas: Json = {"replicas": self.workload.replicas}
-        else:
-            replicas = {}
+    def sets(self) -> list[Json]:
+        """What makes the pods of workers, see `shape`: a Deployment, or a StatefulSet for each pod of a group."""
+        if self.container.pods == 1:
+            return [self._deployment()]
+        if self.workload.autoscale is not None:
+            raise Permanent("runtime_unsupported", "A worker of several pods cannot be scaled by the cluster itself.")
+        return [self._stateful_set(rank) for rank in range(self.container.pods)]
+
+    def _deployment(self) -> Json:
         start = int(self.container.probes.start_seconds)
-        template["metadata"]["annotations"] = {names.TEMPLATE: self._digest(template)}
-        return self._object("apps/v1", "Deployment", self.name, "worker") | {
-            "spec": {
-                **replicas,
-                "revisionHistoryLimit": 2,
-                "progressDeadlineSeconds": max(600, start + 300),
-                "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
-                "selector": {"matchLabels": {name: labels[name] for name in _SELECTED}},
-                "template": template,
-            }
+        replicas = {} if self.workload.autoscale else {"replicas": self.workload.replicas}
+        spec = {
+            **replicas,
+            "progressDeadlineSeconds": max(600, start + 300),
+            "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
+        }
+        return self._set("Deployment", self.name, spec, {})
+
+    def _stateful_set(self, rank: int) -> Json:
+        probes = self.container.probes
+        spec = {
+            # Before a set goes on to the next group, all others have seen their pods of this one ready too
+            "minReadySeconds": math.ceil(2 * probes.interval + probes.timeout),
+            "replicas": self.workload.replicas,
+            "serviceName": shape.hosts(self.name),
+            "podManagementPolicy": "Parallel",  # the pods of a group wait for each other
+            "updateStrategy": {"type": "RollingUpdate"},
+        }
+        return self._set("StatefulSet", shape.set_name(self.name, rank), spec, {names.RANK: str(rank)}, rank)
+
+    def _set(self, kind: str, name: str, spec: Json, more: dict[str, str], rank: int = 0) -> Json:
+        labels = self._labels("worker") | more
+        template: Json = {"metadata": {"labels": labels}, "spec": pods.worker(self.workload, self.container, rank)}
+        template["metadata"]["annotations"] = {names.TEMPLATE: self._digest}
+        selector = {"matchLabels": {name: labels[name] for name in (*_SELECTED, *more)}}
+        return self._object("apps/v1", kind, name, "worker") | {
+            "spec": {**spec, "revisionHistoryLimit": 2, "selector": selector, "template": template}
         }
 
     def loader(self) -> Json:
@@ -108,16 +127,26 @@ class Builder:
         job = {"backoffLimit": 3, "completions": 1, "parallelism": 1, "template": template}
         return self._object("batch/v1", "Job", name, "loader") | {"spec": job}
 
-    def _service(self) -> Json:
+    def _services(self) -> list[Json]:
+        """The way to the workers: of a group, to its leader; the pods of groups also get host names, ready or not."""
         selector = {name: self._labels("worker")[name] for name in _SELECTED}
         port = {"name": pods.PORT, "port": 80, "targetPort": pods.PORT, "protocol": "TCP"}
         spec = {"type": "ClusterIP", "selector": selector, "ports": [port]}
-        return self._object("v1", "Service", self.name, "worker") | {"spec": spec}
+        service = self._object("v1", "Service", self.name, "worker")
+        if self.container.pods == 1:
+            return [service | {"spec": spec}]
+        found = {"clusterIP": "None", "publishNotReadyAddresses": True, "selector": selector}
+        return [
+            service | {"spec": spec | {"selector": selector | {names.RANK: "0"}}},
+            self._object("v1", "Service", shape.hosts(self.name), "worker") | {"spec": found},
+        ]
 
     def _budget(self) -> Json:
-        """Nodes are drained one worker at a time."""
+        """Nodes are drained one pod at a time; without one of its pods the others of a group do not serve, and may go."""
         selector = {"matchLabels": {name: self._labels("worker")[name] for name in _SELECTED}}
-        spec = {"maxUnavailable": 1, "selector": selector}
+        spec: Json = {"maxUnavailable": 1, "selector": selector}
+        if self.container.pods > 1:
+            spec["unhealthyPodEvictionPolicy"] = "AlwaysAllow"
         return self._object("policy/v1", "PodDisruptionBudget", self.name, "worker") | {"spec": spec}
 
     def _autoscaler(self, wanted: Autoscale) -> Json:
@@ -171,8 +200,10 @@ class Builder:
     def _labels(self, component: str) -> dict[str, str]:
         return names.labels(self.owner, self.workload.endpoint_id, component)
 
-    def _digest(self, template: Json) -> str:
+    @cached_property
+    def _digest(self) -> str:
         """Of all that a worker is made from: another digest means other pods. The secrets are in it under a key."""
+        template = {"metadata": {"labels": self._labels("worker")}, "spec": pods.worker(self.workload, self.container)}
         values = {name: value.get_secret_value() for name, value in self.workload.secrets.items()}
         values.pop(LOADER_TOKEN, None)  # a worker that has its model needs no new pod for a new token
         key = self.workload.api_key.get_secret_value() if self.workload.api_key else self.workload.endpoint_id

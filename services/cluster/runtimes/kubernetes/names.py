@@ -13,6 +13,7 @@ ENDPOINT = "stepway/endpoint"
 JOB = "stepway/job"
 GENERATION = "stepway/generation"
 TEMPLATE = "stepway/template"
+RANK = "stepway/rank"  # of a pod in the group that is its worker
 FILLED = "stepway/filled"  # on a claim: the digest of the manifest that it holds
 ALL_ENDPOINTS = ""
 _LONGEST = 46  # a pod's name adds 17 characters, and a label has room for 63

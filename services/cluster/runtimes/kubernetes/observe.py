@@ -4,17 +4,22 @@
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from services.cluster.runtimes.base import Observation, WorkerState, WorkerStatus
-from services.cluster.runtimes.kubernetes import drift, names, reasons
+from services.cluster.runtimes.kubernetes import drift, names, reasons, shape
 from services.cluster.runtimes.kubernetes.intent import Intent, parse
 from services.cluster.runtimes.kubernetes.reasons import Fault
+from services.cluster.runtimes.kubernetes.shape import Worker
 from shared import clock
 
 Json = dict[str, Any]
 
+# A worker of several pods is told by the first of these that one of them is in
+_WORST: tuple[WorkerState, ...] = (
+    "stopping", "exited", "crash_loop", "restarting", "unhealthy", "starting", "ready",
+)  # fmt: skip
 PROXIED = "/api/v1/namespaces/{namespace}/pods/{pod}:{port}/proxy"
 
 
@@ -37,10 +42,9 @@ class Look:
                     return stored.intent
         return None
 
-    def workers(self) -> list[Json]:
-        """The pods of workers, in the order in which they were made."""
-        pods = [one for one in self.of("Pod") if (one["metadata"].get("labels") or {}).get(names.COMPONENT) == "worker"]
-        return sorted(pods, key=lambda pod: (str(pod["metadata"].get("creationTimestamp")), pod["metadata"]["name"]))
+    def pods(self) -> list[Json]:
+        """The pods of workers."""
+        return [one for one in self.of("Pod") if (one["metadata"].get("labels") or {}).get(names.COMPONENT) == "worker"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,20 +94,17 @@ def of_endpoint(look: Look, intent: Intent) -> Fault | None:
         if changed and _is_settled(wanted, found[0]):
             name = f"{wanted['kind']} {wanted['metadata']['name']}"
             return Fault("changed_by_others", f"Somebody changed the {name}: {', '.join(changed)}.")
-    for deployment in look.of("Deployment"):
-        fault = reasons.of_deployment(deployment)
-        if fault is not None:
-            return fault
+    for kind in shape.SETS:
+        for one in look.of(kind):
+            fault = reasons.of_set(one, look.events.get(one["metadata"]["name"], ()))
+            if fault is not None:
+                return fault
     return None
 
 
 def workers(look: Look, intent: Intent, server_url: str) -> list[Judged]:
-    found = []
-    for ordinal, pod in enumerate(look.workers()):
-        name = pod["metadata"]["name"]
-        fault = reasons.of_pod(pod, look.events.get(name, ()))
-        found.append(_judged(pod, ordinal, intent, fault, server_url, look.logs.get(name, [])))
-    return found
+    found = shape.workers(look.pods(), intent.name)
+    return [_judged(look, worker, ordinal, intent, server_url) for ordinal, worker in enumerate(found)]
 
 
 def template_of(pod: Json) -> str:
@@ -116,36 +117,54 @@ def _is_settled(wanted: Json, found: Json) -> bool:
     return bool(annotations.get(names.GENERATION) == wanted["metadata"]["annotations"][names.GENERATION])
 
 
-def _judged(
-    pod: Json, ordinal: int, intent: Intent, fault: Fault | None, server_url: str, last_log: list[str]
-) -> Judged:
-    metadata, spec = pod["metadata"], pod.get("spec") or {}
-    server = reasons.server_status(pod)
-    running = (server.get("state") or {}).get("running") or {}
-    annotations = metadata.get("annotations") or {}
-    state = _state(pod, server, fault)
+@dataclass(frozen=True, slots=True)
+class _Member:
+    """A pod of a worker."""
+
+    pod: Json
+    fault: Fault | None
+    state: WorkerState
+
+
+def _judged(look: Look, worker: Worker, ordinal: int, intent: Intent, server_url: str) -> Judged:
+    """A worker is as the worst of its pods, and is ready when all of them are."""
+    members = [_member(pod, look) for pod in worker.pods]
+    worst = min(members, key=lambda one: (_WORST.index(one.state), one.fault is None))
+    complete = len(members) == intent.pods
+    leader = worker.leader or {"metadata": {}}
+    running = (reasons.server_status(leader).get("state") or {}).get("running") or {}
+    fault, name = worst.fault, worst.pod["metadata"]["name"]
+    if fault is not None and name != worker.name:
+        fault = replace(fault, message=f"{name}: {fault.message}")
     reach: dict[str, Any] = {}
-    if running and not metadata.get("deletionTimestamp"):
-        reach = _reach(metadata["name"], intent, server_url)
+    if running and not leader["metadata"].get("deletionTimestamp"):
+        reach = _reach(worker.name, intent, server_url)
+    since = [_ready_since(one.pod) for one in members]
+    nodes = [node for one in members if (node := (one.pod.get("spec") or {}).get("nodeName"))]
     status = WorkerStatus(
-        id=metadata["name"],
+        id=worker.name,
         ordinal=ordinal,
-        generation=_int(annotations.get(names.GENERATION)),
-        state=state,
+        generation=min(_int((one.pod["metadata"].get("annotations") or {}).get(names.GENERATION)) for one in members),
+        state=worst.state if complete or worst.state != "ready" else "starting",
         port=intent.port,
-        node=spec.get("nodeName"),
+        node=", ".join(dict.fromkeys(nodes)) or None,
         gpus=intent.gpus,
         memory_bytes=intent.memory_bytes,
         started_at=reasons.moment(running.get("startedAt")),
-        ready_at=_ready_since(pod),
-        restarts=_int(server.get("restartCount")),
+        ready_at=max(since) if complete and None not in since else None,
+        restarts=max(_int(reasons.server_status(one.pod).get("restartCount")) for one in members),
         reason=fault.reason if fault else None,
         message=fault.message if fault else None,
         exit_code=fault.exit_code if fault else None,
-        last_log=last_log,
+        last_log=look.logs.get(name, []),
         **reach,
     )
-    return Judged(status, fault, template_of(pod) == intent.template)
+    return Judged(status, fault, all(template_of(one.pod) == intent.template for one in members))
+
+
+def _member(pod: Json, look: Look) -> _Member:
+    fault = reasons.of_pod(pod, look.events.get(pod["metadata"]["name"], ()))
+    return _Member(pod, fault, _state(pod, reasons.server_status(pod), fault))
 
 
 def _state(pod: Json, server: Json, fault: Fault | None) -> WorkerState:

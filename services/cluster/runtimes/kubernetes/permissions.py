@@ -1,6 +1,7 @@
 """What Stepway needs to be allowed in a cluster, and how a cluster is asked whether it is.
 
-`NEEDED` is the same list as deploy/cluster-access.yaml, which an operator applies first; a test holds the two together.
+`NEEDED` and `OPTIONAL` are the list of deploy/cluster-access.yaml, which an operator applies first; a test holds them
+together. Without what is optional, a cluster works, and has less: an account of an older file is not refused.
 """
 
 import asyncio
@@ -60,6 +61,11 @@ NEEDED: tuple[Permission, ...] = (
     ),
     # a namespace is an object of the cluster, and at the same time in itself
     *(Permission(verb="get", resource="namespaces", name=name) for name in (IDENTITY_NAMESPACE, NAMESPACE)),
+)
+
+OPTIONAL: tuple[Permission, ...] = tuple(
+    Permission(verb=verb, resource="gateways", group="gateway.networking.k8s.io", namespace=NAMESPACE)
+    for verb in ("get", "list")
 )
 
 

@@ -1,6 +1,6 @@
 """The pod of a worker, and the pods that bring its model: nothing runs as root, writes to its image, or gets a token.
 
-`manifests` puts these templates into Deployments and Jobs.
+`manifests` puts these templates into Deployments, StatefulSets and Jobs.
 """
 
 import math
@@ -18,7 +18,7 @@ from services.cluster.runtimes.containers import (
     GpuRequest,
     Resources,
 )
-from services.cluster.runtimes.kubernetes import gpus, names
+from services.cluster.runtimes.kubernetes import gpus, names, shape
 
 Json = dict[str, Any]
 
@@ -31,6 +31,8 @@ LOADER_FILES = "/etc/stepway/loader"
 LOADER_SCRIPT = Path(__file__).with_name("loader.py")
 _CREDENTIAL = "/etc/stepway/token"
 _STARTUP_PERIOD = 1.0
+_SLOWEST_PULL = 1800.0  # seconds; images of GPU servers are of many gigabytes
+_SLOWEST_FETCH = 10 * 1024**2  # bytes per second
 _LOADER_MEMORY = 256 * 1024**2
 _SPARE = 64 * 1024**2  # beside the model, in its folder
 _REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
@@ -38,12 +40,12 @@ _GPU_TAINTS = ("nvidia.com/gpu", "amd.com/gpu", "gpu.intel.com/i915", "gpu.intel
                "google.com/tpu", "aws.amazon.com/neuron")  # fmt: skip
 
 
-def worker(workload: Workload, container: Container) -> Json:
-    """The pod's spec."""
+def worker(workload: Workload, container: Container, rank: int = 0) -> Json:
+    """The pod's spec; `rank` is that in its group, if it is one of several."""
     delivery = workload.delivery
     spec = _pod(container.user) | {
         "terminationGracePeriodSeconds": math.ceil(container.stop_grace + container.drain_seconds),
-        "containers": [_server(workload, container)],
+        "containers": [_server(workload, container, rank)],
         "volumes": _volumes(workload, container),
         "topologySpreadConstraints": [
             {
@@ -119,7 +121,7 @@ def _hardened() -> Json:
     }
 
 
-def _server(workload: Workload, container: Container) -> Json:
+def _server(workload: Workload, container: Container, rank: int) -> Json:
     environment = {"HOME": "/tmp", **container.environment}  # noqa: S108 (the pod's own, an empty volume)
     secret = names.base(workload.endpoint_id)
     made: Json = {
@@ -133,13 +135,14 @@ def _server(workload: Workload, container: Container) -> Json:
                 {"name": name, "valueFrom": {"secretKeyRef": {"name": secret, "key": key}}}
                 for name, key in sorted(container.secret_environment.items())
             ),
+            *(_place_in_group(secret, container.pods, rank) if container.pods > 1 else ()),
         ],
         "ports": [{"name": PORT, "containerPort": container.port, "protocol": "TCP"}],
         "resources": _resources(container.resources),
         "securityContext": _hardened(),
         "volumeMounts": _mounts(workload, container),
         "terminationMessagePolicy": "File",
-        **_probes(container),
+        **_probes(container, _start_seconds(workload, container)),
     }
     if container.command:
         made["command"] = container.command
@@ -148,7 +151,35 @@ def _server(workload: Workload, container: Container) -> Json:
     return made
 
 
-def _probes(container: Container) -> Json:
+def _place_in_group(base: str, count: int, rank: int) -> list[Json]:
+    """Its number in its set is that of its group. Where a variable is put into another, it must come before it."""
+    fields = {
+        "STEPWAY_POD_IP": "status.podIP",
+        "STEPWAY_TEMPLATE": f"metadata.annotations['{names.TEMPLATE}']",
+        "STEPWAY_GROUP": "metadata.labels['apps.kubernetes.io/pod-index']",
+    }
+    values = {
+        "STEPWAY_RANK": str(rank),
+        "STEPWAY_PODS": str(count),
+        "STEPWAY_LEADER": f"{base}-$(STEPWAY_GROUP).{shape.hosts(base)}",
+    }
+    found = [
+        {"name": name, "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": path}}}
+        for name, path in fields.items()
+    ]
+    return [*found, *({"name": name, "value": value} for name, value in values.items())]
+
+
+def _start_seconds(workload: Workload, container: Container) -> float:
+    """The pods of a group wait for each other: also for the one whose image and model come last."""
+    own = container.probes.start_seconds
+    if container.pods == 1:
+        return own
+    fetched = workload.delivery.size if workload.delivery and workload.delivery.mode == "fetch" else 0
+    return own + _SLOWEST_PULL + fetched / _SLOWEST_FETCH
+
+
+def _probes(container: Container, start_seconds: float) -> Json:
     probes = container.probes
     ready = {"httpGet": {"path": probes.ready_path, "port": PORT, "scheme": "HTTP"}}
     live = {"httpGet": {"path": probes.live_path or probes.ready_path, "port": PORT, "scheme": "HTTP"}}
@@ -158,7 +189,7 @@ def _probes(container: Container) -> Json:
         | {
             "periodSeconds": int(_STARTUP_PERIOD),
             "timeoutSeconds": math.ceil(probes.timeout),
-            "failureThreshold": math.ceil(probes.start_seconds / _STARTUP_PERIOD),
+            "failureThreshold": math.ceil(start_seconds / _STARTUP_PERIOD),
         },
         "readinessProbe": ready | timing | {"failureThreshold": probes.failures},
         "livenessProbe": live | timing | {"failureThreshold": 4 * probes.failures},

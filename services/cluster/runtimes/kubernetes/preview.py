@@ -3,7 +3,7 @@
 import asyncio
 from dataclasses import dataclass
 
-from services.cluster.runtimes.containers import GpuRequest, Resources
+from services.cluster.runtimes.containers import Delivery, GpuRequest, Resources
 from services.cluster.runtimes.kubernetes import inspect, names, pods
 from services.cluster.runtimes.kubernetes.intent import Intent
 from services.cluster.runtimes.kubernetes.manifests import Builder
@@ -25,6 +25,14 @@ class _Nodes:
     rooms: list[Room]
 
 
+@dataclass(frozen=True, slots=True)
+class _Each:
+    """A worker: so many pods, and what each of them asks for."""
+
+    resources: Resources
+    pods: int
+
+
 async def preview(objects: Objects, builder: Builder) -> Preview:
     """Raises Retry when the cluster cannot be asked; what it refuses is among the problems."""
     wanted = [builder.secret(), *builder.all()]
@@ -32,16 +40,23 @@ async def preview(objects: Objects, builder: Builder) -> Preview:
         wanted.append(builder.loader())
     tried = await asyncio.gather(*(_try(objects, manifest) for manifest in wanted))
     problems = [problem for problem in tried if problem is not None]
-    needs = _needs(builder)
-    resources, count = builder.container.resources, builder.workload.replicas
+    each, count = _Each(builder.container.resources, builder.container.pods), builder.workload.replicas
+    needs = _needs(each, count, builder.workload.delivery)
     quotas, nodes = await asyncio.gather(
-        _quotas(objects, needs), _weigh_nodes(objects, resources, needs, names.base(builder.workload.endpoint_id))
+        _quotas(objects, each, needs, _made(wanted)),
+        _weigh_nodes(objects, each, needs, names.base(builder.workload.endpoint_id)),
     )
-    problems += [(CAPACITY, one) for one in _no_room(quotas, nodes.places, resources, count)]
+    problems += [(CAPACITY, one) for one in _no_room(quotas, nodes.places, each, count)]
     return Preview(
         manifests=[_shown(one) for one in wanted], needs=needs, quotas=quotas, capacity=nodes.rooms, places=nodes.places,
         problems=[sentence for _, sentence in problems], code=problems[0][0] if problems else None,
     )  # fmt: skip
+
+
+def _made(manifests: list[Json]) -> dict[str, int]:
+    kinds = [one["kind"] for one in manifests]
+    known = {"Deployment": "count/deployments.apps", "StatefulSet": "count/statefulsets.apps", "Service": "services"}
+    return {name: kinds.count(kind) for kind, name in known.items() if kind in kinds}
 
 
 async def _try(objects: Objects, manifest: Json) -> tuple[str, str] | None:
@@ -58,35 +73,30 @@ async def _try(objects: Objects, manifest: Json) -> tuple[str, str] | None:
 
 async def room_for_more(objects: Objects, intent: Intent, count: int) -> list[str]:
     """What lacks for so many workers beside those that the endpoint has, as sentences."""
-    resources = _resources_of(intent.deployment)
-    needs = Needs(
-        workers=count, cpu_millis=count * resources.cpu_millis, memory_bytes=count * resources.memory_bytes,
-        gpus=count * resources.gpus.count if resources.gpus else 0,
-        gpu_resource=resources.gpus.resource if resources.gpus else None,
-    )  # fmt: skip
-    quotas = await _quotas(objects, needs, more=True)
-    return _no_room(quotas, (await _weigh_nodes(objects, resources, needs, None)).places, resources, count)
+    each = _Each(_resources_of(intent.leaders), intent.pods)
+    needs = _needs(each, count)
+    quotas = await _quotas(objects, each, needs, made={})
+    return _no_room(quotas, (await _weigh_nodes(objects, each, needs, None)).places, each, count)
 
 
-def _needs(builder: Builder) -> Needs:
-    workload, resources = builder.workload, builder.container.resources
-    count, delivery = workload.replicas, workload.delivery
+def _needs(each: _Each, count: int, delivery: Delivery | None = None) -> Needs:
+    resources, pods = each.resources, count * each.pods
     return Needs(
         workers=count,
-        cpu_millis=count * resources.cpu_millis,
-        memory_bytes=count * resources.memory_bytes,
-        gpus=count * resources.gpus.count if resources.gpus else 0,
+        cpu_millis=pods * resources.cpu_millis,
+        memory_bytes=pods * resources.memory_bytes,
+        gpus=pods * resources.gpus.count if resources.gpus else 0,
         gpu_resource=resources.gpus.resource if resources.gpus else None,
         storage_bytes=delivery.claim.size_bytes if delivery and delivery.claim else 0,
-        node_disk_bytes=count * delivery.size if delivery and delivery.mode == "fetch" else 0,
+        node_disk_bytes=pods * delivery.size if delivery and delivery.mode == "fetch" else 0,
     )
 
 
-async def _quotas(objects: Objects, needs: Needs, *, more: bool = False) -> list[Room]:
-    """With `more`, only workers are added: the Deployment and what belongs to it are there."""
+async def _quotas(objects: Objects, each: _Each, needs: Needs, made: dict[str, int]) -> list[Room]:
+    """`made`: how many objects of which kind will come beside the pods, by the names that quotas have for them."""
     needed = {
-        "pods": str(needs.workers),
-        "count/pods": str(needs.workers),
+        "pods": str(needs.workers * each.pods),
+        "count/pods": str(needs.workers * each.pods),
         "requests.cpu": pods.cpu(needs.cpu_millis),
         "cpu": pods.cpu(needs.cpu_millis),
         "requests.memory": str(needs.memory_bytes),
@@ -95,8 +105,7 @@ async def _quotas(objects: Objects, needs: Needs, *, more: bool = False) -> list
         "requests.storage": str(needs.storage_bytes),
         "persistentvolumeclaims": "1" if needs.storage_bytes else "0",
     }
-    if not more:
-        needed |= {"count/deployments.apps": "1", "services": "1"}
+    needed |= {name: str(count) for name, count in made.items()}
     if needs.gpu_resource:
         needed[f"requests.{needs.gpu_resource}"] = str(needs.gpus)
     rooms = []
@@ -115,8 +124,9 @@ def _room(of: str, resource: str, limit: str, used: str, needed: str) -> Room:
     return Room(of=of, resource=resource, limit=limit, used=used, needed=needed, fits=fits)
 
 
-async def _weigh_nodes(objects: Objects, resources: Resources, needs: Needs, but: str | None) -> _Nodes:
+async def _weigh_nodes(objects: Objects, each: _Each, needs: Needs, but: str | None) -> _Nodes:
     """By what nodes have and pods of ours in the namespace have asked for, `but` one endpoint's."""
+    resources = each.resources
     taken: dict[str, list[Json]] = {}
     for pod in (await objects.list("Pod")).items:
         node = (pod.get("spec") or {}).get("nodeName")
@@ -135,7 +145,7 @@ async def _weigh_nodes(objects: Objects, resources: Resources, needs: Needs, but
         resource = resources.gpus.resource
         count = sum(gpu.count for node in usable for gpu in _suitable(node, resources.gpus))
         rooms.append(_room("nodes", resource, str(count), str(_asked(there, resource) // 1000), str(needs.gpus)))
-    return _Nodes(places, rooms)
+    return _Nodes(places // each.pods, rooms)
 
 
 def _is_usable(node: NodeFacts, gpus: GpuRequest | None) -> bool:
@@ -178,7 +188,8 @@ def _asked(pods: list[Json], resource: str) -> int:
     )
 
 
-def _no_room(quotas: list[Room], places: int, resources: Resources, count: int) -> list[str]:
+def _no_room(quotas: list[Room], places: int, of: _Each, count: int) -> list[str]:
+    resources, group = of.resources, f"{of.pods} pods, each of them with " if of.pods > 1 else ""
     found = [
         f"The quota {one.of} allows {one.limit} of {one.resource}; {one.used} is used and {one.needed} is needed."
         for one in quotas
@@ -187,13 +198,13 @@ def _no_room(quotas: list[Room], places: int, resources: Resources, count: int) 
     if places < count:
         gpu = f" and {resources.gpus.count} × {resources.gpus.resource}" if resources.gpus else ""
         each = f"{resources.cpu_millis / 1000:g} CPUs, {resources.memory_bytes >> 20} MiB of memory{gpu}"
-        found.append(f"The nodes have room for {places} of {count} workers, each with {each}.")
+        found.append(f"The nodes have room for {places} of {count} workers, each with {group}{each}.")
     return found
 
 
-def _resources_of(deployment: Json) -> Resources:
-    """What each pod of a Deployment of ours asks for."""
-    spec = deployment["spec"]["template"]["spec"]
+def _resources_of(made: Json) -> Resources:
+    """What each pod of a Deployment or StatefulSet of ours asks for."""
+    spec = made["spec"]["template"]["spec"]
     asked = next(one for one in spec["containers"] if one["name"] == pods.SERVER)["resources"]["requests"]
     gpu = next((name for name in asked if "/" in name), None)
     return Resources(

@@ -67,8 +67,8 @@ async def ask(objects: Objects, owner: str, question: Question) -> str | None:
     trouble: list[str] = []
     try:
         async with asyncio.timeout(_SECONDS):
-            await objects.apply(manifest)
-            return await _answer(objects, name, trouble)
+            made = await objects.apply(manifest)
+            return await _answer(objects, made, trouble)
     except TimeoutError:
         return trouble[-1] if trouble else f"a pod that asks for it had no answer within {_SECONDS:g} seconds"
     finally:
@@ -77,10 +77,14 @@ async def ask(objects: Objects, owner: str, question: Question) -> str | None:
             await asyncio.shield(_delete(objects, name))
 
 
-async def _answer(objects: Objects, name: str, trouble: list[str]) -> str | None:
-    """`trouble` gets what may pass yet."""
+async def _answer(objects: Objects, job: Json, trouble: list[str]) -> str | None:
+    """`trouble` gets what may pass yet. A pod of an earlier Job of that name may still be there, and counts for nothing."""
+    name, uid = job["metadata"]["name"], job["metadata"]["uid"]
     while True:
-        found = (await objects.list("Pod", f"job-name={name}")).items
+        listed = (await objects.list("Pod", f"job-name={name}")).items
+        found = [
+            pod for pod in listed if any(one["uid"] == uid for one in pod["metadata"].get("ownerReferences") or ())
+        ]
         for pod in found:
             ended = (reasons.server_status(pod, pods.SCRIPT).get("state") or {}).get("terminated")
             if ended:

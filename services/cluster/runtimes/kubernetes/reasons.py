@@ -69,17 +69,32 @@ def of_pod(pod: Json, events: Sequence[Json] = ()) -> Fault | None:
     )
 
 
-def of_deployment(deployment: Json) -> Fault | None:
-    """Why there are fewer pods than wanted: the cluster refuses to create them, or has given up."""
-    for condition in _listed(_mapping(deployment, "status"), "conditions"):
+def of_set(made: Json, events: Sequence[Json] = ()) -> Fault | None:
+    """Why there are fewer pods than wanted: the cluster refuses to create them, or has given up.
+
+    A Deployment says it by its conditions, a StatefulSet only by `events`, and only while pods are missing.
+    """
+    if lacks_pods(made):
+        told = [
+            one for one in sorted(events, key=event_time) if one.get("reason") in ("FailedCreate", "SuccessfulCreate")
+        ]
+        refused = bool(told) and told[-1]["reason"] == "FailedCreate"
+        return of_refusal(printable(told[-1].get("message"))) if refused else None
+    for condition in _listed(_mapping(made, "status"), "conditions"):
         message = printable(condition.get("message"))
         if condition.get("type") == "ReplicaFailure" and condition.get("status") == "True":
             return of_refusal(message)
         if condition.get("type") == "Progressing" and condition.get("reason") == "ProgressDeadlineExceeded":
-            seconds = _mapping(deployment, "spec").get("progressDeadlineSeconds")
+            seconds = _mapping(made, "spec").get("progressDeadlineSeconds")
             text = f"The cluster has seen no progress within {seconds} seconds and gave up waiting."
             return Fault("deadline", text, final=True)
     return None
+
+
+def lacks_pods(made: Json) -> bool:
+    """Whether a StatefulSet has not made all its pods."""
+    wanted = _count(_mapping(made, "spec").get("replicas"))
+    return made.get("kind") == "StatefulSet" and _count(_mapping(made, "status").get("replicas")) < wanted
 
 
 def of_refusal(message: str) -> Fault:

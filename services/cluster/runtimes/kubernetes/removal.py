@@ -11,8 +11,8 @@ from shared.jobs.outcomes import Retry
 
 # In this order: first what would make others anew, last what they are counted by. Pods go with their owners.
 KINDS = (
-    "HorizontalPodAutoscaler", "Ingress", "HTTPRoute", "Deployment", "Job", "Pod", "Service", "PodDisruptionBudget",
-    "PersistentVolumeClaim", "Secret", "ConfigMap",
+    "HorizontalPodAutoscaler", "Ingress", "HTTPRoute", "Deployment", "StatefulSet", "Job", "Pod", "Service",
+    "PodDisruptionBudget", "PersistentVolumeClaim", "Secret", "ConfigMap",
 )  # fmt: skip
 _OPTIONAL = frozenset({"HTTPRoute"})
 _FIRST_LOOK = 0.1  # seconds

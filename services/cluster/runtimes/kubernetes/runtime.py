@@ -1,11 +1,12 @@
-"""A Kubernetes cluster as a runtime: each endpoint is a Deployment with what belongs to it, in one namespace.
+"""A Kubernetes cluster as a runtime: each endpoint is what makes its workers (`shape`), with all that
+belongs to it, in one namespace.
 
 It keeps no state of its own: what should be is in the cluster (`intent`), what is is read from it (`observe`), at once
 or by a `watcher`. Any number of these objects, in any number of processes, may look after one cluster.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 
 import httpx
@@ -31,6 +32,7 @@ from services.cluster.runtimes.kubernetes import (
     preview,
     reaching,
     removal,
+    shape,
     waiting,
 )
 from services.cluster.runtimes.kubernetes.client import KubernetesClient
@@ -68,7 +70,7 @@ class KubernetesRuntime:
         wanted = _intent(builder)
         stored = await intent.write(self._objects, wanted)
         await self._converge(stored, builder.secret())
-        return await self._observe(workload.endpoint_id)
+        return await self._observe(wanted)
 
     async def scale(self, endpoint_id: str, replicas: int, generation: int) -> Observation:
         for _ in range(_TRIES):
@@ -80,7 +82,7 @@ class KubernetesRuntime:
             stored = await intent.change(self._objects, before, after)
             if stored is not None:
                 await self._converge(stored, None)
-                return await self._observe(endpoint_id)
+                return await self._observe(after)
         raise Retry("cluster_conflict", f"The endpoint {endpoint_id} is being changed by several at once.")
 
     async def heal(self, endpoint_id: str, secret_of: Workload | None = None) -> Observation:
@@ -88,7 +90,7 @@ class KubernetesRuntime:
         stored = await self._existing(endpoint_id)
         secret = Builder(secret_of, self.owner).secret() if secret_of is not None else None
         await self._converge(stored, secret)
-        return await self._observe(endpoint_id)
+        return await self._observe(stored.intent)
 
     async def remove(self, endpoint_id: str, generation: int | None = None, *, timeout: float = 180.0) -> None:
         """As the protocol says. Raises Retry (`not_gone_yet`) when something is still there after `timeout` seconds."""
@@ -244,9 +246,9 @@ class KubernetesRuntime:
         """Make the cluster as the intent says; again if the intent has changed meanwhile, so that the latest one stays."""
         for _ in range(_TRIES):
             wanted = stored.intent
-            first = [one for one in wanted.wanted() if one["kind"] != "Deployment"]
+            first = [one for one in wanted.wanted() if not shape.is_set(one)]
             await self._put(stored, [*first, *([secret] if secret else [])])
-            await self._put(stored, [one for one in wanted.wanted() if one["kind"] == "Deployment"])
+            await self._put(stored, [one for one in wanted.wanted() if shape.is_set(one)])
             if wanted.retired:
                 await removal.retire(self._objects, self.owner, wanted)
             now = await intent.read(self._objects, self.owner, wanted.endpoint_id)
@@ -272,21 +274,23 @@ class KubernetesRuntime:
             raise UnknownEndpoint(endpoint_id)
         return stored
 
-    async def _observe(self, endpoint_id: str) -> Observation:
-        look = (await self._looks(endpoint_id)).get(endpoint_id)
+    async def _observe(self, applied: Intent) -> Observation:
+        """What has just been made: only what it is made of is asked for."""
+        kinds = {"ConfigMap", "Secret", "Pod", *(one.kind for one in applied.references())} & set(KINDS)
+        look = (await self._looks(applied.endpoint_id, sorted(kinds))).get(applied.endpoint_id)
         wanted = look.intent() if look is not None else None
         if look is None or wanted is None:
-            raise UnknownEndpoint(endpoint_id)
+            raise UnknownEndpoint(applied.endpoint_id)
         return observe.observation(look, wanted, self.client.url)
 
-    async def _looks(self, endpoint_id: str) -> dict[str, Look]:
+    async def _looks(self, endpoint_id: str, kinds: Sequence[str] = KINDS) -> dict[str, Look]:
         selector = names.selector(self.owner, endpoint_id)
-        listed = await asyncio.gather(*(self._objects.list(kind, selector) for kind in KINDS))
+        listed = await asyncio.gather(*(self._objects.list(kind, selector) for kind in kinds))
         grouped: dict[str, dict[str, list[Json]]] = {}
-        for kind, found in zip(KINDS, listed, strict=True):
+        for kind, found in zip(kinds, listed, strict=True):
             for one in found.items:
                 if (key := endpoint_of(one)) is not None:
-                    grouped.setdefault(key, {kind: [] for kind in KINDS})[kind].append({**one, "kind": kind})
+                    grouped.setdefault(key, {kind: [] for kind in kinds})[kind].append({**one, "kind": kind})
         return {key: Look(objects) for key, objects in grouped.items()}
 
     @asynccontextmanager
@@ -305,8 +309,8 @@ class KubernetesRuntime:
 
     async def _pods(self, endpoint_id: str, worker: int | None) -> list[Json]:
         found = await self._objects.list("Pod", names.selector(self.owner, endpoint_id, "worker"))
-        workers = Look({"Pod": found.items}).workers()
-        return [pod for ordinal, pod in enumerate(workers) if worker is None or ordinal == worker]
+        workers = shape.workers(found.items, names.base(endpoint_id))
+        return [pod for ordinal, one in enumerate(workers) if worker is None or ordinal == worker for pod in one.pods]
 
 
 def _intent(builder: Builder) -> Intent:
@@ -314,7 +318,7 @@ def _intent(builder: Builder) -> Intent:
     return Intent(
         endpoint_id=workload.endpoint_id, owner=builder.owner, generation=workload.generation,
         template_generation=workload.generation, replicas=workload.replicas, job=workload.job, port=container.port,
-        memory_bytes=container.resources.memory_bytes,
-        gpus=container.resources.gpus.count if container.resources.gpus else 0,
+        memory_bytes=container.pods * container.resources.memory_bytes,
+        gpus=container.pods * container.resources.gpus.count if container.resources.gpus else 0, pods=container.pods,
         autoscaled=workload.autoscale is not None, exposure=workload.exposure, manifests=builder.all(),
     )  # fmt: skip

@@ -98,7 +98,7 @@ def _surplus(look: Look, intent: Intent, wish: Wish) -> bool:
     """A rolling update is over when its old pods are at least on their way out."""
     return any(
         observe.template_of(pod) != intent.template and not pod["metadata"].get("deletionTimestamp")
-        for pod in look.workers()
+        for pod in look.pods()
     )
 
 

@@ -22,7 +22,10 @@ from shared.jobs.outcomes import Retry, StepError
 Json = dict[str, Any]
 Place = tuple[str, str]  # kind and uid
 
-KINDS = ("ConfigMap", "Secret", "Service", "PersistentVolumeClaim", "Deployment", "Pod")
+KINDS = (
+    "ConfigMap", "Secret", "Service", "PersistentVolumeClaim", "Ingress", "HTTPRoute", "Deployment", "StatefulSet",
+    "Pod",
+)  # fmt: skip
 _SETTLE = 0.05  # seconds; changes that come together are told together
 _ASKING = "ask"
 
@@ -38,6 +41,7 @@ class Pace:
     first_retry: float = 0.2
     longest_retry: float = 5.0
     ask: float = 5.0
+    absent: float = 60.0  # until a kind that the cluster does not know is asked for again
 
 
 @dataclass(eq=False, slots=True)
@@ -60,6 +64,7 @@ class Watcher:
         self._seen: dict[Place, Json] = {}
         self._places: dict[str, set[Place]] = {}  # of each endpoint's objects
         self._listed: set[str] = set()
+        self._absent: set[str] = set()  # kinds that the cluster does not know
         self._faults: dict[str, StepError] = {}
         self._pauses: dict[str, float] = {}  # before the next try, by kind
         self._listeners: set[_Listener] = set()
@@ -88,7 +93,7 @@ class Watcher:
     def look(self, endpoint_id: str) -> Look:
         """What is known of one endpoint. Events and logs are not watched."""
         items = [self._seen[place] for place in self._places.get(endpoint_id, ())]
-        return Look({kind: [one for one in items if one["kind"] == kind] for kind in self._listed})
+        return Look({kind: [one for one in items if one["kind"] == kind] for kind in self._listed - self._absent})
 
     def looks(self) -> dict[str, Look]:
         return {endpoint_id: self.look(endpoint_id) for endpoint_id in self._places}
@@ -124,6 +129,10 @@ class Watcher:
         while True:
             try:
                 version = version or await self._list(kind)
+                if not version:
+                    self._well(kind)
+                    await asyncio.sleep(self._pace.absent)
+                    continue
                 version = await self._watch(kind, version)
             except stream.Gone:
                 version = ""
@@ -140,7 +149,7 @@ class Watcher:
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 (no secret: only spread)
 
     async def _list(self, kind: str) -> str:
-        """All of a kind anew; what is no longer there has gone while nobody looked."""
+        """All of a kind anew; what is no longer there has gone while nobody looked. Empty: there is no such kind."""
         self.requests += 1
         try:
             found = await self._objects.list(kind, self._selector)
@@ -155,6 +164,7 @@ class Watcher:
         for one in gone:
             self._drop(kind, one)
         self._listed.add(kind)
+        (self._absent.discard if found.resource_version else self._absent.add)(kind)
         if len(self._listed) == len(KINDS):
             self.synced.set()
         self._tell(*changed, *gone)
@@ -180,8 +190,10 @@ class Watcher:
                 version = metadata.get("resourceVersion") or version
                 if event != "BOOKMARK" and metadata.get("uid"):
                     self._take(kind, event, {**item, "kind": kind})
-        except StepError as fault:
+        except Retry as fault:
             raise _Interrupted(version, fault) from fault
+        except StepError as fault:  # the kind may be gone: a list tells
+            raise _Interrupted("", fault) from fault
         return version
 
     def _take(self, kind: str, event: str, item: Json) -> None:

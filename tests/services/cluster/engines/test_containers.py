@@ -114,6 +114,60 @@ def test_vllm_says_how_much_is_missing() -> None:
         vllm(LLAMA_8B, node(H100, schedulable=False))
 
 
+LLAMA_405B = LLAMA_8B.model_copy(
+    update={"attention_heads": 128, "layers": 126, "kv_bytes_per_token": 516_096, "weights_bytes": 810 * GIB}
+)
+T4 = NodeGpu(resource="nvidia.com/gpu", count=1, product="Tesla-T4", memory=16 * GIB)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "nodes", "pods", "gpus", "product"),
+    [
+        (LLAMA_405B, [node(H100, name=f"h{n}") for n in range(3)], 2, 8, "NVIDIA-H100"),
+        (LLAMA_70B, [node(L4, name=f"l{n}") for n in range(3)], 2, 4, "NVIDIA-L4"),
+        (LLAMA_70B, [*(node(T4, name=f"t{n}") for n in range(40)), *(node(L4, name=f"l{n}") for n in range(3))],
+         2, 4, "NVIDIA-L4"),
+        (LLAMA_8B, [node(T4, name=f"t{n}") for n in range(4)], 2, 1, "Tesla-T4"),
+        (LLAMA_8B, [node(T4.model_copy(update={"product": None}), name=f"t{n}") for n in range(4)], 2, 1, None),
+    ],
+    ids=["405B", "70B", "the fewest nodes", "one GPU each", "nodes that do not say what they have"],
+)  # fmt: skip
+def test_vllm_spans_nodes_of_one_kind_where_none_holds_the_model(
+    metadata: ModelMetadata, nodes: list[NodeFacts], pods: int, gpus: int, product: str | None
+) -> None:
+    made = vllm(metadata, *nodes)
+    found = made.container.resources.gpus
+    assert found is not None
+    assert (made.container.pods, found.count, found.products) == (pods, gpus, [product] if product else [])
+    assert (option(made, "tensor-parallel-size"), option(made, "pipeline-parallel-size")) == (str(gpus), str(pods))
+    assert option(made, "distributed-executor-backend") == "ray"
+    assert made.container.command == [
+        "python3", "/etc/stepway/files/vllm_group.py", "--port=8000", "--", "vllm", "serve", "/models",
+    ]  # fmt: skip
+    assert set(made.container.files) == {"vllm_key.py", "vllm_group.py"}
+    assert (made.memory_bytes, made.threads) == (pods * made.container.resources.memory_bytes, 2 * pods * gpus)
+
+
+def test_vllm_stays_on_one_node_as_long_as_fewer_requests_at_a_time_fit_there() -> None:
+    nodes = [node(L4), node(L4, name="n2")]
+    made = vllm(LLAMA_8B, *nodes, concurrent_requests=256, avg_context_length=8000, avg_sequence_length=100)
+    assert (made.container.pods, made.container.command) == (1, ["vllm", "serve", "/models"])
+    assert made.replicas > 1
+    assert "distributed-executor-backend" not in "".join(made.container.args)
+
+
+def test_vllm_spans_no_more_nodes_than_there_are_nor_of_two_kinds() -> None:
+    with pytest.raises(Unsupported, match=r"largest node has 8 × 80 GiB\.$"):
+        vllm(LLAMA_405B, node(H100), node(L4, name="n2"))
+    with pytest.raises(Unsupported, match=r"Together, the 2 nodes of that kind do not hold it either\."):
+        vllm(LLAMA_70B.model_copy(update={"weights_bytes": 400 * GIB}), node(L4), node(L4, name="n2"))
+    shallow = LLAMA_70B.model_copy(update={"layers": 1})
+    with pytest.raises(Unsupported):
+        vllm(shallow, node(L4), node(L4, name="n2"))
+    made = vllm(LLAMA_8B, node(L4), node(L4, name="n2"), tuning=Tuning(tensor_parallel=4, pipeline_parallel=2))
+    assert (made.container.pods, made.memory_bytes // made.container.resources.memory_bytes) == (2, 2)
+
+
 def test_vllm_takes_what_an_operator_sets() -> None:
     adapters = ("config.json", "model.safetensors", "lora/sql/adapter_config.json")
     tuning = Tuning(

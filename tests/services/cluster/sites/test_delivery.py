@@ -24,6 +24,28 @@ def cluster(*storage: StorageClassFacts, nodes: int = 1, disk: int = 100 * GIB) 
 
 
 @pytest.mark.parametrize(
+    ("inspection", "unreached", "mode", "storage"),
+    [
+        (cluster(ONE_NODE, nodes=3, disk=11 * GIB), None, "fetch", None),
+        (cluster(ONE_NODE, MANY_NODES, nodes=3), None, "claim", "share"),
+        (cluster(ONE_NODE, MANY_NODES, nodes=3), "no route", "push", "share"),
+    ],
+)
+def test_pods_on_several_nodes_share_a_claim_that_all_can_read_or_fetch(
+    inspection: ClusterInspection, unreached: str | None, mode: str, storage: str | None
+) -> None:
+    plan = choose(MANIFEST, inspection, URL, unreached, spans=True)
+    assert (plan.mode, plan.claim.storage_class if plan.claim else None) == (mode, storage)
+    assert plan.size_bytes == MANIFEST.size
+
+
+def test_pods_on_several_nodes_cannot_be_sent_a_model_that_one_node_would_keep() -> None:
+    with pytest.raises(Permanent, match="no storage class that several nodes can read") as refused:
+        choose(MANIFEST, cluster(ONE_NODE, nodes=3), URL, "no route", spans=True)
+    assert refused.value.code == "model_unreachable"
+
+
+@pytest.mark.parametrize(
     ("inspection", "unreached", "mode", "storage", "shared"),
     [
         (cluster(ONE_NODE), None, "claim", "disk", False),

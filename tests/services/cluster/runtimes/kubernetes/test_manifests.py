@@ -46,9 +46,9 @@ NODES = [
 ]  # fmt: skip
 
 
-def hf_model() -> ModelSource:
+def hf_model(size: int = 16 << 30) -> ModelSource:
     files = [ModelFile(path="config.json", size=700, sha256="1" * 64)]
-    files.append(ModelFile(path="model.safetensors", size=16 << 30, sha256="2" * 64))
+    files.append(ModelFile(path="model.safetensors", size=size, sha256="2" * 64))
     metadata = ModelMetadata(attention_heads=32, layers=32, kv_bytes_per_token=131072, context_length=8192)
     return ModelSource(name="llama 8b", directory=Path("/unused"), files=files, metadata=metadata)
 
@@ -79,6 +79,14 @@ def vllm() -> Workload:
     )
 
 
+def spanning() -> Workload:
+    """A model for three nodes of four GPUs."""
+    nodes = [NODES[0].model_copy(update={"name": f"gpu-{number}"}) for number in range(4)]
+    made = Vllm(Images()).container_plan(hf_model(180 << 30), DeployConfig(concurrent_requests=4), nodes, Tuning())
+    brought = delivery({"config.json": b"{}"}, url="https://stepway.example/b")
+    return of_plan("spanning", made, delivery=brought, secrets={"loader-token": SecretStr(SECRET)}, replicas=2)
+
+
 def llama_cpp() -> Workload:
     made = LlamaCppContainer(Images()).container_plan(gguf_model(), DeployConfig(), NODES, Tuning())
     brought = delivery({"m.gguf": b"x"}, url="https://stepway.example/b", ca_pem="-----BEGIN CERTIFICATE-----")
@@ -99,7 +107,7 @@ def push() -> Workload:
     return workload("push", delivery=brought, secrets={"loader-token": SecretStr(SECRET)})
 
 
-ALL = [vllm, llama_cpp, litellm, push]
+ALL = [vllm, spanning, llama_cpp, litellm, push]
 
 
 @pytest.fixture
@@ -118,7 +126,8 @@ async def test_the_cluster_takes_everything_in_a_dry_run(runtime: KubernetesRunt
     refusals = [problem for problem in found.problems if not problem.startswith("The nodes have room")]
     assert refusals == []
     kinds = {one["kind"] for one in found.manifests}
-    assert {"Deployment", "Service", "Secret", "PodDisruptionBudget"} <= kinds
+    assert {"Service", "Secret", "PodDisruptionBudget"} <= kinds
+    assert len(kinds & {"Deployment", "StatefulSet"}) == 1
     text = json.dumps(found.manifests)
     assert SECRET not in text
     assert KEY not in text
@@ -128,7 +137,7 @@ async def test_the_cluster_takes_everything_in_a_dry_run(runtime: KubernetesRunt
 @pytest.mark.parametrize("make", ALL)
 def test_no_pod_runs_as_root_or_with_a_token(make: Any) -> None:
     builder = Builder(make(), OWNER)
-    specs = [builder.deployment()["spec"]["template"]["spec"]]
+    specs = [one["spec"]["template"]["spec"] for one in builder.sets()]
     if builder.workload.delivery is not None and builder.workload.delivery.claim is not None:
         loader = builder.loader()
         specs.append(loader["spec"]["template"]["spec"] if loader["kind"] == "Job" else loader["spec"])
@@ -148,22 +157,47 @@ def test_no_pod_runs_as_root_or_with_a_token(make: Any) -> None:
 def test_the_same_workload_gives_the_same_objects_and_a_new_key_new_pods(make: Any) -> None:
     one, other = (Builder(make(), OWNER) for _ in range(2))
     assert one.all() == other.all()
-    template = intent.template_of(one.deployment())
-    assert template == intent.template_of(
-        Builder(make().model_copy(update={"generation": 9, "replicas": 5}), OWNER).deployment()
-    )
+    (template,) = templates(one)
+    assert {template} == templates(Builder(make().model_copy(update={"generation": 9, "replicas": 5}), OWNER))
     changed = Builder(make().model_copy(update={"api_key": SecretStr("sk-another")}), OWNER)
-    assert template != intent.template_of(changed.deployment())
+    assert {template} != templates(changed)
+
+
+def templates(builder: Builder) -> set[str | None]:
+    return {intent.template_of(one) for one in builder.sets()}
 
 
 def test_vllm_is_placed_on_the_gpus_that_it_was_planned_for() -> None:
-    spec = Builder(vllm(), OWNER).deployment()["spec"]["template"]["spec"]
+    spec = Builder(vllm(), OWNER).sets()[0]["spec"]["template"]["spec"]
     limits = spec["containers"][0]["resources"]["limits"]
     assert limits["nvidia.com/gpu"] == "1"
     terms = spec["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
     assert {"key": "nvidia.com/gpu.product", "operator": "In", "values": ["NVIDIA-L4"]} in terms[0]["matchExpressions"]
     assert {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"} in spec["tolerations"]
-    assert not Builder(llama_cpp(), OWNER).deployment()["spec"]["template"]["spec"].get("tolerations")
+    assert not Builder(llama_cpp(), OWNER).sets()[0]["spec"]["template"]["spec"].get("tolerations")
+
+
+def test_a_worker_that_spans_nodes_is_a_set_for_each_of_its_pods() -> None:
+    builder = Builder(spanning(), OWNER)
+    made = builder.sets()
+    assert [(one["kind"], one["metadata"]["name"]) for one in made] == [
+        ("StatefulSet", "ep-spanning"), ("StatefulSet", "ep-spanning-r1"), ("StatefulSet", "ep-spanning-r2"),
+    ]  # fmt: skip
+    assert {one["spec"]["replicas"] for one in made} == {2}
+    for rank, one in enumerate(made):
+        labels = one["spec"]["template"]["metadata"]["labels"]
+        assert one["spec"]["selector"]["matchLabels"].items() <= labels.items()
+        assert one["spec"]["selector"]["matchLabels"]["stepway/rank"] == labels["stepway/rank"] == str(rank)
+        (server,) = one["spec"]["template"]["spec"]["containers"]
+        assert server["resources"]["limits"]["nvidia.com/gpu"] == "4"
+        values = {each["name"]: each.get("value") for each in server["env"]}
+        assert (values["STEPWAY_RANK"], values["STEPWAY_PODS"]) == (str(rank), "3")
+        assert values["STEPWAY_LEADER"] == "ep-spanning-$(STEPWAY_GROUP).ep-spanning-pods"
+    way_in, hosts = [one["spec"] for one in builder.all() if one["kind"] == "Service"]
+    assert way_in["selector"]["stepway/rank"] == "0"
+    assert (hosts["clusterIP"], hosts["publishNotReadyAddresses"]) == ("None", True)
+    with pytest.raises(Permanent, match="cannot be scaled by the cluster itself"):
+        Builder(spanning().model_copy(update={"autoscale": Autoscale(minimum=1, maximum=3)}), OWNER).sets()
 
 
 def test_a_secret_that_is_not_there_is_told_before_anything_is_made() -> None:

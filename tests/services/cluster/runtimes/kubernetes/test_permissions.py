@@ -3,7 +3,7 @@ from typing import Any
 
 import yaml
 
-from services.cluster.runtimes.kubernetes.permissions import NAMESPACE, NEEDED
+from services.cluster.runtimes.kubernetes.permissions import NAMESPACE, NEEDED, OPTIONAL
 from shared.contracts.clusters import Permission
 from tests.testbed.kube import ACCESS
 
@@ -23,11 +23,11 @@ def granted(kind: str, namespace: str | None) -> list[Permission]:
 
 def test_the_manifest_grants_what_is_needed_and_no_more() -> None:
     given = granted("Role", NAMESPACE) + granted("ClusterRole", None)
-    assert sorted(map(str, given)) == sorted(map(str, NEEDED))
+    assert sorted(map(str, given)) == sorted(map(str, (*NEEDED, *OPTIONAL)))
 
 
 def test_nothing_is_named_twice_or_by_a_wildcard() -> None:
-    names = [str(one) for one in NEEDED]
+    names = [str(one) for one in (*NEEDED, *OPTIONAL)]
     assert len(names) == len(set(names))
     assert "*" not in "".join(names)
 

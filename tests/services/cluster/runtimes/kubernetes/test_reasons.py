@@ -196,15 +196,30 @@ def test_a_server_that_is_well_again_has_no_fault() -> None:
 )  # fmt: skip
 def test_of_a_refusal(message: str, reason: str, words: str) -> None:
     failure = {"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": message}
-    fault = reasons.of_deployment({"spec": {}, "status": {"conditions": [failure]}})
+    fault = reasons.of_set({"spec": {}, "status": {"conditions": [failure]}})
     assert fault is not None
     assert fault.reason == reason
     assert fault.message.startswith(words)
 
 
+def test_a_set_without_conditions_tells_by_its_latest_event_while_pods_are_missing() -> None:
+    told = [
+        {"reason": "FailedCreate", "message": "exceeded quota: small", "lastTimestamp": "2026-01-01T00:00:02Z"},
+        {"reason": "SuccessfulCreate", "lastTimestamp": "2026-01-01T00:00:01Z"},
+    ]
+    lacks = {"kind": "StatefulSet", "spec": {"replicas": 2}, "status": {"replicas": 1}}
+    fault = reasons.of_set(lacks, told)
+    assert fault is not None
+    assert fault.reason == "quota_exceeded"
+    later = {"reason": "SuccessfulCreate", "lastTimestamp": "2026-01-01T00:00:03Z"}
+    assert reasons.of_set(lacks, [*told, later]) is None  # what was before has passed
+    assert reasons.of_set(lacks) is None
+    assert reasons.of_set({**lacks, "status": {"replicas": 2}}, told) is None
+
+
 def test_a_deadline() -> None:
     late = {"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded"}
-    fault = reasons.of_deployment({"spec": {"progressDeadlineSeconds": 600}, "status": {"conditions": [late]}})
+    fault = reasons.of_set({"spec": {"progressDeadlineSeconds": 600}, "status": {"conditions": [late]}})
     assert fault == Fault(
         "deadline", "The cluster has seen no progress within 600 seconds and gave up waiting.", final=True
     )
@@ -227,6 +242,6 @@ NESTED = st.dictionaries(FIELDS, ANY | st.lists(st.dictionaries(FIELDS, ANY, max
 def test_nothing_that_a_cluster_says_is_too_strange(status: dict[str, Any], events: list[dict[str, Any]]) -> None:
     for found in (
         reasons.of_pod({"metadata": {}, "status": status}, events),
-        reasons.of_deployment({"status": status}),
+        reasons.of_set({"status": status}),
     ):
         assert found is None or len(found.message) < 2000

@@ -19,6 +19,7 @@ from tests.testbed.certificates import as_yaml, authority, encoded, kubeconfig
 from tests.testbed.kube import LOOPBACK, ApiServer
 from tests.testbed.tls_server import VERSION, Request, http, serving
 
+REQUESTS = 2 * len(KINDS) - 1  # a list and a watch of each; this cluster knows no HTTPRoute
 QUICK = Pace(watch=240, silence=300, first_retry=0.05, longest_retry=0.2, ask=0.2)
 
 
@@ -133,7 +134,7 @@ async def test_changes_are_told_within_two_seconds(
         await asyncio.sleep(0)  # it listens from now on
         await runtime.remove("w")
         await gone
-        assert watcher.requests == requests == 2 * len(KINDS)
+        assert watcher.requests == requests == REQUESTS
         assert await watched.observe() == {}
 
 
@@ -146,7 +147,7 @@ async def test_who_waits_by_a_watcher_that_ends_is_told_to_try_again(
         messages: list[str] = []
         waiting = asyncio.create_task(watched.wait_ready("waits", 1, 600, lambda _, said: messages.append(said)))
         await _within(lambda: messages)
-        assert watcher.requests == 2 * len(KINDS)  # it asks for nothing that the watcher knows
+        assert watcher.requests == REQUESTS  # it asks for nothing that the watcher knows
     with pytest.raises(Retry) as raised:
         await asyncio.wait_for(waiting, 30)
     assert raised.value.code == "cluster_unavailable"
