@@ -2,13 +2,15 @@
 
 import json
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
 
 def write_private(path: Path, data: bytes, *, durable: bool = False) -> None:
     """Replace the file in one step, with mode 0600. `durable` also survives a power cut."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    # A thread that nobody waits for any more may still be writing while its successor begins.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as file:
