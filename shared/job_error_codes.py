@@ -70,6 +70,7 @@ JOB_CODES: dict[str, JobCode] = {
     "being_removed": JobCode("The endpoint is still being removed", "Retry in a while."),
     "cluster_conflict": JobCode("Several change the endpoint at once", "Retry the job."),
     "cluster_gone": JobCode("The cluster is not registered any more", "Choose another cluster."),
+    "cluster_nodes_away": JobCode("Nodes that have room are not ready", "Retry when they are."),
     "credentials_superseded": JobCode("Other credentials have been sent since", "Send these again if they are meant."),
     "endpoint_gone": JobCode("The endpoint is not there any more", _NOTHING),
     "engine_unavailable": JobCode("The engine cannot run on this machine", "See the message for what is missing."),

@@ -74,6 +74,7 @@ class NodeGpu(BaseModel):
 class NodeFacts(BaseModel):
     name: str
     ready: bool
+    away_since: datetime | None = None  # while it is not ready, or the cluster has not let it be used again yet
     schedulable: bool  # false when cordoned
     roles: list[str] = Field(default_factory=list)
     conditions: list[NodeCondition] = Field(default_factory=list)

@@ -5,8 +5,10 @@ in every later step of the job; secrets are put in only when a workload is made 
 """
 
 import asyncio
+import contextlib
 import math
 from collections.abc import AsyncIterator, Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from uuid import UUID
 
@@ -19,16 +21,18 @@ from services.cluster.engines.litellm import secret_name
 from services.cluster.engines.registry import cloud_engine, container_engine_for
 from services.cluster.runtimes.base import Progress, Workload
 from services.cluster.runtimes.containers import LOADER_TOKEN, MODEL, Delivery, Exposure
+from services.cluster.runtimes.kubernetes import inspect
 from services.cluster.runtimes.kubernetes.reaching import Question
 from services.cluster.runtimes.kubernetes.runtime import KubernetesRuntime
 from services.cluster.sites import delivery
 from services.cluster.sites.base import DeliveryPlan, Planned, PodPlan, count_of, silent
 from services.cluster.sites.manifest import manifest_of
+from shared import clock
 from shared.contracts.clusters import ClusterInspection
 from shared.contracts.deployments import DeploySpec
 from shared.contracts.models import Manifest, ModelFile
 from shared.contracts.previews import Preview
-from shared.jobs.outcomes import Permanent
+from shared.jobs.outcomes import Permanent, Retry
 from shared.objects.store import ObjectNotFound, ObjectStore, blob_key
 from shared.security.loader_token import token_of
 from shared.settings import Settings
@@ -38,6 +42,8 @@ REMEMBERED = 600.0  # seconds
 _CHUNK = 4 * 1024 * 1024
 Reached = dict[tuple[str, str], float]
 _NUMBERED_PODS = (1, 28)  # pods of a StatefulSet know their number by a label
+_OF_ROOM = ("engine_unsupported", "insufficient_capacity")
+_BACK_WITHIN = timedelta(minutes=5)
 _UNTOLD = "not-told"  # in the place of secrets where a workload is only tried
 
 
@@ -64,6 +70,10 @@ class KubernetesSite:
     async def plan(
         self, spec: DeploySpec, *, parameters: Sequence[str] = (), dry: bool = False, on_progress: Progress = silent
     ) -> PodPlan:
+        async with contextlib.nullcontext() if dry else self._waiting_for_nodes():
+            return await self._plan(spec, parameters, dry, on_progress)
+
+    async def _plan(self, spec: DeploySpec, parameters: Sequence[str], dry: bool, on_progress: Progress) -> PodPlan:
         inspection = await self.runtime.inspection()
         exposure = self._exposure(spec, inspection)
         if spec.digest is None:
@@ -106,11 +116,13 @@ class KubernetesSite:
 
     async def check(self, workload: Workload) -> None:
         found = await self.preview(workload)
-        if found.problems:
-            raise Permanent(found.code or "insufficient_capacity", " ".join(found.problems))
+        async with self._waiting_for_nodes():
+            if found.problems:
+                raise Permanent(found.code or "insufficient_capacity", " ".join(found.problems))
 
     async def check_more(self, endpoint_id: UUID, before: int, after: int, memory_bytes: int) -> None:
-        await self.runtime.check_more(str(endpoint_id), after)
+        async with self._waiting_for_nodes():
+            await self.runtime.check_more(str(endpoint_id), after)
 
     async def bring(self, spec: DeploySpec, workload: Workload, on_progress: Progress) -> None:
         if workload.delivery is None or workload.delivery.claim is None:
@@ -127,6 +139,22 @@ class KubernetesSite:
         return self.runtime.transport()
 
     # --- inside
+
+    @contextlib.asynccontextmanager
+    async def _waiting_for_nodes(self) -> AsyncIterator[None]:
+        """There is no room as long as a node is away that may be back in a moment: tried again then."""
+        try:
+            yield
+        except Permanent as refused:
+            if refused.code not in _OF_ROOM:
+                raise
+            recently = clock.now() - _BACK_WITHIN
+            nodes = await inspect.recent_nodes(self.runtime.client)
+            away = [node.name for node in nodes if node.away_since is not None and node.away_since > recently]
+            if not away:
+                raise
+            which = f"The node {away[0]} is" if len(away) == 1 else f"{len(away)} nodes are"
+            raise Retry("cluster_nodes_away", f"{which} not ready at the moment. {refused.message}") from refused
 
     def _model_plan(self, spec: DeploySpec, manifest: Manifest, inspection: ClusterInspection) -> ContainerPlan:
         engine = container_engine_for(manifest.files, spec.metadata, inspection.nodes, images_of(self._settings))

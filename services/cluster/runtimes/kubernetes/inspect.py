@@ -5,6 +5,7 @@ field and not the inspection, and a node is read in a tenth of the time.
 """
 
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
 from services.cluster.runtimes.kubernetes import faults
@@ -13,6 +14,7 @@ from services.cluster.runtimes.kubernetes.gpus import gpus_of
 from services.cluster.runtimes.kubernetes.objects import Objects, Refused
 from services.cluster.runtimes.kubernetes.permissions import IDENTITY_NAMESPACE
 from services.cluster.runtimes.kubernetes.quantities import thousandths, whole
+from services.cluster.runtimes.kubernetes.reasons import moment
 from shared import clock
 from shared.contracts.clusters import (
     ClusterInspection,
@@ -30,6 +32,7 @@ from shared.contracts.clusters import (
 _LINE = 253  # of a name or a reason, in characters
 _MESSAGE = 300
 _MANY = 50  # conditions, taints or roles of one node
+_AWAY = ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable")
 _ROLE = "node-role.kubernetes.io/"
 _STORAGE_DEFAULT = ("storageclass.kubernetes.io/is-default-class", "storageclass.beta.kubernetes.io/is-default-class")
 _INGRESS_DEFAULT = ("ingressclass.kubernetes.io/is-default-class",)
@@ -132,13 +135,17 @@ def node(item: Json) -> NodeFacts:
     spec, status, labels = _mapping(item, "spec"), _mapping(item, "status"), _labels(item)
     capacity, allocatable, info = (_mapping(status, key) for key in ("capacity", "allocatable", "nodeInfo"))
     conditions = [_condition(one) for one in _listed(status, "conditions")]
+    taints = [_taint(one) for one in _listed(spec, "taints")]
+    ready = any(one.type == "Ready" and one.status == "True" for one in conditions)
+    away = not ready or any(one.key in _AWAY for one in taints)
     return NodeFacts(
         name=_name(item),
-        ready=any(one.type == "Ready" and one.status == "True" for one in conditions),
+        ready=ready,
+        away_since=_changed(status) if away else None,
         schedulable=spec.get("unschedulable") is not True,
         roles=sorted(name.removeprefix(_ROLE)[:63] for name in labels if name.startswith(_ROLE))[:_MANY],
         conditions=conditions,
-        taints=[_taint(one) for one in _listed(spec, "taints")],
+        taints=taints,
         cpu_millis=thousandths(capacity.get("cpu")),
         cpu_millis_allocatable=thousandths(allocatable.get("cpu")),
         memory=whole(capacity.get("memory")),
@@ -153,6 +160,12 @@ def node(item: Json) -> NodeFacts:
         instance_type=_line(labels.get("node.kubernetes.io/instance-type")),
         zone=_line(labels.get("topology.kubernetes.io/zone")),
     )
+
+
+def _changed(status: Json) -> datetime | None:
+    """When the node became ready, or ceased to be."""
+    changes = [one.get("lastTransitionTime") for one in _listed(status, "conditions") if one.get("type") == "Ready"]
+    return moment(changes[0]) if changes else None
 
 
 def _condition(one: Json) -> NodeCondition:

@@ -3,6 +3,8 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -13,11 +15,12 @@ import pytest
 from pydantic import SecretStr
 
 from services.cluster.runtimes.base import UnknownEndpoint
+from services.cluster.runtimes.kubernetes.recent import Recent
 from services.cluster.runtimes.kubernetes.runtime import KubernetesRuntime
 from services.cluster.sites.kubernetes import KubernetesSite
 from shared.contracts.deployments import DeploySpec, ServedConfig
 from shared.contracts.models import Manifest, ModelMetadata
-from shared.jobs.outcomes import Permanent
+from shared.jobs.outcomes import Permanent, Retry
 from shared.objects import DirectoryStore
 from shared.objects.store import manifest_key
 from shared.security.loader_token import token_of
@@ -125,6 +128,39 @@ async def test_what_lacks_is_named_before_anything_is_made(runtime: KubernetesRu
         await site.plan(large)
     assert refusal.value.code == "insufficient_capacity"
     assert await runtime.orphans(known=()) == []
+
+
+@pytest.mark.parametrize("minutes", [0, 60])
+async def test_a_node_that_has_just_gone_is_waited_for(
+    runtime: KubernetesRuntime, objects: DirectoryStore, cluster: Cluster, minutes: int
+) -> None:
+    site = KubernetesSite(runtime, Settings(**IMAGES), objects)
+    large = await spec_of(objects, metadata=SHAPE.model_copy(update={"weights_bytes": 1 << 50}))
+    with node_away(cluster, datetime.now(UTC) - timedelta(minutes=minutes)):
+        runtime.client.recent_nodes = Recent(0.0)
+        with pytest.raises(Permanent if minutes else Retry, match="the largest node has") as refusal:
+            await site.plan(large)
+        with pytest.raises(Permanent):  # who only looks is told at once
+            await site.plan(large, dry=True)
+    assert refusal.value.code == ("insufficient_capacity" if minutes else "cluster_nodes_away")
+    assert ("The node away is not ready at the moment." in refusal.value.message) is (minutes == 0)
+
+
+@contextmanager
+def node_away(cluster: Cluster, since: datetime) -> Iterator[None]:
+    """A node that is not ready any more."""
+    path = "/api/v1/nodes"
+    ready = {"type": "Ready", "status": "False", "lastTransitionTime": since.strftime("%Y-%m-%dT%H:%M:%SZ")}
+    made = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "away"}}
+    cluster.api.admin.post(path, json=made).raise_for_status()
+    try:
+        status = cluster.api.get(f"{path}/away")
+        status["status"]["conditions"] = [ready]
+        del status["metadata"]["resourceVersion"]  # the cluster's own servers write to it too
+        cluster.api.admin.put(f"{path}/away/status", json=status).raise_for_status()
+        yield
+    finally:
+        cluster.api.admin.delete(f"{path}/away").raise_for_status()
 
 
 async def test_only_the_workers_that_are_missing_need_room(runtime: KubernetesRuntime, objects: DirectoryStore) -> None:
