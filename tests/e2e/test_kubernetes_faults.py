@@ -155,7 +155,7 @@ def retried(life: Life, job: dict[str, Any]) -> dict[str, Any]:
     """A registration that has failed because its cluster was away, told so, tried again."""
     if job["state"] == "succeeded":  # it had nothing more to ask
         return job
-    assert job["error"]["code"] == "cluster_unreachable", job
+    assert job["error"]["code"] in ("cluster_refused", "cluster_unreachable"), job
     shown = life.stepway.get(f"/clusters/{life.id}")
     assert (shown["state"], shown["reason"]) == ("error", job["error"]["message"])
     life.stepway.post(f"/jobs/{job['id']}/retry", {})
