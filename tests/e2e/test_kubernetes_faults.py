@@ -4,6 +4,7 @@ A round takes the cluster from registration to its end, and each stage's job mee
 Rounds differ in the point; an ordinary run takes one of each. The cluster is these tests' own: they stop its servers.
 """
 
+import os
 import signal
 import tempfile
 import threading
@@ -26,7 +27,7 @@ from tests.testbed.machine import need
 STEPS = {job.kind: [step.key for step in job.steps] for job in JOBS if job.kind in STAGES}
 POINTS = {kind: [(key, state) for key in keys for state in ("running", "succeeded")] for kind, keys in STEPS.items()}
 CANCELLED = ("deploy_model", "add_worker")
-OUTAGE = 30.0  # seconds
+OUTAGE = 30.0 if os.environ.get("STEPWAY_FAULTS") == "all" else 10.0  # seconds
 TAKEN_OVER_WITHIN = 60.0  # seconds, on a machine that is busy with other tests; alone it is under 15
 QUEUED = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%%FOR UPDATE%%'"
 
