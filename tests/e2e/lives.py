@@ -130,4 +130,7 @@ class Life:
         """After a test, however it ended: nothing is registered, nothing is left in the cluster."""
         for one in self.stepway.get("/clusters?kind=kubernetes")["data"]:
             self.stepway.ask("DELETE", f"/clusters/{one['id']}?force=true")
+        for one in self.stepway.get("/endpoints")["data"]:  # what failed is still listed
+            self.stepway.ask("DELETE", f"/endpoints/{one['id']}")
+        until(lambda: not self.stepway.get("/endpoints")["data"], seconds=PATIENCE, what="no endpoint to be listed")
         clear(self.cluster)

@@ -16,7 +16,7 @@ from shared.jobs.run import Step
 IN_PLACE = 30.0  # seconds; longer ones free the slot
 UNDO_IN_PLACE = 240.0  # an undo is tried a few times only, by the engine itself
 PATIENT = RetryPolicy(attempts=15, delay=1.0, max_delay=60.0, timeout=600.0)  # a quarter of an hour in all
-PROBING = RetryPolicy(attempts=8, delay=0.5, max_delay=10.0)
+PROBING = RetryPolicy(attempts=12, delay=0.5, max_delay=20.0)  # two minutes: the way to a worker may be the cluster's
 _FAULTS_OF_OURS = 3  # tries of what no retry is expected to mend
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 5.0
 # What an API server answers in the first moments after its start, before it knows who may do what

@@ -8,15 +8,17 @@ from services.cluster.runtimes.base import Observation, Runtime, WorkerStatus
 from shared.jobs.outcomes import Permanent, Retry
 
 TIMEOUT = 120.0
+READY_AGAIN = 300.0  # seconds
 
 
 async def ready_workers(runtime: Runtime, endpoint_id: UUID, replicas: int) -> Observation:
-    """The endpoint, with so many workers ready. Raises Retry when one has gone since it was waited for."""
+    """The endpoint, with so many workers ready. One that has gone since it was waited for, as all of a node's do while the
+    cluster has not heard of the node, is waited for once more. Raises as `Runtime.wait_ready`.
+    """
     seen = await runtime.observe_one(str(endpoint_id))
-    ready = len(seen.ready) if seen is not None else 0
-    if seen is None or ready < replicas:
-        raise Retry("worker_not_ready", f"{ready} of {replicas} workers are ready.")
-    return seen
+    if seen is not None and len(seen.ready) >= replicas:
+        return seen
+    return await runtime.wait_ready(str(endpoint_id), replicas, READY_AGAIN)
 
 
 async def probe(
