@@ -24,6 +24,9 @@ SECRETS = "/etc/stepway/secrets"  # where `Container.secret_files` are, by their
 FILES = "/etc/stepway/files"  # where `Container.files` are
 MODEL = "/models"  # where the model's files are
 
+PULL_SECONDS = 1800.0  # at most, for an image: those of GPU servers are of many gigabytes
+SLOWEST_FETCH = 10 * 1024**2  # bytes per second of a model that a pod fetches
+
 
 class GpuRequest(BaseModel):
     """`products`: the kinds of GPU that will do, as nodes' labels name them; none given: any."""

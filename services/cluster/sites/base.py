@@ -13,13 +13,10 @@ from pydantic import BaseModel, SecretStr
 
 from services.cluster.engines.base import ContainerPlan, EnginePlan
 from services.cluster.runtimes.base import MAX_REPLICAS, Progress, Runtime, Workload
-from services.cluster.runtimes.containers import Claim, Exposure
+from services.cluster.runtimes.containers import PULL_SECONDS, SLOWEST_FETCH, Claim, Exposure
 from shared.contracts.deployments import DeploySpec
 from shared.contracts.previews import Preview
 from shared.jobs.outcomes import Permanent
-
-_PULL_SECONDS = 1800.0  # images of GPU servers are of many gigabytes
-_SLOWEST_FETCH = 10 * 1024**2  # bytes per second
 
 
 class DeliveryPlan(BaseModel):
@@ -43,7 +40,7 @@ class PodPlan(ContainerPlan):
         """The server's own time, after its image (and, where each worker fetches it, the model) has been brought."""
         fetched = self.delivery if self.delivery and self.delivery.mode == "fetch" else None
         size = max(self.container.resources.memory_bytes, fetched.size_bytes) if fetched else 0
-        return self.container.probes.start_seconds + _PULL_SECONDS + size / _SLOWEST_FETCH
+        return self.container.probes.start_seconds + PULL_SECONDS + size / SLOWEST_FETCH
 
 
 Planned = EnginePlan | PodPlan

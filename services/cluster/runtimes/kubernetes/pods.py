@@ -12,7 +12,9 @@ from services.cluster.runtimes.containers import (
     FILES,
     LOADER_TOKEN,
     MODEL,
+    PULL_SECONDS,
     SECRETS,
+    SLOWEST_FETCH,
     Container,
     Delivery,
     GpuRequest,
@@ -31,8 +33,6 @@ LOADER_FILES = "/etc/stepway/loader"
 LOADER_SCRIPT = Path(__file__).with_name("loader.py")
 _CREDENTIAL = "/etc/stepway/token"
 _STARTUP_PERIOD = 1.0
-_SLOWEST_PULL = 1800.0  # seconds; images of GPU servers are of many gigabytes
-_SLOWEST_FETCH = 10 * 1024**2  # bytes per second
 _LOADER_MEMORY = 256 * 1024**2
 _SPARE = 64 * 1024**2  # beside the model, in its folder
 _REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
@@ -176,7 +176,7 @@ def _start_seconds(workload: Workload, container: Container) -> float:
     if container.pods == 1:
         return own
     fetched = workload.delivery.size if workload.delivery and workload.delivery.mode == "fetch" else 0
-    return own + _SLOWEST_PULL + fetched / _SLOWEST_FETCH
+    return own + PULL_SECONDS + fetched / SLOWEST_FETCH
 
 
 def _probes(container: Container, start_seconds: float) -> Json:
