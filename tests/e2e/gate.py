@@ -5,15 +5,17 @@ change of state is in its transaction and not committed: at `running` the step h
 done and nobody knows.
 """
 
+import threading
 from types import TracebackType
 from typing import Self
 
 import psycopg
 
-from tests.e2e.instance import PATIENCE, until
+from tests.e2e.instance import PATIENCE, Stepway, until
 
 LOCK = 4711
 
+_QUEUED = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%%FOR UPDATE%%'"
 _MAKE = f"""
 CREATE TABLE IF NOT EXISTS public.test_gate (kind text, key text, state text);
 CREATE OR REPLACE FUNCTION public.test_wait() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -59,3 +61,14 @@ class Gate:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._connection.close()
+
+
+def cancel_queued(stepway: Stepway, job: str) -> threading.Thread:
+    """A cancel that waits for the row which the held step has locked, and so comes before the step's end.
+
+    Returns once it waits; join it when the gate is open.
+    """
+    cancel = threading.Thread(target=stepway.ask, args=("POST", f"/jobs/{job}/cancel"))
+    cancel.start()
+    until(lambda: stepway.sql(_QUEUED)[0][0] > 0, what="the cancel to queue")
+    return cancel

@@ -1,5 +1,8 @@
 """A Stepway that has a real cluster registered, by the form, and a model that may be deployed there."""
 
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +12,7 @@ from services.cluster.runtimes.kubernetes.removal import KINDS
 from tests.e2e.instance import Stepway
 from tests.e2e.relay import Relay
 from tests.testbed.cluster import Cluster
+from tests.testbed.machine import need
 
 PYTHON, LLAMA = "stepway-testbed/python:1", "stepway-testbed/llama:1"
 SERVES = {"image_llama_cpp": LLAMA, "image_llama_cpp_program": "xllamacpp", "image_loader": PYTHON}
@@ -71,3 +75,18 @@ class Registered:
 
     def pods(self, endpoint: str) -> list[Json]:
         return self.cluster.ready_pods(NAMESPACE, f"stepway/endpoint={endpoint},app.kubernetes.io/component=worker")
+
+
+@contextmanager
+def registered_at(cluster: Cluster, model_file: Path) -> Iterator[Registered]:
+    """An installation of its own that may read the folder of the model, and leaves no process."""
+    need(images=("llama",))
+    cluster.load("llama")
+    with tempfile.TemporaryDirectory(prefix="stepway-e2e-") as name, Relay() as relay:
+        relay.lead_to(cluster.api.url)
+        settings: dict[str, Any] = {"model_roots": model_file.parent, "allow_loopback_clusters": True, **SERVES}
+        stepway = Stepway(Path(name), **settings)
+        try:
+            yield Registered(stepway.start(), cluster, relay, model_file)
+        finally:
+            stepway.clean_up()

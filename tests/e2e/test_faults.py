@@ -8,7 +8,6 @@ an ordinary run takes one round.
 import os
 import shutil
 import signal
-import threading
 import time
 from hashlib import sha256
 from pathlib import Path
@@ -18,7 +17,7 @@ import pytest
 from services.cluster.jobs import JOBS as CLUSTER_JOBS
 from services.model.jobs import JOBS as MODEL_JOBS
 from tests.e2e.conftest import Make
-from tests.e2e.gate import Gate
+from tests.e2e.gate import Gate, cancel_queued
 from tests.e2e.instance import Stepway, alive, until
 from tests.hub import Hub
 from tests.serving import Fault
@@ -144,10 +143,7 @@ def test_a_cancel_at_any_step_leaves_nothing(make: Make, model_file: Path, numbe
             workflow = trigger(stepway, kind, made, model_file)
             gate.wait()
             job = workflow["job"]["id"]  # type: ignore[index]
-            # it waits for the row that the held step has locked, and comes before the step's end
-            cancel = threading.Thread(target=stepway.ask, args=("POST", f"/jobs/{job}/cancel"))
-            cancel.start()
-            until(lambda: stepway.sql(_QUEUED)[0][0] > 0, what="the cancel to queue")
+            cancel = cancel_queued(stepway, job)
         cancel.join()
         ended = stepway.ended_job(workflow)
         assert ended["state"] == "cancelled", (kind, key, ended)
@@ -167,9 +163,6 @@ def test_a_cancel_at_any_step_leaves_nothing(make: Make, model_file: Path, numbe
             workers["delete_endpoint"] = 2
     assert stepway.ask("DELETE", f"/models/{made['model']}").status_code == 204
     check_nothing_left(stepway)
-
-
-_QUEUED = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%%FOR UPDATE%%'"
 
 
 @pytest.mark.faults(sample=1)
@@ -334,9 +327,7 @@ def test_workers_whose_removal_is_cancelled_come_back(stepway: Stepway, model_fi
         job = stepway.ask("DELETE", f"/endpoints/{endpoint}/workers").json()
         gate.wait()
         check_workers(stepway, 1)  # it is done, and not recorded
-        cancel = threading.Thread(target=stepway.ask, args=("POST", f"/jobs/{job['id']}/cancel"))
-        cancel.start()
-        until(lambda: stepway.sql(_QUEUED)[0][0] > 0, what="the cancel to queue")
+        cancel = cancel_queued(stepway, job["id"])
     cancel.join()
     assert stepway.ended_job({"job": job})["state"] == "cancelled"
     check_workers(stepway, 2)

@@ -3,19 +3,16 @@
 One Stepway serves all of these tests, started anew with other settings where a test needs them.
 """
 
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from services.cluster.runtimes.kubernetes.permissions import NAMESPACE
 from tests.e2e.instance import Stepway, until
-from tests.e2e.registered import PYTHON, SERVES, Json, Registered
+from tests.e2e.registered import PYTHON, SERVES, Json, Registered, registered_at
 from tests.e2e.relay import Relay
 from tests.testbed.cluster import Cluster
-from tests.testbed.machine import need
 
 ABSENT = "registry.invalid/no/such:1"  # its registry's name does not resolve: the pod waits, and is given two minutes
 INVALID = "docker.io/Not/valid:1"
@@ -23,16 +20,8 @@ INVALID = "docker.io/Not/valid:1"
 
 @pytest.fixture(scope="module")
 def registered(cluster: Cluster, model_file: Path) -> Iterator[Registered]:
-    need(images=("llama",))
-    cluster.load("llama")
-    with tempfile.TemporaryDirectory(prefix="stepway-e2e-") as name, Relay() as relay:
-        relay.lead_to(cluster.api.url)
-        settings: dict[str, Any] = {"model_roots": model_file.parent, "allow_loopback_clusters": True, **SERVES}
-        stepway = Stepway(Path(name), **settings)
-        try:
-            yield Registered(stepway.start(), cluster, relay, model_file)
-        finally:
-            stepway.clean_up()
+    with registered_at(cluster, model_file) as made:
+        yield made
 
 
 def test_a_model_is_served_by_pods_that_come_and_go(registered: Registered) -> None:

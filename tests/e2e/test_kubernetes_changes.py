@@ -3,17 +3,14 @@
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from services.cluster.runtimes.kubernetes.permissions import NAMESPACE
-from tests.e2e.instance import Stepway, until
-from tests.e2e.registered import SERVES, Registered
-from tests.e2e.relay import Relay
+from tests.e2e.instance import until
+from tests.e2e.registered import Registered, registered_at
 from tests.e2e.test_changes import asked_all_the_time, change, do, model, three_models
 from tests.testbed.cluster import Cluster
-from tests.testbed.machine import need
 
 
 @pytest.fixture(scope="module")
@@ -24,16 +21,8 @@ def roots(model_file: Path) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def registered(cluster: Cluster, roots: Path) -> Iterator[Registered]:
-    need(images=("llama",))
-    cluster.load("llama")
-    with tempfile.TemporaryDirectory(prefix="stepway-e2e-") as name, Relay() as relay:
-        relay.lead_to(cluster.api.url)
-        settings: dict[str, Any] = {"model_roots": roots, "allow_loopback_clusters": True, **SERVES}
-        stepway = Stepway(Path(name), **settings)
-        try:
-            yield Registered(stepway.start(), cluster, relay, roots / "first.gguf")
-        finally:
-            stepway.clean_up()
+    with registered_at(cluster, roots / "first.gguf") as made:
+        yield made
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ Rounds differ in the point; an ordinary run takes one of each. The cluster is th
 import os
 import signal
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +16,7 @@ import pytest
 
 from services.cluster.jobs import JOBS
 from tests.e2e.conftest import Make
-from tests.e2e.gate import Gate
+from tests.e2e.gate import Gate, cancel_queued
 from tests.e2e.instance import Stepway, until
 from tests.e2e.lives import PATIENCE, SERVES, STAGES, Life, left_in
 from tests.e2e.test_faults import check_events, wait_for_end
@@ -29,7 +28,6 @@ POINTS = {kind: [(key, state) for key in keys for state in ("running", "succeede
 CANCELLED = ("deploy_model", "add_worker")
 OUTAGE = 30.0 if os.environ.get("STEPWAY_FAULTS") == "all" else 10.0  # seconds
 TAKEN_OVER_WITHIN = 60.0  # seconds, on a machine that is busy with other tests; alone it is under 15
-QUEUED = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%%FOR UPDATE%%'"
 
 
 def rounds(points: dict[str, Any]) -> range:
@@ -115,9 +113,7 @@ def cancel_at(life: Life, kind: str, key: str) -> None:
     with Gate(stepway.database(), kind, key, "running") as gate:
         job = life.begin(kind)
         gate.wait(PATIENCE)
-        cancel = threading.Thread(target=stepway.ask, args=("POST", f"/jobs/{job}/cancel"))
-        cancel.start()
-        until(lambda: stepway.sql(QUEUED)[0][0] > 0, what="the cancel to queue")
+        cancel = cancel_queued(stepway, job)
     cancel.join()
     ended = life.ended(job)
     assert ended["state"] == "cancelled", (kind, key, ended)
