@@ -23,6 +23,8 @@ from shared.jobs.stored import json_text, short_text
 from shared.jobs.views import job_percent, step_view
 
 PAUSE, LONGEST_PAUSE = 0.1, 2.0  # seconds between the tries to reach the database
+RUN_LEASE = 30.0  # seconds that a run which a service drives may be silent
+RENEWED = "CASE WHEN job.lease_until IS NOT NULL THEN clock_timestamp() + interval '30 seconds' END"
 
 _PASSING = (psycopg.OperationalError, exc.OperationalError, exc.InterfaceError, exc.TimeoutError)
 
@@ -59,7 +61,8 @@ def _with_event(guard: LiteralString, change: LiteralString, more: LiteralString
     return f"""
         WITH job AS (SELECT id FROM jobs.job WHERE id = %(job)s AND fence = %(fence)s AND {guard} FOR NO KEY UPDATE),
              changed AS ({change}),
-             counted AS (UPDATE jobs.job SET event_seq = event_seq + 1 FROM changed WHERE job.id = changed.job_id
+             counted AS (UPDATE jobs.job SET event_seq = event_seq + 1, lease_until = {RENEWED}
+                           FROM changed WHERE job.id = changed.job_id
                          RETURNING job.id, job.event_seq, job.topic),
              topic AS (UPDATE jobs.topic t SET seq = t.seq + 1 FROM counted WHERE t.id = counted.topic RETURNING t.seq),
              event AS (INSERT INTO jobs.event (job_id, seq, topic, topic_seq, type, data)

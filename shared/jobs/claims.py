@@ -59,6 +59,18 @@ class Claim:
     steps: dict[str, StepMemory] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Process:
+    """One that runs jobs: where it is, the versions that it knows of each kind, and the service of which it is a replica."""
+
+    id: UUID
+    host: str
+    pid: int
+    started: str
+    kinds: dict[str, list[int]]
+    service: str | None = None
+
+
 def process_identity(pid: int) -> str:
     """The start time of a living process, which tells it from a later one with its pid. Empty where this cannot be known."""
     try:
@@ -87,7 +99,8 @@ _TAKE = text("""
              ORDER BY run_at LIMIT 1 FOR UPDATE SKIP LOCKED) picked
          LIMIT 1)
     UPDATE jobs.job job
-       SET worker = :process, fence = job.fence + 1, started_at = coalesce(job.started_at, clock_timestamp())
+       SET worker = :process, fence = job.fence + 1, started_at = coalesce(job.started_at, clock_timestamp()),
+           lease_until = clock_timestamp() + make_interval(secs => CAST(:lease AS float8))
       FROM free WHERE job.id = free.id
     RETURNING job.id, job.kind, job.version, job.fence, job.attempt, job.state, job.phase, job.input, job.error,
               extract(epoch FROM job.deadline - clock_timestamp()) AS seconds_left
@@ -98,7 +111,9 @@ _BURY = text("DELETE FROM jobs.process WHERE lease_until < clock_timestamp()")
 # Not "of those just buried": a process may have claimed in the very moment in which its lease ended.
 _REAP = text("""
     UPDATE jobs.job SET worker = NULL, fence = fence + 1, run_at = clock_timestamp()
-     WHERE worker IS NOT NULL AND NOT EXISTS (SELECT 1 FROM jobs.process p WHERE p.id = job.worker)
+     WHERE worker IS NOT NULL AND CASE WHEN lease_until IS NULL
+               THEN NOT EXISTS (SELECT 1 FROM jobs.process p WHERE p.id = job.worker)
+               ELSE lease_until < clock_timestamp() END
     RETURNING id
 """)
 
@@ -125,18 +140,28 @@ _STEPS = text("SELECT key, state, attempt, tries, result, error FROM jobs.step W
 
 
 class Claims:
-    def __init__(self, database: Database, ledger: Ledger, process: UUID, lease_seconds: float) -> None:
+    """Claims of one process, which has a lease for all its runs; with `run_lease`, each run has its own, of so many seconds."""
+
+    def __init__(
+        self, database: Database, ledger: Ledger, process: UUID, lease_seconds: float, run_lease: float | None = None
+    ) -> None:
         self._database = database
         self._ledger = ledger
         self.process = process
         self.lease_seconds = lease_seconds
+        self._run_lease = run_lease
 
-    async def register(self, kinds: dict[str, int]) -> None:
+    async def register(self, kinds: dict[str, list[int]]) -> None:
         """Announce this process. Processes of this machine that are no more lose their leases at once."""
-        host = machine_identity()
+        pid = os.getpid()
+        await self.announce(Process(self.process, machine_identity(), pid, process_identity(pid), kinds))
+        await self.reap()
+
+    async def announce(self, process: "Process") -> None:
+        """Add a process, or renew what is known of it."""
         async with self._database.transaction() as session:
             rows = await session.execute(
-                text("SELECT id, pid, started FROM jobs.process WHERE host = :host"), {"host": host}
+                text("SELECT id, pid, started FROM jobs.process WHERE host = :host"), {"host": process.host}
             )
             gone = [row.id for row in rows if row.started and process_identity(row.pid) != row.started]
             if gone:
@@ -144,13 +169,13 @@ class Claims:
                     text("UPDATE jobs.process SET lease_until = '-infinity' WHERE id = ANY(:ids)"), {"ids": gone}
                 )
             await session.execute(
-                text("""INSERT INTO jobs.process (id, host, pid, started, kinds, lease_until)
-                        VALUES (:id, :host, :pid, :started, CAST(:kinds AS jsonb),
-                                clock_timestamp() + make_interval(secs => :lease))"""),
-                {"id": self.process, "host": host, "pid": os.getpid(), "started": process_identity(os.getpid()),
-                 "kinds": json_text(kinds), "lease": self.lease_seconds},
+                text("""INSERT INTO jobs.process (id, host, pid, started, kinds, service, lease_until)
+                        VALUES (:id, :host, :pid, :started, CAST(:kinds AS jsonb), :service,
+                                clock_timestamp() + make_interval(secs => :lease))
+                        ON CONFLICT (id) DO UPDATE SET lease_until = excluded.lease_until, kinds = excluded.kinds"""),
+                {"id": process.id, "host": process.host, "pid": process.pid, "started": process.started,
+                 "kinds": json_text(process.kinds), "service": process.service, "lease": self.lease_seconds},
             )  # fmt: skip
-        await self.reap()
 
     async def take(self, slots: dict[str, tuple[list[int], int]]) -> Claim | None:
         """Claim one job that may run now; `slots` is `{kind: (versions that this process knows, free slots)}`.
@@ -161,7 +186,7 @@ class Claims:
         if not wanted:
             return None
         kinds, versions = (list(column) for column in zip(*wanted, strict=True))
-        values = {"kinds": kinds, "versions": versions, "process": self.process}
+        values = {"kinds": kinds, "versions": versions, "process": self.process, "lease": self._run_lease}
         row = None
         try:
             async with self._database.transaction() as session:

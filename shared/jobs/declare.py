@@ -142,9 +142,9 @@ class Registry:
     def all(self) -> list[JobDef]:
         return [one for one, _ in self._jobs.values()]
 
-    def announced(self) -> dict[str, int]:
-        """`{kind: highest version}`."""
-        kinds: dict[str, int] = {}
-        for kind, version in self._jobs:
-            kinds[kind] = max(version, kinds.get(kind, 0))
+    def announced(self) -> dict[str, list[int]]:
+        """`{kind: its versions}`."""
+        kinds: dict[str, list[int]] = {}
+        for kind, version in sorted(self._jobs):
+            kinds.setdefault(kind, []).append(version)
         return kinds

@@ -14,18 +14,16 @@ from uuid import UUID, uuid4
 
 import structlog
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from shared.db.engine import Database
 from shared.jobs.attempts import Attempts, CancelRequested
 from shared.jobs.claims import OVERDUE, Claim, Claims
 from shared.jobs.declare import JobDef, Registry
-from shared.jobs.driver import EmbeddedRun, Park, describe, error_body, small_enough
+from shared.jobs.driver import EmbeddedRun, Park, small_enough
+from shared.jobs.endings import Endings, Overdue, failure_of, first_failure
 from shared.jobs.heartbeat import Heartbeat
 from shared.jobs.hub import CANCEL, WORK
-from shared.jobs.ledger import REVOKED, Ledger, StaleFence
-from shared.jobs.run import StepFailed
-from shared.jobs.stored import json_text
+from shared.jobs.ledger import Ledger, StaleFence
 
 POLL_SECONDS = 2.0
 FAULT_SECONDS = 1.0  # before a run that met a fault is claimed again
@@ -33,10 +31,6 @@ STOP_SECONDS = 1.0  # for cancelled steps to clean up
 LEAVE_SECONDS = 0.7  # to give up the runs when the process ends; else the lease ends by itself
 
 log = structlog.get_logger(__name__)
-
-
-class Overdue(Exception):
-    """The job is past its deadline."""
 
 
 @dataclass(slots=True, eq=False)
@@ -61,6 +55,7 @@ class EmbeddedEngine:
         self._registry = registry
         self._lease = lease
         self._attempts = Attempts(database, ledger.hub)
+        self._endings = Endings(database, ledger)
         self._runs: dict[UUID, _Driven] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._closing = False
@@ -203,9 +198,9 @@ class EmbeddedEngine:
             result = await self._forward(claim, definition, run)
         except Park as park:
             driven.parked = True
-            return partial(self._park, claim, park)
+            return partial(self._endings.park, claim.job_id, claim.fence, park.seconds, list(park.names))
         except CancelRequested:
-            return partial(self._undo, claim, run, _first_failure(claim.error))
+            return partial(self._undo, claim, run, first_failure(claim.error))
         except StaleFence:
             raise
         except asyncio.CancelledError:
@@ -218,10 +213,10 @@ class EmbeddedEngine:
             return partial(self._fail, claim, definition, run, error)
         finally:
             driven.interruptible = False
-        return partial(self._set_state, claim, "succeeded", "result = CAST(:result AS jsonb)", result=result)
+        return partial(self._endings.succeed, claim.job_id, claim.fence, result)
 
     async def _forward(self, claim: Claim, definition: JobDef, run: EmbeddedRun) -> Any:
-        """The job's result as JSON."""
+        """The job's result as plain data."""
         if claim.phase == "undo":
             run.undo_from_here()
             with contextlib.suppress(Exception):  # whatever it raises, it has come as far as it can
@@ -234,59 +229,17 @@ class EmbeddedEngine:
             raise Overdue(OVERDUE)
         else:
             result = await _in_time(definition.fn(run, argument), claim.seconds_left)
-        return json_text(small_enough(definition.result.dump_python(result, mode="json"), "job"))
+        return small_enough(definition.result.dump_python(result, mode="json"), "job")
 
     async def _fail(self, claim: Claim, definition: JobDef, run: EmbeddedRun, error: Exception) -> None:
-        body = _failure(claim, error)
-        state = "running" if definition.undo_on_failure else "failed"
-        changes = "error = CAST(:error AS jsonb)" + (", phase = 'undo'" if definition.undo_on_failure else "")
-        await self._set_state(claim, state, changes, error=json_text(body))
+        body = failure_of(claim, error)
+        await self._endings.fail(claim.job_id, claim.fence, body, undo=definition.undo_on_failure)
         if definition.undo_on_failure:
             await self._undo(claim, run, body)
 
     async def _undo(self, claim: Claim, run: EmbeddedRun, failure: dict[str, Any] | None) -> None:
-        """Take back what was done. A failure that led here stays the job's error; without one it was cancelled."""
         run.undo_from_here()
-        left = await run.undo()
-        async with self._database.transaction() as session:
-            statement = text("""SELECT cancel_requested_at IS NOT NULL AS asked, error->>'code' AS code, error
-                                  FROM jobs.job WHERE id = :id FOR UPDATE""")
-            row = (await session.execute(statement, {"id": claim.job_id})).one()
-            reason = row.error if row.code == REVOKED else None
-            state, error = ("cancelled", reason) if row.asked else ("failed", failure)
-            if left:
-                cause = failure or left[0]["cause"]
-                state, error = "cleanup_required", {**left[0], "left": [one["step"] for one in left], "cause": cause}
-            await self._ledger.transition(
-                session, claim.job_id, state, fence=claim.fence,
-                set_="error = CAST(:error AS jsonb)", values={"error": json_text(error) if error else None},
-            )  # fmt: skip
-
-    async def _park(self, claim: Claim, park: Park) -> None:
-        changes = """worker = NULL, run_at = CASE
-            WHEN EXISTS (SELECT 1 FROM jobs.signal s WHERE s.job_id = :job AND s.taken_by IS NULL AND s.name = ANY(:names))
-            THEN clock_timestamp()
-            ELSE least(coalesce(clock_timestamp() + make_interval(secs => :seconds), 'infinity'), deadline) END"""
-        async with self._database.transaction() as session:
-            # The lock comes first: an event that is sent just now is either seen here, or wakes the parked run.
-            await session.execute(text("SELECT 1 FROM jobs.job WHERE id = :id FOR UPDATE"), {"id": claim.job_id})
-            await self._change(session, claim, "waiting", changes, names=list(park.names), seconds=park.seconds)
-
-    async def _set_state(self, claim: Claim, state: str, changes: str, **values: Any) -> None:
-        async with self._database.transaction() as session:
-            await self._change(session, claim, state, changes, **values)
-
-    async def _change(self, session: AsyncSession, claim: Claim, state: str, changes: str, **values: Any) -> None:
-        """Raises `CancelRequested` when the job is to be undone by now, `StaleFence` when it is somebody else's."""
-        try:
-            await self._ledger.transition(
-                session, claim.job_id, state, fence=claim.fence, forward=True, set_=changes, values=values
-            )
-        except StaleFence:
-            statement = text("SELECT 1 FROM jobs.job WHERE id = :id AND fence = :fence AND phase = 'undo'")
-            if (await session.execute(statement, {"id": claim.job_id, "fence": claim.fence})).one_or_none() is None:
-                raise
-            raise CancelRequested(str(claim.job_id)) from None
+        await self._endings.undone(claim.job_id, claim.fence, await run.undo(), failure)
 
     # ---- from the heartbeat's thread
 
@@ -343,21 +296,3 @@ async def _in_time(work: Awaitable[Any], seconds: float) -> Any:
         if limit.expired():
             raise Overdue(OVERDUE) from error
         raise
-
-
-def _first_failure(error: dict[str, Any] | None) -> dict[str, Any] | None:
-    """What led to the undo: the cause that a failed undo of before has kept, or the error itself."""
-    if error is not None and error["code"] == "undo_failed":
-        return error["cause"] if isinstance(error.get("cause"), dict) else None
-    return error
-
-
-def _failure(claim: Claim, error: Exception) -> dict[str, Any]:
-    if isinstance(error, StepFailed):
-        return error_body(error.code, error.message, error.key)
-    if isinstance(error, Overdue):
-        return error_body("deadline_exceeded", str(error), None)
-    code, message = describe(error)
-    if code == "internal":
-        log.error("job_fault", job=str(claim.job_id), kind=claim.kind, exc_info=error)
-    return error_body(code, message, None)

@@ -206,7 +206,7 @@ class Ledger:
         set_: str = "",
         values: dict[str, Any] | None = None,
     ) -> JobView:
-        """Change the state, write the event, tell the hook. With a `fence`, only for the process that holds it.
+        """Change the state, write the event, tell the hook. With a `fence`, only for who has the run with it.
 
         `forward` refuses a job that is to be undone by now. `set_` is constant SQL for further columns, with its
         parameters in `values`. Raises `StaleFence` when refused.
@@ -214,7 +214,9 @@ class Ledger:
         final = state in FINAL
         changes = f"state = :state{', ' + set_ if set_ else ''}"
         changes += ", ended_at = clock_timestamp(), worker = NULL" if final else ""
-        guard = (" AND fence = :fence" if fence is not None else "") + (" AND phase = 'forward'" if forward else "")
+        guard = (" AND fence = :fence AND worker IS NOT NULL" if fence is not None else "") + (
+            " AND phase = 'forward'" if forward else ""
+        )
         statement = text(f"""
             WITH job AS (UPDATE jobs.job SET {changes} WHERE id = :job{guard} RETURNING id, attempt, version, state, error),
             run AS (INSERT INTO jobs.run (job_id, number, version, state, error, ended_at)

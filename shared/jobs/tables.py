@@ -40,6 +40,7 @@ class JobRow(Base):
     result: Mapped[dict[str, Any] | None] = mapped_column(JSONB)
     error: Mapped[dict[str, Any] | None] = mapped_column(JSONB)
     worker: Mapped[UUID | None]
+    lease_until: Mapped[datetime | None]  # of a run that a service drives; a process has a lease for all its runs
     fence: Mapped[int] = mapped_column(BigInteger, server_default="0")
     event_seq: Mapped[int] = mapped_column(BigInteger, server_default="0")
     run_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
@@ -161,8 +162,22 @@ class ProcessRow(Base):
     host: Mapped[str]  # name, boot and pid namespace
     pid: Mapped[int]
     started: Mapped[str]  # start time: tells a living process from one that got the same pid later
-    kinds: Mapped[dict[str, Any]] = mapped_column(JSONB)  # {kind: highest version}
+    kinds: Mapped[dict[str, Any]] = mapped_column(JSONB)  # {kind: its versions}
+    service: Mapped[str | None]  # whose replica it is, where services drive the runs
     lease_until: Mapped[datetime]
+    created_at: Mapped[Created]
+
+    __table_args__ = ({"schema": "jobs"},)
+
+
+class InstanceRow(Base):
+    """What a service's workflow engine has been given of a run, until it has been made to forget it."""
+
+    __tablename__ = "instance"
+
+    job_id: Mapped[UUID] = mapped_column(primary_key=True)
+    fence: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    service: Mapped[str]
     created_at: Mapped[Created]
 
     __table_args__ = ({"schema": "jobs"},)

@@ -67,7 +67,7 @@ class Bench(Harness):
 
     async def claimer(self) -> Claims:
         claims = self.claims()
-        await claims.register({"plain": 1})
+        await claims.register({"plain": [1]})
         return claims
 
     async def take(self, claims: Claims, definition: Any = plain) -> Claim:
@@ -215,7 +215,7 @@ async def test_a_run_that_is_given_up_has_not_crashed(bench: Bench) -> None:
         await claims.leave()
     for tries in (2, 3):
         claims = bench.claims(lease=0)
-        await claims.register({"plain": 1})
+        await claims.register({"plain": [1]})
         crashed = await bench.take(claims)
         assert (await bench.begin(crashed)).tries == tries - 1
         await bench.claims().reap()

@@ -1,0 +1,112 @@
+"""Calls the ports of other services through this service's sidecar, as if they were here.
+
+A service that does not answer is waited for: it may be starting again. What it refuses is raised as it was there.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any, Protocol, TypeVar, cast
+
+import httpx
+import structlog
+from pydantic_core import from_json
+
+from shared.jobs.outcomes import Permanent, Retry
+from shared.rpc.faults import REFUSED, unpacked
+from shared.rpc.methods import Method, methods_of, port_name
+
+PAUSE, LONGEST_PAUSE = 0.05, 2.0  # seconds between two tries
+
+P = TypeVar("P")
+
+log = structlog.get_logger(__name__)
+
+
+class Invoke(Protocol):
+    """The way to other services. Raises httpx's errors."""
+
+    def request(self, service: str, path: str, body: bytes, timeout: float) -> httpx.Request: ...
+
+    @property
+    def http(self) -> httpx.AsyncClient: ...
+
+
+def remote(port: type[P], service: str, invoke: Invoke, *, patience: float, timeout: float = 60.0) -> P:
+    """The port as `service` serves it. One try lasts at most `timeout` seconds, all tries `patience` seconds; then the
+    call raises `Retry` (`service_away`)."""
+    return cast(P, _Remote(port, service, invoke, patience, timeout))
+
+
+class _Remote:
+    def __init__(self, port: type[Any], service: str, invoke: Invoke, patience: float, timeout: float) -> None:
+        for method in methods_of(port).values():
+            call = _Call(port_name(port), method, service, invoke, patience, timeout)
+            setattr(self, method.name, call.stream if method.streams else call.once)
+
+
+class _Call:
+    def __init__(
+        self, port: str, method: Method, service: str, invoke: Invoke, patience: float, timeout: float
+    ) -> None:
+        self._path = f"internal/{port}/{method.name}"
+        self._method = method
+        self._service = service
+        self._invoke = invoke
+        self._patience = patience
+        self._timeout = timeout
+
+    async def once(self, *args: Any, **named: Any) -> Any:
+        body = self._method.pack(args, named)
+        clock = asyncio.get_running_loop().time
+        end, pause = clock() + self._patience, PAUSE
+        while True:
+            fault = "no answer"
+            try:
+                response = await self._invoke.http.send(self._request(body))
+            except httpx.HTTPError as error:
+                fault = type(error).__name__
+            else:
+                if response.status_code == httpx.codes.OK:
+                    return self._method.answer.validate_json(response.content)
+                fault = self._refused(response.status_code, response.content)
+            if clock() + pause > end:
+                raise Retry("service_away", f"The service {self._service} does not answer ({fault}).")
+            log.info("service_away", service=self._service, path=self._path, fault=fault)
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, LONGEST_PAUSE)
+
+    async def stream(self, *args: Any, **named: Any) -> AsyncIterator[Any]:
+        """Tried once: whoever reads tells the person who waits."""
+        request = self._request(self._method.pack(args, named), seconds=None)
+        try:
+            response = await self._invoke.http.send(request, stream=True)
+        except httpx.HTTPError as error:
+            raise Retry("service_away", f"The service {self._service} does not answer.") from error
+        try:
+            if response.status_code != httpx.codes.OK:
+                fault = self._refused(response.status_code, await response.aread())
+                raise Retry("service_away", f"The service {self._service} does not answer ({fault}).")
+            async for line in response.aiter_lines():
+                yield self._line(line)
+        except httpx.HTTPError as error:
+            raise Retry("service_away", f"The service {self._service} has gone.") from error
+        finally:
+            await response.aclose()
+
+    def _line(self, line: str) -> Any:
+        given = from_json(line)
+        if isinstance(given, dict) and given.keys() == {"fault"}:
+            raise unpacked(given["fault"])
+        return self._method.answer.validate_python(given)
+
+    def _request(self, body: bytes, seconds: float | None = 0.0) -> httpx.Request:
+        timeout = self._timeout if seconds == 0.0 else 3600.0
+        return self._invoke.request(self._service, self._path, body, timeout)
+
+    def _refused(self, status: int, content: bytes) -> str:
+        """What to say of an answer after which the call is tried again; what is final is raised."""
+        if status == REFUSED:
+            raise unpacked(from_json(content))
+        if status in (401, 403, 413, 422):
+            raise Permanent("call_refused", f"The service {self._service} refused a call of ours ({status}).")
+        return f"status {status}"
