@@ -151,9 +151,13 @@ async def patiently(work: Callable[[], Awaitable[T]]) -> tuple[T, bool]:
 
 
 class Attempts:
-    """Where an engine begins and reports attempts. In a service without the database, the same calls go through the app."""
+    """Where an engine begins and reports attempts. In a service without the database, the same calls go through the app.
 
-    def __init__(self, database: Database, hub: Hub) -> None:
+    `repeats`: whoever calls may call again when an answer was lost, so what was written already is no fault.
+    """
+
+    def __init__(self, database: Database, hub: Hub, *, repeats: bool = False) -> None:
+        self._repeats = repeats
         self._database = database
         self._hub = hub
         self._lane = Lane(database.url)
@@ -283,7 +287,7 @@ class Attempts:
 
     async def _report(self, statement: LiteralString, values: dict[str, Any], state: str | None) -> None:
         row, again = await self._write(statement, values)
-        if row is None and not (again and await self._was_written(values, state)):
+        if row is None and not ((again or self._repeats) and await self._was_written(values, state)):
             raise StaleFence(str(values["job"]))
 
     async def _was_written(self, values: dict[str, Any], state: str | None) -> bool:

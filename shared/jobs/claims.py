@@ -6,6 +6,7 @@ reaper bumps the fence of the runs that it had, so that what it may still report
 
 import os
 import platform
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,10 @@ from shared.jobs.stored import json_text
 
 POSTPONED = 10.0  # seconds, for a job whose start met a fault
 OVERDUE = "The job took longer than it may."
+
+
+Slots = dict[str, tuple[list[int], int]]
+"""`{kind: (versions, free slots)}`."""
 
 
 @dataclass(slots=True)
@@ -177,19 +182,31 @@ class Claims:
                  "kinds": json_text(process.kinds), "service": process.service, "lease": self.lease_seconds},
             )  # fmt: skip
 
-    async def take(self, slots: dict[str, tuple[list[int], int]]) -> Claim | None:
+    async def take(self, slots: Slots) -> Claim | None:
         """Claim one job that may run now; `slots` is `{kind: (versions that this process knows, free slots)}`.
 
         One, as each brings the locks of its topic and its hook's rows, which nobody may take in another order.
         """
-        wanted = [(kind, f"{{{','.join(map(str, known))}}}") for kind, (known, free) in slots.items() if free > 0]
-        if not wanted:
+        if not any(free > 0 for _, free in slots.values()):
             return None
-        kinds, versions = (list(column) for column in zip(*wanted, strict=True))
-        values = {"kinds": kinds, "versions": versions, "process": self.process, "lease": self._run_lease}
+
+        async def given(_session: AsyncSession) -> Slots:
+            return slots
+
+        return await self._take(given)
+
+    async def _take(self, find_slots: Callable[[AsyncSession], Awaitable[Slots]]) -> Claim | None:
         row = None
         try:
             async with self._database.transaction() as session:
+                found = await find_slots(session)
+                wanted = [
+                    (kind, f"{{{','.join(map(str, known))}}}") for kind, (known, free) in found.items() if free > 0
+                ]
+                if not wanted:
+                    return None
+                kinds, versions = (list(column) for column in zip(*wanted, strict=True))
+                values = {"kinds": kinds, "versions": versions, "process": self.process, "lease": self._run_lease}
                 row = (await session.execute(_TAKE, values)).one_or_none()
                 return None if row is None else await self._claimed(session, row)
         except Exception:

@@ -35,18 +35,31 @@ ONCE = RetryPolicy(attempts=1)
 
 @dataclass(frozen=True, slots=True)
 class StepDef:
-    """A step: `async (Step, argument) -> result`. `weight` is its share of the job's percent."""
+    """A step: `async (Step, argument) -> result`. `weight` is its share of the job's percent.
 
+    `name` is where its function is, which is the same in every process that has the code.
+    """
+
+    name: str
     key: str
     title: str
     fn: Callable[..., Awaitable[Any]]
     retry: RetryPolicy
     undo: Undo | None
     weight: float
+    argument: TypeAdapter[Any]
     result: TypeAdapter[Any]
 
     def dump(self, value: Any) -> Any:
         return self.result.dump_python(value, mode="json")
+
+
+_STEPS: dict[str, StepDef] = {}
+
+
+def step_named(name: str) -> StepDef:
+    """A step that this process has the code of. Raises KeyError."""
+    return _STEPS[name]
 
 
 def step(
@@ -64,9 +77,14 @@ def step(
     """
 
     def wrap(fn: Callable[..., Awaitable[Any]]) -> StepDef:
-        name = key or str(getattr(fn, "__name__", "step"))
-        returns = get_type_hints(fn).get("return", Any)
-        return StepDef(name, title, fn, retry, undo, weight, TypeAdapter(returns))
+        name = f"{fn.__module__}:{fn.__qualname__}"
+        hints = get_type_hints(fn)
+        taken = list(inspect.signature(fn).parameters)[1:]
+        argument = hints[taken[0]] if taken else type(None)
+        result = TypeAdapter(hints.get("return", Any))
+        found = StepDef(name, key or fn.__name__, title, fn, retry, undo, weight, TypeAdapter(argument), result)
+        _STEPS[name] = found
+        return found
 
     return wrap
 

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from shared.db.engine import Database
 from shared.jobs.attempts import CancelRequested
-from shared.jobs.claims import OVERDUE, Claim
+from shared.jobs.claims import OVERDUE
 from shared.jobs.driver import describe, error_body
 from shared.jobs.ledger import REVOKED, Ledger, StaleFence
 from shared.jobs.run import StepFailed
@@ -94,7 +94,7 @@ def first_failure(error: dict[str, Any] | None) -> dict[str, Any] | None:
     return error
 
 
-def failure_of(claim: Claim, error: BaseException) -> dict[str, Any]:
+def failure_of(job_id: UUID, kind: str, error: BaseException) -> dict[str, Any]:
     """What a run's failure is told as."""
     if isinstance(error, StepFailed):
         return error_body(error.code, error.message, error.key)
@@ -102,5 +102,5 @@ def failure_of(claim: Claim, error: BaseException) -> dict[str, Any]:
         return error_body("deadline_exceeded", OVERDUE, None)
     code, message = describe(error)
     if code == "internal":
-        log.error("job_fault", job=str(claim.job_id), kind=claim.kind, exc_info=error)
+        log.error("job_fault", job=str(job_id), kind=kind, exc_info=error)
     return error_body(code, message, None)

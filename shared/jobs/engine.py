@@ -232,7 +232,7 @@ class EmbeddedEngine:
         return small_enough(definition.result.dump_python(result, mode="json"), "job")
 
     async def _fail(self, claim: Claim, definition: JobDef, run: EmbeddedRun, error: Exception) -> None:
-        body = failure_of(claim, error)
+        body = failure_of(claim.job_id, claim.kind, error)
         await self._endings.fail(claim.job_id, claim.fence, body, undo=definition.undo_on_failure)
         if definition.undo_on_failure:
             await self._undo(claim, run, body)

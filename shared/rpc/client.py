@@ -5,7 +5,7 @@ A service that does not answer is waited for: it may be starting again. What it 
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Protocol
 
 import httpx
 import structlog
@@ -16,8 +16,6 @@ from shared.rpc.faults import REFUSED, unpacked
 from shared.rpc.methods import Method, methods_of, port_name
 
 PAUSE, LONGEST_PAUSE = 0.05, 2.0  # seconds between two tries
-
-P = TypeVar("P")
 
 log = structlog.get_logger(__name__)
 
@@ -31,10 +29,10 @@ class Invoke(Protocol):
     def http(self) -> httpx.AsyncClient: ...
 
 
-def remote(port: type[P], service: str, invoke: Invoke, *, patience: float, timeout: float = 60.0) -> P:
+def remote(port: type[Any], service: str, invoke: Invoke, *, patience: float, timeout: float = 60.0) -> Any:
     """The port as `service` serves it. One try lasts at most `timeout` seconds, all tries `patience` seconds; then the
     call raises `Retry` (`service_away`)."""
-    return cast(P, _Remote(port, service, invoke, patience, timeout))
+    return _Remote(port, service, invoke, patience, timeout)
 
 
 class _Remote:

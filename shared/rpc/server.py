@@ -1,7 +1,8 @@
 """Serves ports to the other services, on the internal listener only. Who calls is known before anything else happens.
 
-A call comes through the sidecar of this service: it brings the token that only the sidecar and we know, and says which
-service asks. The caller is in `caller` while its call is worked on, for the port's own checks.
+A call comes through the sidecar of this service, with the token that only the sidecar and we know, and with the key of
+the service that asks (`shared.rpc.identity`). The caller is in `caller` while its call is worked on, for the port's own
+checks.
 """
 
 import hmac
@@ -11,17 +12,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import structlog
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 from pydantic_core import to_json
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from shared.rpc.faults import REFUSED, packed
+from shared.rpc.identity import Identity
 from shared.rpc.methods import Method, methods_of, port_name
 
 TOKEN_HEADER = "dapr-api-token"  # noqa: S105 (a header's name)
-CALLER_HEADER = "dapr-caller-app-id"
 MAX_BODY = 16 * 1024 * 1024
 
 log = structlog.get_logger(__name__)
@@ -39,20 +40,25 @@ class Served:
     callers: frozenset[str]
 
 
-def routes(ports: Iterable[Served], token: str) -> list[Route]:
+def routes(ports: Iterable[Served], identity: Identity, token: SecretStr) -> list[Route]:
     """`POST /internal/<port>/<method>` for every method of every port. `token` is what our sidecar sends."""
+    if not token.get_secret_value():
+        raise ValueError("without a token for our sidecar, anybody could call")
     return [
-        Route(f"/internal/{port_name(one.port)}/{method.name}", _Endpoint(one, method, token), methods=["POST"])
+        Route(
+            f"/internal/{port_name(one.port)}/{method.name}", _Endpoint(one, method, identity, token), methods=["POST"]
+        )
         for one in ports
         for method in methods_of(one.port).values()
     ]
 
 
 class _Endpoint:
-    def __init__(self, served: Served, method: Method, token: str) -> None:
+    def __init__(self, served: Served, method: Method, identity: Identity, token: SecretStr) -> None:
         self._served = served
         self._method = method
-        self._token = token.encode()
+        self._identity = identity
+        self._token = token.get_secret_value().encode()
         self._call = getattr(served.target, method.name)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -62,9 +68,9 @@ class _Endpoint:
     async def _answer(self, request: Request) -> Response:
         if not hmac.compare_digest(request.headers.get(TOKEN_HEADER, "").encode(), self._token):
             return JSONResponse({"error": "unauthenticated"}, 401)
-        service = request.headers.get(CALLER_HEADER, "")
+        service = self._identity.caller_of(request.headers)
         if service not in self._served.callers:
-            log.warning("call_refused", service=service[:64], method=self._method.name)
+            log.warning("call_refused", service=service, method=self._method.name)
             return JSONResponse({"error": "forbidden"}, 403)
         body = await _bounded(request)
         if body is None:

@@ -12,7 +12,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 STOP_SECONDS = 10.0
@@ -30,9 +30,12 @@ class Processes:
         self.folder = folder
         self._running: dict[str, subprocess.Popen[bytes]] = {}
         self._commands: dict[str, list[str]] = {}
+        self._environments: dict[str, Mapping[str, str]] = {}
 
-    def start(self, name: str, command: Sequence[str | Path]) -> None:
+    def start(self, name: str, command: Sequence[str | Path], environment: Mapping[str, str] | None = None) -> None:
+        """`environment` is added to what a server gets anyway: a path, and the folder as its home."""
         self._commands[name] = [str(part) for part in command]
+        self._environments[name] = environment or {}
         with (self.folder / f"{name}.log").open("ab") as log:
             self._running[name] = subprocess.Popen(
                 [*self._prefix(), *self._commands[name]],
@@ -40,12 +43,12 @@ class Processes:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={"PATH": os.environ.get("PATH", os.defpath), "HOME": str(self.folder)},
+                env={"PATH": os.environ.get("PATH", os.defpath), "HOME": str(self.folder), **self._environments[name]},
             )
 
     def restart(self, name: str) -> None:
         """Start again, with the same arguments, what was killed or stopped."""
-        self.start(name, self._commands[name])
+        self.start(name, self._commands[name], self._environments[name])
 
     def pid(self, name: str) -> int:
         """The process id, as this machine sees it."""

@@ -1,20 +1,39 @@
-"""What the conformance suite needs of an engine, and the embedded engine under it. A second engine adds itself to `ENGINES`."""
+"""What the conformance suite needs of an engine, and both engines under it: the embedded one, and Dapr's.
+
+Under the latter, the app's side and the service's are one process here, but all that they say to each other goes through a
+real sidecar.
+"""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
+import pytest
+import uvicorn
+from pydantic import SecretStr
 from sqlalchemy import text
+from starlette.applications import Starlette
 
 from shared.db.engine import Database
 from shared.jobs import views
+from shared.jobs.dapr.access import LedgerAccess
+from shared.jobs.dapr.dispatcher import Dispatcher, Service
+from shared.jobs.dapr.ports import JobsPort, RunsPort
+from shared.jobs.dapr.sidecar import Sidecar
+from shared.jobs.dapr.worker import Worker
 from shared.jobs.declare import JobDef, Registry
 from shared.jobs.engine import EmbeddedEngine
 from shared.jobs.hub import Hub
 from shared.jobs.ledger import FINAL, Hook, JobRequest, Ledger
+from shared.rpc.client import remote
+from shared.rpc.identity import APP, Identity, service_key
+from shared.rpc.server import Served, routes
+from tests.testbed.dapr import Dapr, Daprd, session_dapr
 
 PATIENCE = 60.0  # seconds; far more than anything here takes on an idle machine
 
@@ -101,5 +120,85 @@ async def embedded(
         await hub.close()
 
 
+SERVICE = "model"
+SECRET = SecretStr("the conformance suite's")
+
+
+@dataclass
+class Side:
+    """A service with its sidecar: what it serves is given when it is known."""
+
+    listener: socket.socket
+    daprd: Daprd
+    sidecar: Sidecar
+    identity: Identity
+    _server: "Server | None" = None
+    _serving: "asyncio.Task[None] | None" = None
+
+    @classmethod
+    def beside(cls, dapr: Dapr, identity: Identity, database_url: str, prefix: str) -> "Side":
+        listener = socket.create_server(("127.0.0.1", 0))
+        daprd = dapr.sidecar(identity.service, listener.getsockname()[1], database_url, prefix)
+        return cls(listener, daprd, Sidecar(daprd.address, identity), identity)
+
+    def serve(self, *ports: Served) -> None:
+        app = Starlette(routes=routes(ports, self.identity, SecretStr(self.daprd.app_token)))
+        self._server = Server(uvicorn.Config(app, lifespan="off", log_config=None, access_log=False))
+        self._serving = asyncio.create_task(self._server.serve(sockets=[self.listener]))
+
+    async def close(self) -> None:
+        await self.sidecar.aclose()
+        if self._server is not None and self._serving is not None:
+            self._server.should_exit = self._server.force_exit = True
+            await self._serving
+
+
+@asynccontextmanager
+async def over_dapr(
+    dapr: Dapr, database: Database, registry: Registry, hooks: dict[str, Hook] | None = None, lease: float = 2.0
+) -> AsyncIterator[Harness]:
+    hub = Hub(database)
+    await hub.start()
+    ledger = Ledger(database, hub, hooks)
+    prefix = f"t{uuid4().hex[:8]}-"
+    app = Side.beside(dapr, Identity(APP, secret=SECRET), database.url, prefix)
+    key = SecretStr(service_key(SECRET, SERVICE))
+    model = Side.beside(dapr, Identity(SERVICE, key=key), database.url, prefix)
+    jobs: JobsPort = remote(JobsPort, APP, model.sidecar, patience=PATIENCE)
+    runs: RunsPort = remote(RunsPort, SERVICE, app.sidecar, patience=PATIENCE)
+    worker = Worker(SERVICE, registry, model.sidecar, jobs)
+    dispatcher = Dispatcher(database, ledger, [Service(SERVICE, tuple(registry.all()), runs)])
+    access = LedgerAccess(database, ledger, dispatcher.kinds)
+    app.serve(Served(JobsPort, access, frozenset({SERVICE})))
+    model.serve(Served(RunsPort, worker, frozenset({APP})))
+    try:
+        for side in (app, model):
+            await asyncio.to_thread(dapr.wait_ready, side.daprd)
+        await worker.start()
+        await dispatcher.start()
+        yield Harness(database, ledger)
+    finally:
+        await dispatcher.close()
+        await worker.close()
+        await access.close()
+        for side in (app, model):
+            await side.close()
+            await asyncio.to_thread(dapr.processes.kill, side.daprd.name)
+        await hub.close()
+
+
+class Server(uvicorn.Server):
+    """Leaves the signals to pytest."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
 Start = Callable[..., AbstractAsyncContextManager[Harness]]
-ENGINES: dict[str, Start] = {"embedded": embedded}
+ENGINES = ("embedded", "dapr")
+
+
+def starter(engine: str, config: pytest.Config) -> Start:
+    """Skips the test where there is no Dapr."""
+    return embedded if engine == "embedded" else partial(over_dapr, session_dapr(config))

@@ -16,7 +16,7 @@ from shared.jobs.declare import ONCE, Registry, RetryPolicy, job, step
 from shared.jobs.ledger import JobRequest
 from shared.jobs.outcomes import Permanent, Retry
 from shared.jobs.run import PlannedStep, Run, Step, StepFailed
-from tests.shared.jobs.engines import ENGINES, PATIENCE, Start
+from tests.shared.jobs.engines import ENGINES, PATIENCE, Start, starter
 
 QUICK = RetryPolicy(attempts=3, delay=0.01, max_delay=0.02)
 
@@ -197,9 +197,9 @@ JOBS = [
 ]  # fmt: skip
 
 
-@pytest.fixture(params=list(ENGINES))
+@pytest.fixture(params=ENGINES)
 def start(request: pytest.FixtureRequest) -> Start:
-    return ENGINES[request.param]
+    return starter(request.param, request.config)
 
 
 @pytest.fixture
@@ -468,7 +468,7 @@ async def test_progress_reaches_readers(start: Start, database: Database, regist
     async with start(database, registry) as engine:
         job_id = await engine.submit(gated, Number(value=1))
         async with asyncio.timeout(PATIENCE):
-            while not any(event.data.get("percent") == 50 for event in await engine.events(job_id)):
+            while not any(_is_half(event.data) for event in await engine.events(job_id)):
                 await engine.ledger.hub.wait(job_id, 0.1)
         view = await engine.view(job_id)
         world.gate.set()
@@ -480,3 +480,7 @@ async def test_progress_reaches_readers(start: Start, database: Database, regist
     assert view["steps"][1]["message"] == "half"
     assert view["percent"] == 50.0  # one of three steps done, the second half-way
     assert view["state"] == "running"
+
+
+def _is_half(event: dict[str, Any]) -> bool:
+    return event.get("percent") == 50 and event.get("key") == "gate"

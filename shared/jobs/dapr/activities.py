@@ -1,0 +1,285 @@
+"""The steps of runs as activities: each begins and reports through the app, and stops when the app says so.
+
+An activity never fails by its own account: what came of it is its answer, `{"result"}`, `{"failed"}`, `{"later"}`,
+`{"stop"}` and so on, which the workflow (`shared.jobs.dapr.drive`) acts on. One that is lost is run again by Dapr, and
+begins anew.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID, uuid4
+
+import structlog
+
+from shared.jobs.attempts import CancelRequested
+from shared.jobs.dapr.drive import END, PLAN, STEP, UNDO, WAIT, Answer
+from shared.jobs.dapr.ports import Begin, JobsPort, Planned, Stop, Working
+from shared.jobs.declare import Registry, RetryPolicy, StepDef, step_named
+from shared.jobs.driver import (
+    CRASHES,
+    LOST,
+    SHORT_WAIT,
+    StepContext,
+    describe,
+    error_body,
+    is_being_cancelled,
+    small_enough,
+)
+from shared.jobs.ledger import StaleFence
+from shared.jobs.outcomes import Permanent, Retry
+
+UNDO_RETRY = RetryPolicy(attempts=4, delay=0.5, timeout=300)
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class Given:
+    """What an activity is given: which run it is of, and what it shall do."""
+
+    job_id: UUID
+    fence: int
+    kind: str
+    version: int
+    about: dict[str, Any]
+
+    @classmethod
+    def of(cls, data: dict[str, Any]) -> "Given":
+        return cls(UUID(data["job_id"]), int(data["fence"]), data["kind"], int(data["version"]), data)
+
+    @property
+    def key(self) -> str:
+        return str(self.about["key"])
+
+
+class Stopped(Exception):
+    """The attempt must not go on, for this reason."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+@dataclass(slots=True, eq=False)
+class _Attempt:
+    working: Working
+    task: "asyncio.Task[Any]"
+    reason: str | None = None
+
+
+@dataclass(slots=True)
+class Activities:
+    """Runs on the process's own event loop, where the tools live."""
+
+    registry: Registry
+    jobs: JobsPort
+    _running: dict[UUID, _Attempt] = field(default_factory=dict)
+
+    @property
+    def handlers(self) -> dict[str, Callable[[Given], Awaitable[Answer]]]:
+        return {STEP: self._step, WAIT: self._wait, PLAN: self._plan, UNDO: self._undo, END: self._end}
+
+    async def run(self, name: str, data: dict[str, Any]) -> Answer:
+        await asyncio.sleep(data.get("pause") or 0)
+        try:
+            return await self.handlers[name](Given.of(data))
+        except Stopped as stopped:
+            return {"stop": stopped.reason}
+        except StaleFence:
+            return {"stop": "stale"}
+        except CancelRequested:
+            return {"stop": "cancelled"}
+
+    # ---- what the beat asks for
+
+    @property
+    def working(self) -> list[Working]:
+        return [one.working for one in self._running.values()]
+
+    def stop(self, stops: list[Stop]) -> None:
+        for one in stops:
+            attempt = self._running.get(one.token)
+            if attempt is not None and attempt.reason is None:
+                attempt.reason = one.reason
+                attempt.task.cancel()
+
+    def stop_all(self) -> None:
+        """No answer can be waited for any more: the runs are another's by now, or will be."""
+        self.stop([Stop(token=token, reason="stale") for token in list(self._running)])
+
+    # ---- activities
+
+    async def _step(self, given: Given) -> Answer:
+        definition, tools = self._definition(given)
+        argument = definition.argument.validate_python(given.about["argument"])
+        while True:
+            begun = await self._begin(given, definition.title, definition.weight, durable=definition.undo is not None)
+            if begun.token is None:
+                return {"result": begun.result}
+            if begun.tries > definition.retry.attempts + CRASHES:
+                return await self._give_up(given, begun.token)
+            try:
+                return {"result": await self._attempt(given, definition, tools, argument, begun)}
+            except (StaleFence, Stopped):
+                raise
+            except asyncio.CancelledError as error:
+                if is_being_cancelled():
+                    raise
+                after = await self._failed(given, definition, begun, error)  # it came from within the step
+            except Exception as error:  # every other fault of a step ends in the ledger: tried again, or failed
+                after = await self._failed(given, definition, begun, error)
+            if isinstance(after, list):
+                return {"failed": after}
+            if after > SHORT_WAIT:
+                return {"later": after}
+            await asyncio.sleep(after)
+
+    async def _wait(self, given: Given) -> Answer:
+        about = given.about
+        token = about["token"]
+        if token is None:
+            begun = await self._begin(given, str(about["title"]), 0.0, durable=False)
+            if begun.token is None:
+                return {"result": begun.result}
+            token = str(begun.token)
+        job, fence, key, event = given.job_id, given.fence, given.key, about["event"]
+        while True:
+            found = await self.jobs.wait(job, fence, key, about["seconds"], event)
+            if found.taken or (event is None and found.left is not None and found.left <= 0):
+                await self.jobs.succeed(job, fence, key, UUID(token), found.data)
+                return {"result": found.data}
+            if found.left is None or found.left > SHORT_WAIT:
+                return {"left": found.left, "token": token}
+            if found.left <= 0:
+                message = f"The event {event} did not come in time."
+                await self.jobs.fail(job, fence, key, UUID(token), error_body("timed_out", message, key), False, 0.0)
+                return {"failed": ["timed_out", message]}
+            await asyncio.sleep(found.left)
+
+    async def _plan(self, given: Given) -> Answer:
+        steps = [Planned.model_validate(one) for one in given.about["steps"]]
+        await self.jobs.plan(given.job_id, given.fence, steps)
+        return {}
+
+    async def _undo(self, given: Given) -> Answer:
+        job, fence, key = given.job_id, given.fence, given.key
+        definition, tools = self._definition(given)
+        begun = await self.jobs.begin_undo(job, fence, key)
+        error: Exception | None = Permanent("worker_lost", LOST.format("undo"))
+        if begun.tries <= CRASHES:
+            argument = definition.argument.validate_python(given.about["argument"])
+            result = None if begun.result is None else definition.result.validate_python(begun.result)
+            undoing = self._undo_one(given, definition, StepContext(job, key, 0, tools), argument, result)
+            error = await self._guarded(Working(job_id=job, fence=fence, key=key, token=uuid4(), undo=True), undoing)
+        if error is None:
+            await self.jobs.undone(job, fence, key)
+            return {}
+        code, message = describe(error)
+        body = {**error_body("undo_failed", f"{definition.title}: {message}", key), "cause": code}
+        await self.jobs.undo_failed(job, fence, key, body)
+        return {"left": body}
+
+    async def _end(self, given: Given) -> Answer:
+        about, job, fence = given.about, given.job_id, given.fence
+        match about["how"]:
+            case "succeeded":
+                await self.jobs.end_succeeded(job, fence, about["result"])
+            case "failed":
+                await self.jobs.end_failed(job, fence, about["error"], about["undo"])
+            case "parked":
+                await self.jobs.end_parked(job, fence, about["seconds"], about["names"])
+            case "undone":
+                await self.jobs.end_undone(job, fence, about["left"], about["failure"])
+            case "released":
+                await self.jobs.release(job, fence)
+        return {}
+
+    # ---- one attempt
+
+    async def _begin(self, given: Given, title: str, weight: float, *, durable: bool) -> Begin:
+        return await self.jobs.begin(given.job_id, given.fence, given.key, title, weight, durable)
+
+    async def _attempt(self, given: Given, definition: StepDef, tools: Any, argument: Any, begun: Begin) -> Any:
+        job, fence, key, token = given.job_id, given.fence, given.key, begun.token
+        assert token is not None
+
+        async def write(context: StepContext) -> None:
+            await self.jobs.progress(job, fence, key, token, context.percent, context.message)
+
+        context = StepContext(job, key, begun.number, tools, write)
+        try:
+            working = Working(job_id=job, fence=fence, key=key, token=token)
+            result = await self._guarded(working, _in_time(definition, context, argument))
+        finally:
+            context.close()
+        data = small_enough(definition.dump(result), "step")
+        await self.jobs.succeed(job, fence, key, token, data)
+        return data
+
+    async def _guarded(self, working: Working, work: Awaitable[Any]) -> Any:
+        """Do it while the beat lets it. Raises `Stopped` when that has stopped it."""
+        task = asyncio.ensure_future(work)
+        attempt = self._running[working.token] = _Attempt(working, task)
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError:
+            task.cancel()
+            await asyncio.wait({task})
+            raise
+        finally:
+            self._running.pop(working.token, None)
+        if attempt.reason is not None and (task.cancelled() or task.exception() is not None):
+            raise Stopped(attempt.reason)
+        return task.result()
+
+    async def _failed(self, given: Given, definition: StepDef, begun: Begin, error: BaseException) -> float | list[str]:
+        """Write the failure down; returns the pause before the next try, or code and message when there is none."""
+        code, message = describe(error)
+        if code == "internal":
+            log.error("step_fault", job=str(given.job_id), step=given.key, exc_info=error)
+        again = not isinstance(error, Permanent) and begun.tries < definition.retry.attempts
+        after = definition.retry.backoff(begun.tries)
+        if isinstance(error, Retry) and error.after is not None:
+            after = max(error.after, 0.0)
+        body = error_body(code, message, given.key)
+        assert begun.token is not None
+        await self.jobs.fail(given.job_id, given.fence, given.key, begun.token, body, again, after)
+        return after if again else [code, message]
+
+    async def _give_up(self, given: Given, token: UUID) -> Answer:
+        message = LOST.format("step")
+        body = error_body("worker_lost", message, given.key)
+        await self.jobs.fail(given.job_id, given.fence, given.key, token, body, False, 0.0)
+        return {"failed": ["worker_lost", message]}
+
+    async def _undo_one(
+        self, given: Given, definition: StepDef, context: StepContext, argument: Any, result: Any
+    ) -> Exception | None:
+        failure: Exception | None = None
+        for tries in range(1, UNDO_RETRY.attempts + 1):
+            try:
+                async with asyncio.timeout(UNDO_RETRY.timeout):
+                    if definition.undo is not None:
+                        await definition.undo(context, argument, result)
+            except Exception as error:  # told to whoever looks after the job: what is left, and why
+                failure = error
+                about = describe(error)[1]
+                log.warning("undo_failed", job=str(given.job_id), step=given.key, tries=tries, error=about)
+                if isinstance(error, Permanent):
+                    return error
+                if tries < UNDO_RETRY.attempts:
+                    await asyncio.sleep(UNDO_RETRY.backoff(tries))
+            else:
+                return None
+        return failure
+
+    def _definition(self, given: Given) -> tuple[StepDef, Any]:
+        _, tools = self.registry.find(given.kind, given.version)
+        return step_named(str(given.about["step"])), tools
+
+
+async def _in_time(definition: StepDef, context: StepContext, argument: Any) -> Any:
+    async with asyncio.timeout(definition.retry.timeout):
+        return await definition.fn(context, argument)

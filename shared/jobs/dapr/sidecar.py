@@ -1,0 +1,103 @@
+"""This service's Dapr sidecar: calls to other services, and the workflow engine's own operations.
+
+Only this module and `worker` know Dapr's API. Both of the sidecar's tokens come from the settings.
+"""
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+import httpx
+from dapr.conf import settings as dapr_settings
+from dapr.ext.workflow import DaprWorkflowClient
+
+from shared.rpc.identity import Identity
+from shared.rpc.server import TOKEN_HEADER
+
+_ENDED = ("COMPLETED", "FAILED", "TERMINATED")
+_LIMITS = httpx.Limits(max_connections=256, max_keepalive_connections=64, keepalive_expiry=30.0)
+
+
+@dataclass(frozen=True, slots=True)
+class SidecarAddress:
+    """Where the sidecar listens, on this machine or in this pod; `token` is what it wants of us.
+
+    `prefix` begins the names by which sidecars know services, where several installations share a Dapr.
+    """
+
+    http_port: int
+    grpc_port: int
+    token: str = field(repr=False)
+    host: str = "127.0.0.1"
+    prefix: str = ""
+
+
+class Sidecar:
+    """Implements `shared.rpc.client.Invoke`."""
+
+    def __init__(self, address: SidecarAddress, identity: Identity) -> None:
+        self.address = address
+        self._identity = identity
+        self.http = httpx.AsyncClient(limits=_LIMITS, trust_env=False)
+        self._base = f"http://{address.host}:{address.http_port}/v1.0"
+        self._headers = {TOKEN_HEADER: address.token, "content-type": "application/json"}
+        self._workflows: DaprWorkflowClient | None = None
+
+    async def aclose(self) -> None:
+        await self.http.aclose()
+        if self._workflows is not None:
+            await asyncio.to_thread(self._workflows.close)
+
+    def request(self, service: str, path: str, body: bytes, timeout: float) -> httpx.Request:
+        url = f"{self._base}/invoke/{self.address.prefix}{service}/method/{path}"
+        headers = self._headers | self._identity.headers_for(service)
+        return self.http.build_request("POST", url, content=body, headers=headers, timeout=timeout)
+
+    async def is_ready(self) -> bool:
+        """Whether the sidecar can be used: its own components, not those of the services behind it."""
+        try:
+            answer = await self.http.get(f"{self._base}/healthz/outbound", headers=self._headers, timeout=2.0)
+        except httpx.HTTPError:
+            return False
+        return answer.is_success
+
+    # ---- workflows of this service
+
+    async def schedule(self, name: str, instance: str, data: Any) -> None:
+        """Start a workflow, unless it is there already."""
+        try:
+            await asyncio.to_thread(self._client.schedule_new_workflow, name, input=data, instance_id=instance)
+        except grpc.RpcError as error:
+            if error.code() != grpc.StatusCode.ALREADY_EXISTS and "already exists" not in (error.details() or ""):
+                raise
+
+    async def raise_event(self, instance: str, name: str) -> None:
+        await asyncio.to_thread(self._client.raise_workflow_event, instance, name)
+
+    async def forget(self, instance: str, *, terminate: bool) -> bool:
+        """Whether the workflow is not there any more."""
+        return await asyncio.to_thread(self._forget, instance, terminate)
+
+    def _forget(self, instance: str, terminate: bool) -> bool:
+        state = self._client.get_workflow_state(instance, fetch_payloads=False)
+        if state is None:
+            return True
+        if state.runtime_status.name not in _ENDED:
+            if not terminate:
+                return False
+            self._client.terminate_workflow(instance)
+            self._client.wait_for_workflow_completion(instance, fetch_payloads=False, timeout_in_seconds=5)
+        self._client.purge_workflow(instance)
+        return True
+
+    def show_token(self) -> None:
+        """Dapr's own clients read it there, when they are made."""
+        dapr_settings.DAPR_API_TOKEN = self.address.token  # type: ignore[attr-defined]  # made by its constructor
+
+    @property
+    def _client(self) -> DaprWorkflowClient:
+        if self._workflows is None:
+            self.show_token()
+            self._workflows = DaprWorkflowClient(self.address.host, str(self.address.grpc_port))
+        return self._workflows

@@ -1,0 +1,138 @@
+"""A process that drives runs for its service: registers the jobs with the sidecar's workflow engine, and answers the app.
+
+Workflows are driven in the threads of Dapr's client; activities on this process's own event loop, where the tools live.
+"""
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Callable
+from typing import Any
+from uuid import uuid4
+
+import structlog
+from dapr.ext.workflow import WorkflowActivityContext, WorkflowRuntime
+
+from shared.jobs.claims import machine_identity, process_identity
+from shared.jobs.dapr.activities import Activities
+from shared.jobs.dapr.drive import END, PLAN, STEP, UNDO, WAIT, WAKE, Answer, workflow
+from shared.jobs.dapr.ports import JobsPort, Replica, RunOrder, workflow_name
+from shared.jobs.dapr.sidecar import Sidecar
+from shared.jobs.declare import Registry
+from shared.jobs.outcomes import Permanent
+
+BEAT_EVERY = 0.2  # seconds between two beats, beside the time that the app holds each
+SILENT = 25.0  # seconds without a beat, after which the runs are taken for lost: before the app does so
+AGAIN = 0.5  # seconds after a beat that failed
+THREADS = 8
+
+log = structlog.get_logger(__name__)
+
+
+class Worker:
+    """Drives runs of `registry`'s jobs. Implements `RunsPort` for the app."""
+
+    def __init__(self, service: str, registry: Registry, sidecar: Sidecar, jobs: JobsPort) -> None:
+        self._sidecar = sidecar
+        self._jobs = jobs
+        self._activities = Activities(registry, jobs)
+        self._registry = registry
+        self._replica = Replica(
+            id=uuid4(), service=service, host=machine_identity(), pid=os.getpid(),
+            started=process_identity(os.getpid()), kinds=registry.announced(),
+        )  # fmt: skip
+        self._tasks: list[asyncio.Task[None]] = []
+        self._in_flight: set[asyncio.Future[Any]] = set()
+        self._runtime: WorkflowRuntime | None = None
+        self._closing = False
+        self.joined = asyncio.Event()
+
+    @property
+    def process(self) -> Any:
+        return self._replica.id
+
+    async def start(self) -> None:
+        """Join the sidecar's workflow engine, which must be there, and the app, which may come later."""
+        self._loop = asyncio.get_running_loop()
+        self._runtime = await asyncio.to_thread(self._registered)
+        self._tasks = [asyncio.create_task(self._beat_forever(), name="job-beat")]
+
+    async def close(self) -> None:
+        """Stop where the work is: what was in flight is run again by the next replica."""
+        self._closing = True
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for work in list(self._in_flight):
+            work.cancel()
+        if self._runtime is not None:
+            await asyncio.to_thread(self._runtime.shutdown)
+        with contextlib.suppress(Exception):  # the app may be gone already: the lease ends by itself
+            async with asyncio.timeout(1.0):
+                await self._jobs.leave(self._replica.id)
+
+    # ---- what the app asks
+
+    async def start_run(self, order: RunOrder) -> None:
+        name = workflow_name(order.kind, order.version)
+        await self._sidecar.schedule(name, order.instance, order.model_dump(mode="json"))
+
+    async def wake(self, instance: str) -> None:
+        await self._sidecar.raise_event(instance, WAKE)
+
+    async def forget(self, instance: str, stale: bool) -> bool:
+        return await self._sidecar.forget(instance, terminate=stale)
+
+    # ---- Dapr's side
+
+    def _registered(self) -> WorkflowRuntime:
+        self._sidecar.show_token()
+        address = self._sidecar.address
+        runtime = WorkflowRuntime(address.host, str(address.grpc_port), maximum_thread_pool_workers=THREADS)
+        for definition in self._registry.all():
+            runtime.register_workflow(workflow(definition), name=workflow_name(definition.kind, definition.version))
+        for name in (STEP, WAIT, PLAN, UNDO, END):
+            runtime.register_activity(self._activity(name), name=name)
+        runtime.start()  # type: ignore[no-untyped-call]  # Dapr's
+        return runtime
+
+    def _activity(self, name: str) -> Callable[[WorkflowActivityContext, dict[str, Any]], Any]:
+        async def activity(context: WorkflowActivityContext, data: dict[str, Any]) -> Answer:
+            work = asyncio.run_coroutine_threadsafe(self._run(name, data), self._loop)
+            return await asyncio.wrap_future(work)
+
+        return activity
+
+    async def _run(self, name: str, data: dict[str, Any]) -> Answer:
+        if self._closing:
+            raise asyncio.CancelledError
+        task = asyncio.current_task()
+        assert task is not None
+        self._in_flight.add(task)
+        try:
+            return await self._activities.run(name, data)
+        finally:
+            self._in_flight.discard(task)
+
+    # ---- the beat
+
+    async def _beat_forever(self) -> None:
+        clock = asyncio.get_running_loop().time
+        last = clock()
+        while True:
+            try:
+                if not self.joined.is_set():
+                    await self._jobs.join(self._replica)
+                    self.joined.set()
+                self._activities.stop(await self._jobs.beat(self._replica.id, self._activities.working))
+                last = clock()
+            except Permanent as refused:  # taken for dead
+                log.warning("process_unknown", code=refused.code)
+                self.joined.clear()
+                await asyncio.sleep(AGAIN)
+            except Exception as error:  # the app is away
+                log.warning("beat_failed", error=f"{type(error).__name__}: {error}"[:300])
+                if clock() - last > SILENT:
+                    self._activities.stop_all()
+                await asyncio.sleep(AGAIN)
+            await asyncio.sleep(BEAT_EVERY)
