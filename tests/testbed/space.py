@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -160,9 +160,9 @@ class Space(Processes):
             raise StartError(f"{command[0]} failed: {found.stderr.decode(errors='replace')[-1500:]}")
         return found.stdout.decode()
 
-    def start(self, name: str, command: Sequence[str | Path]) -> None:
+    def start(self, name: str, command: Sequence[str | Path], environment: Mapping[str, str] | None = None) -> None:
         self._inner.pop(name, None)
-        super().start(name, command)
+        super().start(name, command, environment)
 
     def pid(self, name: str) -> int:
         if name not in self._inner:
