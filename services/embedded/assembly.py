@@ -13,28 +13,30 @@ import structlog
 from fastapi import FastAPI
 from sqlalchemy import text
 
+from services.app.clusters.reach import Reached
 from services.app.clusters.service import CLUSTERS
 from services.app.clusters.tables import ClusterRow
 from services.app.context import AppContext
+from services.app.endpoints.published import Published
 from services.app.identity import bootstrap
 from services.app.identity.authenticate import Authenticator
 from services.app.internal import AppAccess
 from services.app.main import create_app, hooks
 from services.app.models import catalog as catalogue
 from services.app.templates import builtin as templates
+from services.assembly.access import access_by_table
+from services.assembly.publisher import Publisher
 from services.cluster.jobs import JOBS as CLUSTER_JOBS
 from services.cluster.jobs.tools import ClusterTools
+from services.cluster.reach import Reach
 from services.cluster.runtimes.local.runtime import LocalRuntime
 from services.cluster.sites.clients import Clients
 from services.cluster.sites.local import LocalSite
 from services.cluster.watch.watches import Watches
 from services.cluster.watch.world import World
-from services.embedded.access import GatewayAccess
 from services.embedded.folder import MachineUse, Places, machine_cluster_id, write_private
 from services.embedded.maintenance import Maintenance
 from services.embedded.observer import Observer
-from services.embedded.publisher import Publisher
-from services.embedded.reach import Reach
 from services.gateway.limits import Limits
 from services.gateway.routes import Gateway
 from services.gateway.routes import router as gateway_route
@@ -71,7 +73,7 @@ class Assembly:
         self._registry = Registry()
         ledger = Ledger(self.database, self.hub)
         self.clients = Clients()
-        reach = Reach()
+        reach = Reached()
         self.context = AppContext(
             settings=settings, database=self.database, hub=self.hub, ledger=ledger, feeds=Feeds(self.database, self.hub),
             keyring=keyring, objects=DirectoryStore(places.objects), jobs=self._registry, logs=reach, clusters=reach,
@@ -82,7 +84,7 @@ class Assembly:
         machine = LocalSite(self.cluster_id, self.runtime, places.machine / "models", self.context.objects)
         self._cluster_tools = ClusterTools(self._internal, self.context.objects, settings, machine, self.clients)
         self._registry.add(CLUSTER_JOBS, self._cluster_tools)
-        reach.use(self.context, self._cluster_tools)
+        reach.use(self.context, Reach(self._cluster_tools))
         self.engine = EmbeddedEngine(self.database, ledger, self._registry)
         self.table = RouteTable()
         self.app: FastAPI = create_app(self.context, self._not_ready)
@@ -99,11 +101,11 @@ class Assembly:
         key = await bootstrap.ensure_admin(self.context, self._keep_admin_key)
         await self.hub.start()
         self._gateway = Gateway(
-            self.table, GatewayAccess(self.app.state.authenticator, self.table, self.settings.cors_origins),
+            self.table, access_by_table(self.app.state.authenticator, self.table, self.settings.cors_origins),
             Limits(rate_quota=self.settings.rate_quota, rate_seconds=self.settings.rate_window),
         )  # fmt: skip
         self.app.router.routes.insert(0, gateway_route(self._gateway))
-        publisher = Publisher(self.context, self.table, self.clients, self._cluster_tools.addresses)
+        publisher = Publisher(Published(self.context), self.table, self.clients, self._cluster_tools.addresses)
         await self.engine.start()
         observer = Observer(self.cluster_id, self._cluster_tools, self._internal, self.engine)
         self._spawn("observer", observer.run)

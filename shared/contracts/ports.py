@@ -1,12 +1,18 @@
-"""What a worker service may ask of the app. In one process a direct call; between services, through a sidecar."""
+"""What services ask of each other. In one process a direct call; between services, through a sidecar.
 
-from collections.abc import Mapping, Sequence
+The ledger of jobs has ports of its own, in `shared.jobs.dapr.ports`.
+"""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Literal, Protocol
 from uuid import UUID
 
-from shared.contracts.clusters import WatchedCluster
-from shared.contracts.deployments import ExpectedEndpoint
+from shared.contracts.clusters import Orphan, WatchedCluster
+from shared.contracts.deployments import DeploySpec, ExpectedEndpoint
+from shared.contracts.gateway import Admitted, PublishedTable, Shown
 from shared.contracts.models import ModelFile
+from shared.contracts.previews import DeployPreview
+from shared.contracts.reach import ClusterAccess
 
 
 class AppPort(Protocol):
@@ -99,3 +105,29 @@ class ObserverPort(Protocol):
 
     async def endpoint_parameters(self, cluster_id: UUID, epoch: int, endpoint_id: UUID) -> dict[str, str]:
         """What LiteLLM takes of such an endpoint's credential: `{parameter: value}`, empty without one."""
+
+
+class ReachPort(Protocol):
+    """What the app asks the cluster service about a cluster that it lets it into. Faults are `Permanent` or `Retry`."""
+
+    def lines(
+        self, access: ClusterAccess, endpoint_id: UUID, ordinal: int | None, tail: int, follow: bool
+    ) -> AsyncIterator[str]:
+        """Lines of one worker or of all, oldest first; with `follow` also each new one."""
+
+    async def leftovers(self, access: ClusterAccess) -> list[Orphan]:
+        """All endpoints of which something of this installation is on the cluster."""
+
+    async def preview(self, access: ClusterAccess, spec: DeploySpec, parameters: list[str]) -> DeployPreview:
+        """What the deployment would be. `parameters` are the names of what its credential gives."""
+
+
+class GatewayPort(Protocol):
+    """What a gateway asks of the app. Refusals are `Problem`s."""
+
+    async def routes(self, seen: str | None) -> PublishedTable:
+        """The table; one whose version was `seen` is held for about two seconds, for it may change."""
+
+    async def admit(self, shown: Shown, endpoint_id: UUID) -> Admitted:
+        """Who may use an endpoint. Raises `unauthenticated`, `forbidden`, `origin_not_allowed`, and `not_found` for an
+        endpoint that does not exist and, in the same words, for one that the caller may not see."""

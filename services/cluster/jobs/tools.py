@@ -22,7 +22,7 @@ from shared.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class ClusterTools:
-    """`local` is this machine; `clients` are the connections to all other clusters.
+    """`machine` is this one, where it is a cluster; `clients` are the connections to all other clusters.
 
     `watchers` follow the clusters of which this process has the watch: who waits for workers need not do so again.
     """
@@ -30,7 +30,7 @@ class ClusterTools:
     app: AppPort
     objects: ObjectStore
     settings: Settings
-    local: LocalSite
+    machine: LocalSite | None
     clients: Clients = field(default_factory=Clients)
     reached: Reached = field(default_factory=dict)
     watchers: dict[UUID, Watcher] = field(default_factory=dict)
@@ -41,12 +41,20 @@ class ClusterTools:
         if kind == "kubernetes":
             kubeconfig = await self.app.kubeconfig(job_id, cluster_id)
             return self.kubernetes(cluster_id, kubeconfig, await self.app.cluster_ingress(cluster_id))
-        if cluster_id != self.local.id:
-            raise Permanent(
-                "runtime_elsewhere",
-                "This cluster is another machine. Processes that share a database deploy to the machine that they share.",
-            )
+        if not self.is_local(cluster_id):
+            raise _elsewhere()
         return self.local
+
+    def is_local(self, cluster_id: UUID) -> bool:
+        """Whether it is this machine."""
+        return self.machine is not None and self.machine.id == cluster_id
+
+    @property
+    def local(self) -> LocalSite:
+        """This machine. Raises Permanent (`runtime_elsewhere`) where it is no cluster."""
+        if self.machine is None:
+            raise _elsewhere()
+        return self.machine
 
     async def site_if_known(self, job_id: UUID, cluster_id: UUID) -> Site | None:
         """None where the cluster is not registered any more: nothing can be removed from it, and nothing need be."""
@@ -79,3 +87,10 @@ class ClusterTools:
             return {}
         found = await self.app.provider_parameters(job_id, spec.credential_id)
         return {name: SecretStr(value) for name, value in found.items()}
+
+
+def _elsewhere() -> Permanent:
+    return Permanent(
+        "runtime_elsewhere",
+        "This cluster is another machine. Processes that share a database deploy to the machine that they share.",
+    )

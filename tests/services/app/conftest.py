@@ -15,8 +15,8 @@ from services.app.identity.caller import SCOPES, Caller
 from services.app.identity.tables import ApiKeyRow, UserRow
 from services.app.main import create_app, hooks
 from services.app.projects.tables import MemberRow, ProjectRow
+from services.assembly.access import access_by_table
 from services.cluster.jobs import JOBS as CLUSTER_JOBS
-from services.embedded.access import GatewayAccess
 from services.gateway.routes import Gateway
 from services.gateway.routes import router as gateway_route
 from services.gateway.table import RouteTable
@@ -152,7 +152,7 @@ async def app(app_context: AppContext, routes: RouteTable) -> AsyncIterator[Fast
         return []
 
     app = create_app(app_context, ready)
-    gateway = Gateway(routes, GatewayAccess(app.state.authenticator, routes, []))
+    gateway = Gateway(routes, access_by_table(app.state.authenticator, routes, []))
     app.router.routes.insert(0, gateway_route(gateway))
     yield app
     await gateway.aclose()

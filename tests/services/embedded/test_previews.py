@@ -11,16 +11,17 @@ import pytest
 from sqlalchemy import text
 
 from services.app.clusters import onboarding
+from services.app.clusters.reach import Reached
 from services.app.context import AppContext
 from services.app.credentials.tables import CredentialRow
 from services.app.internal import AppAccess
 from services.app.models.tables import ScanOverrideRow
 from services.app.wizards.tables import WorkflowRow
 from services.cluster.jobs.tools import ClusterTools
+from services.cluster.reach import Reach
 from services.cluster.runtimes.kubernetes.objects import GROUPS
 from services.cluster.runtimes.local.runtime import LocalRuntime
 from services.cluster.sites.local import LocalSite
-from services.embedded.reach import Reach
 from shared.clock import now
 from shared.contracts.models import Manifest
 from shared.jobs.tables import TopicRow
@@ -126,8 +127,8 @@ async def previews(
     settings = app_context.settings.model_copy(update=SETTINGS)
     machine = LocalSite(uuid4(), runtime, tmp_path / "models", app_context.objects)
     tools = ClusterTools(AppAccess(app_context), app_context.objects, settings, machine)
-    app_context.clusters = reach = Reach()
-    reach.use(app_context, tools)
+    app_context.clusters = reach = Reached()
+    reach.use(app_context, Reach(tools))
     project = await people.project("p")
     made = Previews(client, tools, app_context, await people.add("member", projects={project: "member"}))
     made.project = project

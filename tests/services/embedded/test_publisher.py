@@ -12,9 +12,10 @@ from structlog.testing import capture_logs
 
 from services.app.clusters.tables import ClusterRow
 from services.app.context import AppContext
+from services.app.endpoints.published import Published
 from services.app.endpoints.tables import EndpointRow
+from services.assembly.publisher import Publisher
 from services.cluster.sites.clients import Clients
-from services.embedded.publisher import Publisher
 from services.gateway.table import Route, RouteTable, Worker
 from shared.clock import now
 from shared.security.kubeconfig_server import ServerPolicy
@@ -42,7 +43,7 @@ class Platform:
     clients: Clients = field(default_factory=Clients)
 
     def __post_init__(self) -> None:
-        self.publisher = Publisher(self.context, self.table, self.clients, LOOPBACK)
+        self.publisher = Publisher(Published(self.context), self.table, self.clients, LOOPBACK)
 
     def sealed(self, cluster_id: UUID, content: bytes) -> bytes:
         return self.context.keyring.seal(content, f"cluster:{cluster_id}")
