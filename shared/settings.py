@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, AliasChoices, BaseModel, BeforeValidator, Field
+from pydantic import AfterValidator, AliasChoices, BaseModel, BeforeValidator, Field, SecretStr
 
 
 def _listed(value: object) -> object:
@@ -58,6 +58,16 @@ class Settings(BaseModel):
     rate_window: float = 10.0  # seconds
     streams_per_key: int = Field(100, ge=1)  # event streams, followed logs and waits that are open at once
     max_model_bytes: int = 500 * 1024**3
+
+    # of services that are processes of their own
+    internal_port: int = 8401  # where a service's sidecar reaches it, on the loopback address only
+    dapr_http_port: int | None = Field(None, validation_alias=AliasChoices("dapr_http_port", "DAPR_HTTP_PORT"))
+    dapr_grpc_port: int | None = Field(None, validation_alias=AliasChoices("dapr_grpc_port", "DAPR_GRPC_PORT"))
+    dapr_api_token: SecretStr | None = Field(None, validation_alias=AliasChoices("dapr_api_token", "DAPR_API_TOKEN"))
+    app_api_token: SecretStr | None = Field(None, validation_alias=AliasChoices("app_api_token", "APP_API_TOKEN"))
+    dapr_prefix: str = Field("", pattern=r"^[a-z0-9-]{0,40}$")  # begins the names of our services in a shared Dapr
+    service_secret: SecretStr | None = Field(None, min_length=32)  # of the app: it makes all services' keys
+    service_key: SecretStr | None = None  # of any other service: what it shares with the app
 
     model_config = {"populate_by_name": True}
 

@@ -22,6 +22,7 @@ from services.app.identity import bootstrap
 from services.app.identity.authenticate import Authenticator
 from services.app.internal import AppAccess
 from services.app.main import create_app, hooks
+from services.app.maintenance import Maintenance
 from services.app.models import catalog as catalogue
 from services.app.templates import builtin as templates
 from services.assembly.access import access_by_table
@@ -35,7 +36,6 @@ from services.cluster.sites.local import LocalSite
 from services.cluster.watch.watches import Watches
 from services.cluster.watch.world import World
 from services.embedded.folder import MachineUse, Places, machine_cluster_id, write_private
-from services.embedded.maintenance import Maintenance
 from services.embedded.observer import Observer
 from services.gateway.limits import Limits
 from services.gateway.routes import Gateway
@@ -118,7 +118,7 @@ class Assembly:
         )  # fmt: skip
         watches = Watches(world, self._hold, lambda: self.hub.watch(CLUSTERS))
         self._spawn("cluster-watches", watches.run)
-        self._spawn("maintenance", Maintenance(self.context, self.engine).run)
+        self._spawn("maintenance", Maintenance(self.context, self._hold).run)
         return key
 
     async def _hold(self, lease: str) -> int | None:

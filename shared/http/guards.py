@@ -11,7 +11,7 @@ import secrets
 from collections.abc import Callable, Iterable, Sequence
 from urllib.parse import urlsplit
 
-from fastapi import FastAPI
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
@@ -43,7 +43,7 @@ CORS_ANSWER_HEADERS = (
 
 
 def install(
-    app: FastAPI,
+    app: Starlette,
     *,
     allowed_hosts: Sequence[str],
     cors_origins: Sequence[str] = (),

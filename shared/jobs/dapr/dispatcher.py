@@ -7,17 +7,18 @@ still report is refused. A workflow that is over or stale is made to be forgotte
 
 import asyncio
 import contextlib
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
-from uuid import NAMESPACE_DNS, UUID, uuid5
+from uuid import NAMESPACE_DNS, UUID, uuid4, uuid5
 
 import structlog
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from shared.db.engine import Database
-from shared.jobs.claims import Claim, Claims, Slots
+from shared.jobs.claims import Claim, Claims, Process, Slots, machine_identity, process_identity
 from shared.jobs.dapr.ports import Memory, RunOrder, RunsPort, instance_id
 from shared.jobs.declare import JobDef
 from shared.jobs.hub import WORK
@@ -26,6 +27,7 @@ from shared.jobs.stored import json_text
 
 POLL_SECONDS = 2.0
 START_LEASE = 15.0  # seconds in which a service must have begun with a run that it was given
+APP_LEASE = 10.0  # seconds that a process of the app may be silent before its duties are another's
 START_AGAIN = 1.0  # seconds after which a run that could not be given away is tried again
 FORGET_EVERY = 3.0
 FORGET_GRACE = 60.0  # seconds after which a workflow that should have ended by itself is ended
@@ -96,7 +98,7 @@ class Dispatcher:
         self._ledger = ledger
         self._services = {one.name: one for one in services}
         self._claims = {one.name: ServiceClaims(database, ledger, one) for one in self._services.values()}
-        self._reaper = Claims(database, ledger, uuid5(NAMESPACE_DNS, "reaper"), 0.0)
+        self._me = Claims(database, ledger, uuid4(), APP_LEASE)
         self._tasks: list[asyncio.Task[None]] = []
         self._starting: set[asyncio.Task[None]] = set()
         self._woken: set[int] = set()
@@ -106,7 +108,16 @@ class Dispatcher:
         """`{kind: the service that drives it}`."""
         return {job.kind: one.name for one in self._services.values() for job in one.jobs}
 
+    async def hold(self, name: str) -> int | None:
+        """Take or keep a named duty of the app's processes: its epoch, or None while another one has it."""
+        return await self._me.hold(name)
+
+    async def _announce(self) -> None:
+        pid = os.getpid()
+        await self._me.announce(Process(self._me.process, machine_identity(), pid, process_identity(pid), {}, "app"))
+
     async def start(self) -> None:
+        await self._announce()
         for claims in self._claims.values():
             await claims.renew_all()
         self._tasks = [asyncio.create_task(self._give_forever(one), name=f"give-{one}") for one in self._services]
@@ -120,10 +131,13 @@ class Dispatcher:
         for task in [*self._tasks, *self._starting]:
             task.cancel()
         await asyncio.gather(*self._tasks, *self._starting, return_exceptions=True)
+        with contextlib.suppress(Exception):  # the database may be gone already: the lease ends by itself
+            async with asyncio.timeout(1.0):
+                await self._me.leave()
 
-    def alive(self) -> bool:
-        """Whether all its loops run."""
-        return bool(self._tasks) and not any(task.done() for task in self._tasks)
+    def dead(self) -> list[str]:
+        """Loops that should run and do not."""
+        return [task.get_name() for task in self._tasks if task.done()]
 
     # ---- loops; each goes on after a fault, for the database may come back
 
@@ -162,7 +176,8 @@ class Dispatcher:
         while True:
             await asyncio.sleep(POLL_SECONDS)
             try:
-                if await self._reaper.reap():
+                await self._announce()
+                if await self._me.reap():
                     self._ledger.hub.publish(WORK)
             except Exception as error:
                 log.warning("reap_failed", error=type(error).__name__)

@@ -51,6 +51,10 @@ class Worker:
     def process(self) -> Any:
         return self._replica.id
 
+    def dead(self) -> list[str]:
+        """Loops that should run and do not."""
+        return [task.get_name() for task in self._tasks if task.done() and not self._closing]
+
     async def start(self) -> None:
         """Join the sidecar's workflow engine, which must be there, and the app, which may come later."""
         self._loop = asyncio.get_running_loop()

@@ -17,7 +17,6 @@ from services.app.jobs import revocation
 from services.app.models import holdings
 from services.app.wizards import service as wizards
 from shared.jobs import retention
-from shared.jobs.engine import EmbeddedEngine
 
 FIRST = 30.0  # seconds after the start
 REVOKE_EVERY = 20.0  # seconds: no queued job outlives its key or membership by a minute
@@ -31,9 +30,11 @@ log = structlog.get_logger(__name__)
 
 
 class Maintenance:
-    def __init__(self, context: AppContext, engine: EmbeddedEngine) -> None:
+    """`hold` takes or keeps a lease by its name, as `Claims.hold` does."""
+
+    def __init__(self, context: AppContext, hold: Callable[[str], Awaitable[int | None]]) -> None:
         self._context = context
-        self._engine = engine
+        self._hold = hold
 
     async def run(self) -> None:
         await asyncio.gather(self._rounds(), self._revocations())
@@ -79,7 +80,7 @@ class Maintenance:
 
     async def _is_ours(self) -> bool:
         try:
-            return await self._engine.claims.hold("maintenance") is not None
+            return await self._hold("maintenance") is not None
         except Exception as error:  # the database is away: the next round will do
             log.warning("maintenance_lease_failed", error=type(error).__name__)
             return False

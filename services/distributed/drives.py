@@ -1,0 +1,47 @@
+"""What the services that drive runs have in common: a worker beside its sidecar, its probes and its metrics."""
+
+import asyncio
+
+from shared.telemetry import metrics
+from shared.telemetry.metrics import Read
+from shared.telemetry.probes import Health, Readiness
+
+from services.distributed.parts import LEDGER_PATIENCE, Parts
+from shared.jobs.dapr.ports import JobsPort, RunsPort
+from shared.jobs.dapr.worker import Worker
+from shared.jobs.declare import Registry
+from shared.rpc.identity import APP
+from shared.rpc.server import Served
+
+SIDECAR_EVERY = 0.25  # seconds between two looks whether the sidecar is there
+
+
+class Drives:
+    def __init__(self, parts: Parts, registry: Registry, *more: Read) -> None:
+        self._parts = parts
+        self.jobs: JobsPort = parts.app(JobsPort, LEDGER_PATIENCE)
+        self.worker = Worker(parts.service, registry, parts.sidecar, self.jobs)
+        self.ports = [Served(RunsPort, self.worker, frozenset({APP}))]
+        self._readiness = Readiness({"sidecar": parts.sidecar.is_ready, "app": self._joined})
+        self._metrics = metrics.registry(*more)
+
+    async def start(self, health: Health) -> None:
+        health.starting = "waiting for the sidecar"
+        while not await self._parts.sidecar.is_ready():
+            await asyncio.sleep(SIDECAR_EVERY)
+        health.starting = "joining the workflow engine"
+        await self.worker.start()
+        health.dead, health.missing, health.exposition = self.worker.dead, self._readiness.missing, self._exposition
+
+    async def stop(self) -> None:
+        await self.worker.close()
+
+    async def hold(self, name: str) -> int | None:
+        """Take or keep a named duty of this service's replicas."""
+        return await self.jobs.hold(self.worker.process, name)
+
+    async def _joined(self) -> bool:
+        return self.worker.joined.is_set()
+
+    async def _exposition(self) -> bytes:
+        return metrics.exposition(self._metrics)
