@@ -61,6 +61,7 @@ class Publisher:
         for gone in self._known - present:
             self._table.remove(gone)
         self._known = present
+        self._table.is_known = True
 
     def _route(self, row: EndpointRow) -> Route:
         ready = [one for one in _workers(row) if one["state"] == "ready" and one.get("url") and row.phase != "deleting"]
