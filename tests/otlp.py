@@ -95,6 +95,7 @@ class Receiver:
 
     def one(self, name: str) -> Got:
         """The only span of that name, once it has come."""
+        found: Got
         (found,) = self.until(lambda: self.named(name), what=name)
         return found
 

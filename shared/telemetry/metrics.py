@@ -6,11 +6,19 @@ an assembly adds: the database (`ledger`), the gateway's own, and gauges that ar
 
 from collections.abc import Callable, Iterable, Mapping
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, disable_created_metrics, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-disable_created_metrics()  # a second series for each counter, that nobody asks for
+disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each counter, that nobody asks for
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _REQUEST_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0)
@@ -38,7 +46,8 @@ LEASES_LOST = Counter(
 RUNS_REAPED = Counter(
     "stepway_runs_reaped_total", "Runs of dead processes that this one has freed for others.", registry=None
 )
-_OF_THE_PROCESS = (REQUESTS, REQUEST_SECONDS, STEP_SECONDS, RUNS, JOBS_ENDED, LEASES_LOST, RUNS_REAPED)
+SPANS_LOST = Counter("stepway_spans_lost_total", "Spans that the collector did not take.", registry=None)
+_OF_THE_PROCESS = (REQUESTS, REQUEST_SECONDS, STEP_SECONDS, RUNS, JOBS_ENDED, LEASES_LOST, RUNS_REAPED, SPANS_LOST)
 
 
 def registry(*more: Collector) -> CollectorRegistry:

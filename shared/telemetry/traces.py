@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from opentelemetry import context as contexts
 from opentelemetry import trace
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
 
 TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?", re.ASCII)
-SEND_EVERY = 1.0  # seconds
-SEND_SECONDS = 3  # for one request to the collector
 LONGEST = 200  # characters of an attribute
 Attribute = str | int | float | bool | UUID | None
 
@@ -48,20 +46,9 @@ def start(endpoint: str | None, *, service: str, ratio: float = 1.0) -> None:
     global _tracer, _provider
     if endpoint is None:
         return
-    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-    from opentelemetry.sdk.resources import Resource
-    from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.sdk.trace.export import BatchSpanProcessor
-    from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
+    from shared.telemetry.export import provider
 
-    by_ratio = TraceIdRatioBased(ratio)
-    _provider = TracerProvider(
-        sampler=ParentBased(by_ratio, remote_parent_sampled=by_ratio),  # no caller makes us keep more than our ratio
-        resource=Resource({"service.name": service, "service.instance.id": str(uuid4())}),
-        shutdown_on_exit=False,  # a collector that is away must not hold up our end
-    )
-    exporter = OTLPSpanExporter(f"{endpoint}/v1/traces", timeout=SEND_SECONDS)
-    _provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=SEND_EVERY * 1000))
+    _provider = provider(endpoint, service, ratio)
     _tracer = _provider.get_tracer("stepway")
 
 

@@ -113,11 +113,11 @@ def check_files(text: str) -> None:
 
 
 def check_counts(text: str, endpoint: str) -> None:
-    values = {(sample.name, *sorted(sample.labels.items())): sample.value
-              for family in text_string_to_metric_families(text) for sample in family.samples}  # fmt: skip
+    samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
 
     def value(name: str, **labels: str) -> float:
-        return values[(f"stepway_{name}", *sorted(labels.items()))]
+        (found,) = (one.value for one in samples if (one.name, one.labels) == (f"stepway_{name}", labels))
+        return float(found)
 
     trigger = {"route": "/models/deploy-workflow", "method": "POST"}
     assert value("http_requests_total", **trigger, status_class="2xx") == 3
@@ -129,7 +129,7 @@ def check_counts(text: str, endpoint: str) -> None:
     assert value("database_up") == 1
     assert value("gateway_requests_total", endpoint=endpoint, operation="chat.completions", status_class="2xx") == 1
     assert value("gateway_tokens_total", endpoint=endpoint, direction="completion") > 0
-    routes = {dict(labels)["route"] for name, *labels in values if name == "stepway_http_requests_total"}
+    routes = {one.labels["route"] for one in samples if one.name == "stepway_http_requests_total"}
     assert "/endpoints/{endpoint_id}/v1/{path:path}" in routes
     assert not [route for route in routes if endpoint in route]
 

@@ -2,7 +2,9 @@
 
 import io
 import json
+import socket
 import threading
+import time
 from collections.abc import Iterator
 from uuid import uuid4
 
@@ -11,8 +13,9 @@ import pytest
 from shared import log
 from shared.jobs.outcomes import Permanent
 from shared.telemetry import traces
+from shared.telemetry.metrics import registry
 from shared.telemetry.work import step_span
-from tests.otlp import Receiver
+from tests.otlp import PATIENCE, Receiver
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -69,6 +72,24 @@ def test_a_callers_wish_to_keep_a_trace_does_not_exceed_the_ratio(receiver: Rece
     assert [span.name for span in receiver.spans] == ["of a job that is kept"]
     assert inner.split("-")[1] == TRACE
     assert inner.endswith("-00")
+
+
+def test_a_collector_that_is_away_costs_spans_and_little_time() -> None:
+    def lost() -> float:
+        return registry().get_sample_value("stepway_spans_lost_total") or 0.0
+
+    before = lost()
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections, and never answers
+        traces.start(f"http://127.0.0.1:{silent.getsockname()[1]}", service="test")
+        with traces.span("lost", root=True):
+            pass
+        began = time.monotonic()
+        traces.stop(0.2)
+        assert time.monotonic() - began < 30  # and not for as long as the collector is silent
+        deadline = time.monotonic() + PATIENCE
+        while lost() < before + 1:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
 
 
 def test_without_a_collector_no_thread_runs_and_ids_are_still_there() -> None:
