@@ -1,4 +1,5 @@
-"""Structured logs: JSON for machines, colours for a terminal. The request's and the job's ids are context variables.
+"""Structured logs: JSON for machines, colours for a terminal. The ids of the request, the trace, the
+workflow and the job are context variables.
 
 Every event passes `mask_secrets`: values under telling keys, bearer tokens and passwords in URLs are never written. The
 text of an exception is cut where it would quote what a user sent: validation faults and the values in an SQL error.
@@ -18,6 +19,7 @@ from structlog.contextvars import bound_contextvars
 from structlog.types import EventDict, ExcInfo, Processor
 
 REQUEST_ID: ContextVar[str | None] = ContextVar("request_id", default=None)  # set for each request, so it is not slow
+TRACE_ID: ContextVar[str | None] = ContextVar("trace_id", default=None)  # by `shared.telemetry.traces`
 MASK = "***"
 SECRET_WORDS = frozenset(
     [
@@ -51,7 +53,7 @@ def configure(*, json: bool | None = None, level: str = "INFO", stream: TextIO |
     as_json = not stream.isatty() if json is None else json
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
-        _add_request_id,
+        _add_ids,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.stdlib.PositionalArgumentsFormatter(),
@@ -103,9 +105,10 @@ def request_id() -> str | None:
     return REQUEST_ID.get()
 
 
-def _add_request_id(_logger: Any, _method: str, event: EventDict) -> EventDict:
-    if (known := REQUEST_ID.get()) is not None:
-        event.setdefault("request_id", known)
+def _add_ids(_logger: Any, _method: str, event: EventDict) -> EventDict:
+    for name, known in (("request_id", REQUEST_ID.get()), ("trace_id", TRACE_ID.get())):
+        if known is not None:
+            event.setdefault(name, known)
     return event
 
 

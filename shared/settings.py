@@ -69,6 +69,14 @@ class Settings(BaseModel):
     service_secret: SecretStr | None = Field(None, min_length=32)  # of the app: it makes all services' keys
     service_key: SecretStr | None = None  # of any other service: what it shares with the app
 
+    log_format: Literal["auto", "json", "text"] = "auto"  # auto: text for a terminal, else JSON
+    metrics_host: str = "127.0.0.1"
+    metrics_port: int | None = Field(
+        None, ge=0, le=65535
+    )  # metrics and probes, for whoever reaches it; None: not served
+    otlp_endpoint: BaseUrl | None = None  # of an OpenTelemetry collector, for OTLP over HTTP; None: no spans are made
+    trace_ratio: float = Field(1.0, ge=0.0, le=1.0)  # of the traces that are kept
+
     model_config = {"populate_by_name": True}
 
     @property

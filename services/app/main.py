@@ -31,6 +31,7 @@ from shared.errors import Problem
 from shared.http import guards, problems
 from shared.http.sse import StreamSlots
 from shared.jobs.ledger import Hook
+from shared.telemetry.http import Seen
 
 # Order matters where a path could be read two ways: wizards' own paths come before /models/{id}.
 ROUTERS = (
@@ -80,8 +81,8 @@ async def _nothing(*_arguments: object) -> None:
 Ready = Callable[[], Awaitable[list[str]]]
 
 
-def create_app(context: AppContext, ready: Ready) -> FastAPI:
-    """`ready` names what is not ready; empty when all is."""
+def create_app(context: AppContext, ready: Ready, dead: Callable[[], list[str]] = list) -> FastAPI:
+    """`ready` names what is not ready, `dead` what must run and does not; empty when all is well."""
     app = FastAPI(
         title="Stepway", version="1", docs_url=None, redoc_url=None, openapi_url=None,
         redirect_slashes=False,  # a redirect may lose the body, and the key
@@ -98,25 +99,28 @@ def create_app(context: AppContext, ready: Ready) -> FastAPI:
         cors_origins=settings.cors_origins,
         body_limits=[(r"/endpoints/[^/]+/v1/", None)],  # the gateway has its own
     )
-    app.include_router(_open_routes(app, ready))
+    app.add_middleware(Seen)  # outermost
+    app.include_router(_open_routes(app, ready, dead))
     for router in ROUTERS:
         # Models' files are fetched by an endpoint's own pods, with tokens of their own: no part of the public API.
         app.include_router(router, include_in_schema=router is not model_files.router)
     return app
 
 
-def _open_routes(app: FastAPI, ready: Ready) -> APIRouter:
+def _open_routes(app: FastAPI, ready: Ready, dead: Callable[[], list[str]]) -> APIRouter:
     """Routes without authentication: they tell whether the service lives, and describe the API; nothing of anybody's."""
     router = APIRouter(tags=["service"])
 
     @router.get("/healthz")
     async def healthz() -> dict[str, str]:
-        """Answers while the process lives."""
+        """Answers 200 while the process lives, with or without its database; 503 when it should be started anew."""
+        if ended := dead():
+            raise Problem("unavailable", f"Not alive: {', '.join(ended)}.")
         return {"status": "ok"}
 
     @router.get("/readyz")
     async def readyz() -> dict[str, str]:
-        """Answers 200 when the database answers and jobs can run, else 503 with what is missing."""
+        """Answers 200 when the database and the objects are reached and jobs can run, else 503 with what is missing."""
         missing = await ready()
         if missing:
             raise Problem("unavailable", f"Not ready: {', '.join(missing)}.", headers={"Retry-After": "1"})

@@ -56,6 +56,7 @@ class Publisher:
             for gone in self._known - present:
                 self._table.remove(gone)
             self._known = present
+            self._table.is_known = True
         self._seen = published.version
         self.published.set()
 

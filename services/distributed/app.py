@@ -6,10 +6,6 @@ from pathlib import Path
 from uuid import UUID
 
 from shared.objects.opened import open_store
-from shared.telemetry.database import of_database
-from shared.telemetry.ledger import LedgerNow
-from shared.telemetry.metrics import Read, exposition, registry
-from shared.telemetry.probes import Health, Readiness
 from sqlalchemy import text
 from starlette.types import ASGIApp
 
@@ -45,6 +41,10 @@ from shared.rpc.client import remote
 from shared.rpc.server import Served
 from shared.security.envelope import Keyring
 from shared.settings import Settings
+from shared.telemetry.database import of_database
+from shared.telemetry.ledger import LedgerNow
+from shared.telemetry.metrics import Read, exposition, registry
+from shared.telemetry.probes import Health, Readiness
 
 SERVES = {"model": MODEL_JOBS, "cluster": CLUSTER_JOBS}
 

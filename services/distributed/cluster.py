@@ -3,8 +3,6 @@
 import asyncio
 
 from shared.objects.opened import open_store
-from shared.telemetry.metrics import Read
-from shared.telemetry.probes import Health
 from starlette.types import ASGIApp
 
 from services.cluster.jobs import JOBS
@@ -20,6 +18,8 @@ from shared.contracts.ports import AppPort, ObserverPort, ReachPort
 from shared.jobs.declare import Registry
 from shared.rpc.identity import APP
 from shared.rpc.server import Served
+from shared.telemetry.metrics import Read
+from shared.telemetry.probes import Health
 
 
 class ClusterService:

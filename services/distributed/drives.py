@@ -2,16 +2,15 @@
 
 import asyncio
 
-from shared.telemetry import metrics
-from shared.telemetry.metrics import Read
-from shared.telemetry.probes import Health, Readiness
-
 from services.distributed.parts import LEDGER_PATIENCE, Parts
 from shared.jobs.dapr.ports import JobsPort, RunsPort
 from shared.jobs.dapr.worker import Worker
 from shared.jobs.declare import Registry
 from shared.rpc.identity import APP
 from shared.rpc.server import Served
+from shared.telemetry import metrics
+from shared.telemetry.metrics import Read
+from shared.telemetry.probes import Health, Readiness
 
 SIDECAR_EVERY = 0.25  # seconds between two looks whether the sidecar is there
 

@@ -2,9 +2,6 @@
 
 import asyncio
 
-from shared.telemetry import metrics
-from shared.telemetry.http import Seen
-from shared.telemetry.probes import Health, Readiness
 from starlette.applications import Starlette
 from starlette.types import ASGIApp
 
@@ -21,6 +18,9 @@ from shared.contracts.ports import GatewayPort
 from shared.http import guards
 from shared.rpc.server import Served
 from shared.security.kubeconfig_server import ServerPolicy
+from shared.telemetry import metrics
+from shared.telemetry.http import Seen
+from shared.telemetry.probes import Health, Readiness
 
 
 class GatewayService:

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from pydantic import SecretStr
-from shared.telemetry.probes import Health
 from starlette.types import ASGIApp
 
 from services.assembly.process import StartError
@@ -13,6 +12,7 @@ from shared.rpc.client import remote
 from shared.rpc.identity import APP, Identity
 from shared.rpc.server import Served
 from shared.settings import Settings
+from shared.telemetry.probes import Health
 
 CALL_PATIENCE = 120.0  # seconds that a step waits for the app, which may be starting again
 LEDGER_PATIENCE = 7 * 86400.0  # reports are worth waiting for: who has lost the run is stopped by the beat

@@ -8,9 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import structlog
-from shared.telemetry import traces
-from shared.telemetry.probes import Health
-from shared.telemetry.server import ProbeServer
 from starlette.applications import Starlette
 from starlette.types import ASGIApp
 
@@ -27,6 +24,9 @@ from services.assembly.process import (
 from services.distributed.parts import Parts, Service
 from shared.rpc.server import Served, routes
 from shared.settings import Settings
+from shared.telemetry import traces
+from shared.telemetry.probes import Health
+from shared.telemetry.server import ProbeServer
 
 STOP_SECONDS = 10.0  # within the 30 that Kubernetes gives
 

@@ -5,6 +5,7 @@ The only place that knows that all services run here. What is started is stopped
 
 import asyncio
 import hashlib
+import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ from services.cluster.watch.world import World
 from services.embedded.folder import MachineUse, Places, machine_cluster_id, write_private
 from services.embedded.observer import Observer
 from services.gateway.limits import Limits
+from services.gateway.metrics import Metrics as GatewayMetrics
 from services.gateway.routes import Gateway
 from services.gateway.routes import router as gateway_route
 from services.gateway.table import RouteTable
@@ -53,6 +55,10 @@ from shared.jobs.ledger import Ledger
 from shared.objects.directory import DirectoryStore
 from shared.security.envelope import Keyring
 from shared.settings import Settings
+from shared.telemetry.database import of_database
+from shared.telemetry.ledger import LedgerNow
+from shared.telemetry.metrics import Read, exposition, registry
+from shared.telemetry.probes import Readiness
 
 FIRST_LOOK = 5.0  # seconds that the start waits until the workers that run are known
 
@@ -87,9 +93,25 @@ class Assembly:
         reach.use(self.context, Reach(self._cluster_tools))
         self.engine = EmbeddedEngine(self.database, ledger, self._registry)
         self.table = RouteTable()
-        self.app: FastAPI = create_app(self.context, self._not_ready)
+        self.readiness = Readiness({
+            "database": self._database_answers, "job engine": self._engine_joined, "objects": self._objects_reached,
+            "gateway table": self._table_known,
+        })  # fmt: skip
+        self.app: FastAPI = create_app(self.context, self.readiness.missing, self.dead)
+        self._ledger_now = LedgerNow(self.database, self._registry.announced)
+        self.metrics = registry(
+            self._ledger_now,
+            *of_database(self.database),
+            Read(
+                "stepway_streams_open", "Event streams, followed logs and waits.", None,
+                lambda: {"": self.app.state.stream_slots.open},
+            ),
+            Read("stepway_cluster_watches", "Clusters that this process watches.", "state", self._watch_states),
+        )  # fmt: skip
+        self._watches: Watches | None = None
         self._gateway: Gateway | None = None
         self._tasks: list[asyncio.Task[None]] = []
+        self._stopping = False
 
     async def start(self) -> str | None:
         """Start everything; returns the admin's key when it was made just now."""
@@ -103,6 +125,7 @@ class Assembly:
         self._gateway = Gateway(
             self.table, access_by_table(self.app.state.authenticator, self.table, self.settings.cors_origins),
             Limits(rate_quota=self.settings.rate_quota, rate_seconds=self.settings.rate_window),
+            metrics=GatewayMetrics(self.metrics),
         )  # fmt: skip
         self.app.router.routes.insert(0, gateway_route(self._gateway))
         publisher = Publisher(Published(self.context), self.table, self.clients, self._cluster_tools.addresses)
@@ -116,8 +139,8 @@ class Assembly:
         world = World(
             self._internal, self.clients, tools.addresses, self.context.objects, self.settings, watchers=tools.watchers
         )  # fmt: skip
-        watches = Watches(world, self._hold, lambda: self.hub.watch(CLUSTERS))
-        self._spawn("cluster-watches", watches.run)
+        self._watches = Watches(world, self._hold, lambda: self.hub.watch(CLUSTERS))
+        self._spawn("cluster-watches", self._watches.run)
         self._spawn("maintenance", Maintenance(self.context, self._hold).run)
         return key
 
@@ -150,6 +173,7 @@ class Assembly:
         """
         clock = asyncio.get_running_loop().time
         end = clock() + seconds
+        self._stopping = True
         self.app.state.stream_slots.close()
         for task in self._tasks:
             task.cancel()
@@ -181,13 +205,33 @@ class Assembly:
                 session.add(row)
             row.facts = facts
 
-    async def _not_ready(self) -> list[str]:
-        try:
-            async with asyncio.timeout(2), self.database.statement() as connection:
-                await connection.execute(text("SELECT 1"))
-        except Exception:  # whatever keeps the database from answering makes us not ready
-            return ["database"]
-        return []
+    def dead(self) -> list[str]:
+        """What must run from the start to the end, and does not any more."""
+        if self._stopping:
+            return []
+        return [*self.engine.dead(), *(task.get_name() for task in self._tasks if task.done())]
+
+    async def exposition(self) -> bytes:
+        """All metrics as text, with what the database says if it answers."""
+        await self._ledger_now.refresh()
+        return exposition(self.metrics)
+
+    def _watch_states(self) -> dict[str, int]:
+        return self._watches.states() if self._watches is not None else {}
+
+    async def _database_answers(self) -> bool:
+        async with self.database.statement() as connection:
+            await connection.execute(text("SELECT 1"))
+        return True
+
+    async def _engine_joined(self) -> bool:
+        return self.engine.is_joined
+
+    async def _objects_reached(self) -> bool:
+        return await asyncio.to_thread(os.access, self._places.objects, os.R_OK | os.W_OK | os.X_OK)
+
+    async def _table_known(self) -> bool:
+        return self.table.is_known
 
 
 async def _within(seconds: float, work: Awaitable[Any]) -> None:

@@ -26,6 +26,9 @@ from shared.db.engine import Database
 from shared.objects.blocking import settled
 from shared.security.envelope import Keyring, SealError
 from shared.settings import Settings
+from shared.telemetry import traces
+from shared.telemetry.probes import Health
+from shared.telemetry.server import ProbeServer
 
 WATCH_EVERY = 0.5  # seconds between two looks at PostgreSQL
 STOP_SECONDS = 3.6  # for everything, of the five that are promised; the rest is for a busy machine
@@ -45,6 +48,8 @@ def run_up(
     settings: Settings, ready_file: Path | None = None, *, json_logs: bool | None = None, say: Say = say_aloud
 ) -> int:
     """Run until SIGTERM or Ctrl-C; returns the exit code. `say` gets the few sentences that are for a person."""
+    if json_logs is None and settings.log_format != "auto":
+        json_logs = settings.log_format == "json"
     configure_logs(json_logs)
 
     def run() -> int:
@@ -140,6 +145,8 @@ class _Instance:
         self._listener: socket.socket | None = None
         self._postgres: EmbeddedPostgres | None = None
         self._assembly: Assembly | None = None
+        self._health = Health()
+        self._probes: ProbeServer | None = None
         self._server: _Server | None = None
         self._serving: asyncio.Task[None] | None = None
 
@@ -148,16 +155,25 @@ class _Instance:
         if self._ready_file is not None:
             self._ready_file.unlink(missing_ok=True)  # one that was killed has left it
         self._listener = _listen(self._settings)
+        self._health.watch_loop()
+        self._probes = _probes(self._settings, self._health)
+        traces.start(self._settings.otlp_endpoint, service="stepway", ratio=self._settings.trace_ratio)
+        self._health.starting = "starting the database"
         url = self._settings.database_url
         if url is None:
             self._postgres = EmbeddedPostgres(self._places.postgres)
             url = await settled(self._postgres.start)
+        self._health.starting = "migrating the database"
         await settled(_migrate, url)
+        self._health.starting = "starting the services"
         self._assembly = Assembly(self._settings, self._places, url, await _keyring(self._places, url))
         key = await self._assembly.start()
         self._server = _server(self._assembly)
         self._serving = asyncio.create_task(self._server.serve(sockets=[self._listener]), name="http")
         await _until_started(self._server, self._serving)
+        health = self._health
+        health.dead, health.missing = self._assembly.dead, self._assembly.readiness.missing
+        health.exposition, health.starting = self._assembly.exposition, None
         self._announce(self._listener.getsockname()[1], key, await self._assembly.admin_key_file())
         return self._serving
 
@@ -186,8 +202,12 @@ class _Instance:
         if self._server is not None and self._serving is not None:
             self._server.force_exit = True
             await asyncio.wait({self._serving}, timeout=0.3)
+        await asyncio.to_thread(traces.stop, max(min(end - clock() - 1.0, 1.0), 0.1))
         if self._postgres is not None:
             await asyncio.to_thread(self._postgres.stop, max(end - clock(), 0.5))
+        if self._probes is not None:
+            await asyncio.to_thread(self._probes.close)
+        self._health.close()
         if self._listener is not None:
             self._listener.close()
 
@@ -228,6 +248,18 @@ def _listen(settings: Settings) -> socket.socket:
         ) from error
     listener.setblocking(False)
     return listener
+
+
+def _probes(settings: Settings, health: Health) -> ProbeServer | None:
+    if settings.metrics_port is None:
+        return None
+    try:
+        server = ProbeServer(health, settings.metrics_host, settings.metrics_port)
+    except (OSError, OverflowError) as error:
+        reason = why(error) if isinstance(error, OSError) else "there is no such port"
+        raise StartError(f"Cannot listen on {settings.metrics_host}:{settings.metrics_port}: {reason}.") from error
+    log.info("metrics_served", host=settings.metrics_host, port=server.port)
+    return server
 
 
 def _migrate(url: str) -> None:

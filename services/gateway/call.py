@@ -18,6 +18,7 @@ from services.gateway.table import Route
 from shared import log
 from shared.errors import Problem
 from shared.http import strict_json
+from shared.telemetry import traces
 
 _MAX_DEPTH = 64  # the parameters of tools are JSON Schemas, which nest deeper than the rest of the API
 _CHARSET = re.compile(r"charset\s*=\s*\"?([^\s;\"]*)")
@@ -77,8 +78,13 @@ def request_id(headers: Headers) -> tuple[str, bool]:
 
 
 def trace_headers(headers: Headers) -> dict[str, str]:
+    """The client's trace, as far as this process has taken it: its span is the one that the worker's hang on."""
     found = ((name.decode(), headers.plain(name, _PRINTABLE, 512)) for name in _TRACE_HEADERS)
-    return {name: value for name, value in found if value is not None}
+    given = {name: value for name, value in found if value is not None}
+    own = traces.outgoing()
+    if own and own["traceparent"].split("-")[1] not in given.get("traceparent", ""):
+        return own  # a trace of ours: the client's state says nothing about it
+    return {**given, **own}
 
 
 def endpoint_id(text: str) -> UUID:

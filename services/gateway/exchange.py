@@ -4,6 +4,7 @@
 """
 
 import asyncio
+import re
 from collections.abc import Callable
 from uuid import UUID
 
@@ -22,6 +23,9 @@ _HELD_BYTES = 64 * 1024  # of an event that is not complete yet
 _ERROR_BYTES = 64 * 1024
 _ERROR_SECONDS = 5.0  # to read the rest of a worker's refusal
 _LAST_WORDS_SECONDS = 1.0  # for a client that may not be reading
+_USAGE_BYTES = 500
+_PROMPT_TOKENS = re.compile(rb'"prompt_tokens":\s*(\d{1,9})\b')
+_COMPLETION_TOKENS = re.compile(rb'"completion_tokens":\s*(\d{1,9})\b')
 _PASSED_ON = (b"content-type", b"cache-control")
 NOT_IMPLEMENTED = 501
 _PROXY_FAULTS = frozenset({401, 403, 407, 502, 503})  # the worker is not well, or refuses us rather than the client
@@ -55,12 +59,24 @@ class Reply:
 
     async def chunk(self, data: bytes) -> None:
         self.usage.bytes += len(data)
+        self._count_tokens(data)
         await self._send({"type": "http.response.body", "body": data, "more_body": True})
 
     async def end(self, data: bytes = b"") -> None:
         self.usage.bytes += len(data)
+        self._count_tokens(data)
         self.finished = True
         await self._send({"type": "http.response.body", "body": data})
+
+    def _count_tokens(self, data: bytes) -> None:
+        """The last word of the worker counts. In a text its quotes would be escaped: nobody's words look like it."""
+        at = data.rfind(b'"usage":')
+        if at >= 0:
+            told = data[at : at + _USAGE_BYTES]
+            if (prompt := _PROMPT_TOKENS.search(told)) is not None:
+                self.usage.prompt_tokens = int(prompt[1])
+            if (completion := _COMPLETION_TOKENS.search(told)) is not None:
+                self.usage.completion_tokens = int(completion[1])
 
     async def json(self, status: int, data: bytes, headers: dict[str, str] | None = None) -> None:
         """A whole answer that the gateway makes itself."""

@@ -47,6 +47,12 @@ class Metrics:
         self.bytes = Counter(
             "stepway_gateway_sent_bytes_total", "Bytes of answers' bodies.", ("endpoint",), registry=registry
         )
+        self.tokens = Counter(
+            "stepway_gateway_tokens_total",
+            "Tokens as the workers counted them, of answers that tell.",
+            ("endpoint", "direction"),
+            registry=registry,
+        )
 
         self._live: Counts[UUID] = Counts()
         self._gone: set[UUID] = set()
@@ -63,6 +69,9 @@ class Metrics:
         self.in_flight.labels(endpoint).dec()
         self.duration.labels(endpoint).observe(usage.ended - usage.started)
         self.bytes.labels(endpoint).inc(usage.bytes)
+        if usage.prompt_tokens or usage.completion_tokens:
+            self.tokens.labels(endpoint, "prompt").inc(usage.prompt_tokens)
+            self.tokens.labels(endpoint, "completion").inc(usage.completion_tokens)
         if usage.first_byte_at is not None:
             self.first_byte.labels(endpoint).observe(usage.first_byte_at - usage.started)
             if usage.error is not None:
@@ -84,5 +93,14 @@ class Metrics:
         del self._live[endpoint_id]
         if endpoint_id in self._gone:
             self._gone.discard(endpoint_id)
-            for series in (self.requests, self.broken, self.in_flight, self.first_byte, self.duration, self.bytes):
+            every = (
+                self.requests,
+                self.broken,
+                self.in_flight,
+                self.first_byte,
+                self.duration,
+                self.bytes,
+                self.tokens,
+            )
+            for series in every:
                 series.remove_by_labels({"endpoint": str(endpoint_id)})

@@ -30,6 +30,7 @@ from services.gateway.usage import CLIENT_CLOSED, Usage, UsageHook
 from shared import log
 from shared.errors import Problem
 from shared.http.ratelimit import RateLimiter
+from shared.telemetry.http import NamedRoute
 
 PATH = "/endpoints/{endpoint_id}/v1/{path:path}"
 _OPERATIONS = {"chat/completions": "chat.completions", "completions": "completions", "embeddings": "embeddings"}
@@ -39,7 +40,7 @@ logger = log.get_logger(__name__)
 
 def router(gateway: "Gateway") -> HttpRoute:
     """The route to add to an application: `app.router.routes.append(router(gateway))`, before any that would catch it."""
-    return HttpRoute(PATH, gateway, name="gateway", include_in_schema=False)
+    return NamedRoute(PATH, gateway, name="gateway", include_in_schema=False)
 
 
 class _Request:

@@ -76,6 +76,7 @@ class RouteTable:
     def __init__(self) -> None:
         self._routes: dict[UUID, Route] = {}
         self._listeners: list[Listener] = []
+        self.is_known = False  # set by who publishes, once all routes are in it
 
     def get(self, endpoint_id: UUID) -> Route | None:
         return self._routes.get(endpoint_id)

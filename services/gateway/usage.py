@@ -27,6 +27,8 @@ class Usage:
     ended: float = 0.0
     bytes: int = 0
     worker_id: str | None = None
+    prompt_tokens: int = 0  # as the worker counted them; a stream tells only a client that asked for it
+    completion_tokens: int = 0
 
 
 UsageHook = Callable[[Usage], None]

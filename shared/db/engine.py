@@ -20,6 +20,7 @@ class Database:
 
     def __init__(self, url: str, *, pool_size: int = 16, name: str = "stepway") -> None:
         self.url = url
+        self.most_connections = 2 * pool_size
         self.engine = create_async_engine(
             driver_url(url),
             pool_size=pool_size,

@@ -212,9 +212,11 @@ class Head:
             await self.app(scope, receive, send)
             return
         answered = asyncio.Event()
+        asked: Scope = {**scope, "method": "GET"}
 
         async def headers(message: Message) -> None:
             if message["type"] == "http.response.start":
+                scope["route"] = asked.get("route")  # for who counts requests by their routes
                 await send(message)
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
                 answered.set()
@@ -226,7 +228,7 @@ class Head:
                     return message
             return {"type": "http.disconnect"}
 
-        await self.app({**scope, "method": "GET"}, until_answered, headers)
+        await self.app(asked, until_answered, headers)
 
 
 class BodyLimit:

@@ -164,6 +164,11 @@ class StreamSlots:
         self._open: Counter[str] = Counter()
         self._closing = asyncio.Event()
 
+    @property
+    def open(self) -> int:
+        """How many streams, followed logs and waits there are now."""
+        return self._open.total()
+
     def close(self) -> None:
         """Have every stream end, those that are still to be opened at once."""
         self._closing.set()

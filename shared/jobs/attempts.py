@@ -51,6 +51,8 @@ class Remembered:
 class CancelRequested(BaseException):
     """The job is to be undone; no step goes forward any more. No `Exception`, so that no job catches it by accident."""
 
+    outcome = "cancelled"
+
 
 def _with_event(guard: LiteralString, change: LiteralString, more: LiteralString = "") -> LiteralString:
     """A statement that changes one step (`change`, returning its row) of a job that passes `guard`, and writes the event.

@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from shared.db.engine import Database
 from shared.jobs.ledger import Ledger
 from shared.jobs.stored import json_text
+from shared.telemetry.metrics import RUNS_REAPED
 
 POSTPONED = 10.0  # seconds, for a job whose start met a fault
 OVERDUE = "The job took longer than it may."
@@ -61,6 +62,8 @@ class Claim:
     input: Any
     error: dict[str, Any] | None
     seconds_left: float | None  # until the job's deadline
+    topic: UUID | None = None
+    traceparent: str | None = None
     steps: dict[str, StepMemory] = field(default_factory=dict)
 
 
@@ -108,7 +111,7 @@ _TAKE = text("""
            lease_until = clock_timestamp() + make_interval(secs => CAST(:lease AS float8))
       FROM free WHERE job.id = free.id
     RETURNING job.id, job.kind, job.version, job.fence, job.attempt, job.state, job.phase, job.input, job.error,
-              extract(epoch FROM job.deadline - clock_timestamp()) AS seconds_left
+              job.topic, job.traceparent, extract(epoch FROM job.deadline - clock_timestamp()) AS seconds_left
 """)
 
 _BURY = text("DELETE FROM jobs.process WHERE lease_until < clock_timestamp()")
@@ -217,8 +220,9 @@ class Claims:
     async def _claimed(self, session: AsyncSession, row: Any) -> Claim:
         left = None if row.seconds_left is None else float(row.seconds_left)
         claim = Claim(
-            row.id, row.kind, row.version, row.fence, row.attempt, row.state, row.phase, row.input, row.error, left
-        )
+            row.id, row.kind, row.version, row.fence, row.attempt, row.state, row.phase, row.input, row.error, left,
+            row.topic, row.traceparent,
+        )  # fmt: skip
         if claim.state in ("pending", "waiting"):
             await self._ledger.transition(session, claim.job_id, "running", fence=claim.fence)
             claim.state = "running"
@@ -258,6 +262,7 @@ class Claims:
         async with self._database.statement() as connection:
             await connection.execute(_BURY)
             freed = len((await connection.execute(_REAP)).all())
+        RUNS_REAPED.inc(freed)
         await self._fail_overdue()
         return freed
 

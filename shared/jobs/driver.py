@@ -10,6 +10,7 @@ import contextlib
 import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -25,6 +26,7 @@ from shared.jobs.ledger import StaleFence
 from shared.jobs.outcomes import Permanent, Retry, StepError
 from shared.jobs.run import PlannedStep, StepFailed
 from shared.jobs.stored import json_text, short_text
+from shared.telemetry.work import step_span
 
 SHORT_WAIT = 1.0  # seconds that a run waits in its slot rather than giving it up
 CRASHES = 3  # how often a step, or its undo, may take its process down before it counts as failed
@@ -37,6 +39,8 @@ log = structlog.get_logger(__name__)
 
 class Park(BaseException):
     """The run waits: for `seconds` (None: for ever), or for one of the named events."""
+
+    outcome = "waiting"
 
     def __init__(self, seconds: float | None, names: frozenset[str]) -> None:
         super().__init__(seconds, names)
@@ -224,13 +228,14 @@ class EmbeddedRun:
 
     async def _attempt(self, definition: StepDef, key: str, argument: Any, begun: Begun) -> Any:
         context = StepContext(self.job_id, key, begun.number, self._tools, partial(self._write_progress, begun))
-        try:
-            async with asyncio.timeout(definition.retry.timeout):
-                result = await definition.fn(context, argument)
-        finally:
-            context.close()
-        data = small_enough(definition.dump(result), "step")
-        await self._attempts.succeed(self.job_id, self._claim.fence, key, begun.token, data)
+        with self._seen(definition, key, begun.number):
+            try:
+                async with asyncio.timeout(definition.retry.timeout):
+                    result = await definition.fn(context, argument)
+            finally:
+                context.close()
+            data = small_enough(definition.dump(result), "step")
+            await self._attempts.succeed(self.job_id, self._claim.fence, key, begun.token, data)
         return definition.result.validate_python(data)  # the same as when it is remembered
 
     async def _record_failure(self, definition: StepDef, key: str, begun: Begun, error: BaseException) -> None:
@@ -387,9 +392,10 @@ class EmbeddedRun:
         failure: Exception | None = None
         for tries in range(1, _UNDO_RETRY.attempts + 1):
             try:
-                async with asyncio.timeout(_UNDO_RETRY.timeout):
-                    if undo is not None:
-                        await undo(context, done.argument, done.result)
+                with self._seen(done.definition, done.key, tries, undo=True):
+                    async with asyncio.timeout(_UNDO_RETRY.timeout):
+                        if undo is not None:
+                            await undo(context, done.argument, done.result)
             except Exception as error:  # told to whoever looks after the job: what is left, and why
                 failure = error
                 log.warning("undo_failed", job=str(self.job_id), step=done.key, tries=tries, error=describe(error)[1])
@@ -402,6 +408,12 @@ class EmbeddedRun:
         return failure
 
     # ----
+
+    def _seen(self, step: StepDef, key: str, attempt: int, *, undo: bool = False) -> AbstractContextManager[None]:
+        claim = self._claim
+        return step_span(
+            self.job_id, claim.kind, key, attempt, claim.traceparent, step=step.key, workflow=claim.topic, undo=undo
+        )
 
     def _claim_key(self, key: str) -> str:
         if key in self._keys:

@@ -17,6 +17,7 @@ from shared.jobs.driver import describe, error_body
 from shared.jobs.ledger import REVOKED, Ledger, StaleFence
 from shared.jobs.run import StepFailed
 from shared.jobs.stored import json_text
+from shared.telemetry.work import run_ends
 
 log = structlog.get_logger(__name__)
 
@@ -69,6 +70,7 @@ class Endings:
                 session, job, state, fence=fence,
                 set_="error = CAST(:error AS jsonb)", values={"error": json_text(error) if error else None},
             )  # fmt: skip
+        run_ends(state)
 
     async def _forward(self, job: UUID, fence: int, state: str, changes: str, **values: Any) -> None:
         async with self._database.transaction() as session:
@@ -85,6 +87,7 @@ class Endings:
             if (await session.execute(statement, {"id": job, "fence": fence})).one_or_none() is None:
                 raise
             raise CancelRequested(str(job)) from None
+        run_ends(state)
 
 
 def first_failure(error: dict[str, Any] | None) -> dict[str, Any] | None:

@@ -24,8 +24,11 @@ from shared.jobs.endings import Endings, Overdue, failure_of, first_failure
 from shared.jobs.heartbeat import Heartbeat
 from shared.jobs.hub import CANCEL, WORK
 from shared.jobs.ledger import Ledger, StaleFence
+from shared.telemetry.metrics import LEASES_LOST
+from shared.telemetry.work import run_ends, run_span
 
 POLL_SECONDS = 2.0
+LOOPS = 3  # tasks that run from the start to the end
 FAULT_SECONDS = 1.0  # before a run that met a fault is claimed again
 STOP_SECONDS = 1.0  # for cancelled steps to clean up
 LEAVE_SECONDS = 0.7  # to give up the runs when the process ends; else the lease ends by itself
@@ -81,6 +84,18 @@ class EmbeddedEngine:
             asyncio.create_task(self._reap_forever(), name="engine-reaper"),
             asyncio.create_task(self._watch_cancels(), name="engine-cancels"),
         ]
+
+    @property
+    def is_joined(self) -> bool:
+        """Whether it claims runs: not before its start, and not while it comes back after it was taken for dead."""
+        return self._joined.is_set() and not self._closing
+
+    def dead(self) -> list[str]:
+        """Names of what must run until `close`, and has ended."""
+        if self._closing or not self._tasks:
+            return []
+        ended = [task.get_name() for task in self._tasks[:LOOPS] if task.done()]
+        return ended if self._heartbeat.is_well else [*ended, "engine-heartbeat"]
 
     async def close(self) -> None:
         """Stop the runs where they are and give them up, so that the next process goes on with them at once."""
@@ -174,15 +189,18 @@ class EmbeddedEngine:
 
     async def _drive(self, driven: _Driven) -> None:
         claim = driven.claim
-        try:
-            definition, tools = self._registry.find(claim.kind, claim.version)
-            run = EmbeddedRun(claim, definition, tools, self._attempts, self._ledger.hub)
-            await self._go(driven, definition, run)
-            driven.clean = True
-        except StaleFence:
-            log.info("run_refused", job=str(claim.job_id), fence=claim.fence)
-        except Exception:  # a fault of ours or of the database: the run is given up and claimed again
-            log.exception("run_fault", job=str(claim.job_id))
+        with run_span(claim.job_id, claim.kind, claim.attempt, claim.traceparent, workflow=claim.topic):
+            try:
+                definition, tools = self._registry.find(claim.kind, claim.version)
+                run = EmbeddedRun(claim, definition, tools, self._attempts, self._ledger.hub)
+                await self._go(driven, definition, run)
+                driven.clean = True
+            except StaleFence:
+                run_ends(StaleFence.outcome)
+                log.info("run_refused", job=str(claim.job_id), fence=claim.fence)
+            except Exception:  # a fault of ours or of the database: the run is given up and claimed again
+                run_ends("fault")
+                log.exception("run_fault", job=str(claim.job_id))
 
     async def _go(self, driven: _Driven, definition: JobDef, run: EmbeddedRun) -> None:
         end = await self._until_end(driven, definition, run)
@@ -258,6 +276,7 @@ class EmbeddedEngine:
     def _lost(self) -> None:
         """Another process has our runs: stop ours, come back under a new name."""
         if not self._closing:
+            LEASES_LOST.inc()
             log.warning("lease_lost", process=str(self.claims.process))
             self._joined.clear()
             self._tasks.append(asyncio.create_task(self._rejoin(), name="engine-rejoin"))

@@ -25,10 +25,16 @@ class Heartbeat:
         self._cancelled = cancelled
         self._lost = lost
         self._stop = threading.Event()
+        self._ended = False
         self._thread = threading.Thread(target=self._beat, name="job-heartbeat", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
+
+    @property
+    def is_well(self) -> bool:
+        """False when the thread has ended of a fault of ours; not before it begins, nor after its orderly end."""
+        return self._thread.ident is None or self._thread.is_alive() or self._ended
 
     def stop(self) -> None:
         self._stop.set()
@@ -41,11 +47,13 @@ class Heartbeat:
                 with psycopg.connect(self._url, autocommit=True, connect_timeout=3) as connection:
                     while not self._stop.wait(self._lease / 5):
                         if not self._renew(connection):
+                            self._ended = True
                             self._lost()
                             return
             except psycopg.Error as error:
                 log.warning("heartbeat_failed", error=type(error).__name__)
                 self._stop.wait(0.5)
+        self._ended = True
 
     def _renew(self, connection: psycopg.Connection) -> bool:
         renewed = connection.execute(

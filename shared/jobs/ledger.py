@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID, uuid4
 
-from sqlalchemy import text
+from opentelemetry.trace import SpanKind
+from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
 
 from shared.db.engine import Database
 from shared.errors import Problem
@@ -17,6 +19,8 @@ from shared.jobs import views
 from shared.jobs.declare import MAX_DATA_BYTES, JobDef
 from shared.jobs.hub import CANCEL, WORK, Hub, signal_name
 from shared.jobs.stored import json_text
+from shared.telemetry import traces
+from shared.telemetry.metrics import JOBS_ENDED
 
 REVOKED = "access_revoked"  # the error of a job whose key or membership was lost while it waited
 FINAL = frozenset({"succeeded", "failed", "cancelled", "cleanup_required"})
@@ -47,6 +51,8 @@ Hook = Callable[[AsyncSession, JobView, dict[str, Any]], Awaitable[None]]
 class StaleFence(Exception):
     """The run belongs to another process now; what this one reports is refused."""
 
+    outcome = "stale_fence"
+
 
 _EMIT = text("""
     WITH job AS (UPDATE jobs.job SET event_seq = event_seq + 1 WHERE id = :job RETURNING id, event_seq, topic, input),
@@ -65,9 +71,10 @@ _EMIT_TOPIC = text("""
 _INSERT = text("""
     WITH job AS (
         INSERT INTO jobs.job (id, kind, version, state, project_id, owner_id, key_id, topic, resource_type, resource_id,
-                              input, deadline)
+                              input, deadline, traceparent)
         VALUES (:id, :kind, :version, 'pending', :project_id, :owner_id, :key_id, :topic, :resource_type, :resource_id,
-                CAST(:input AS jsonb), clock_timestamp() + make_interval(secs => CAST(:deadline AS float8)))
+                CAST(:input AS jsonb), clock_timestamp() + make_interval(secs => CAST(:deadline AS float8)),
+                :traceparent)
         RETURNING id, version, topic),
     run AS (INSERT INTO jobs.run (job_id, number, version) SELECT id, 1, version FROM job),
     topic AS (INSERT INTO jobs.topic (id) SELECT topic FROM job WHERE topic IS NOT NULL ON CONFLICT DO NOTHING)
@@ -94,6 +101,16 @@ async def emit_job(session: AsyncSession, job_id: UUID) -> tuple[JobView, dict[s
     return view, stored.scalar_one()
 
 
+def _count_after_commit(session: AsyncSession, kind: str, state: str) -> None:
+    ended: list[str] = [state]
+
+    def done(committed: Session) -> None:
+        if ended and not committed.in_nested_transaction():
+            JOBS_ENDED.labels(kind, ended.pop()).inc()
+
+    event.listen(session.sync_session, "after_commit", done)
+
+
 class Ledger:
     """`hooks` maps a kind of job to what its changes mean elsewhere."""
 
@@ -118,8 +135,12 @@ class Ledger:
             "keys": [step.key for step in definition.steps], "titles": [step.title for step in definition.steps],
             "weights": [step.weight for step in definition.steps],
         }  # fmt: skip
-        await session.execute(_INSERT, values)
-        return await self._announce(session, request.id)
+        with traces.span(
+            f"submit {definition.kind}", root=True, kind=SpanKind.PRODUCER,
+            job=request.id, job_kind=definition.kind, workflow=request.topic,
+        ):  # fmt: skip
+            await session.execute(_INSERT, {**values, "traceparent": traces.traceparent()})
+            return await self._announce(session, request.id)
 
     async def complete(self, session: AsyncSession, request: JobRequest) -> JobView:
         """End a job that was submitted in this transaction with nothing left to do: it succeeds with `request.finished`."""
@@ -240,6 +261,8 @@ class Ledger:
         hook = self.hooks.get(view["kind"])
         if hook is not None:
             await hook(session, view, stored)
+        if view["state"] in FINAL:
+            _count_after_commit(session, view["kind"], view["state"])
         wake = WORK if view["state"] in ("pending", "cancelling") else None
         self.hub.publish_after_commit(session, job_id, view["workflow_id"], wake)
         return view

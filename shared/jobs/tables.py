@@ -39,6 +39,7 @@ class JobRow(Base):
     input: Mapped[dict[str, Any]] = mapped_column(JSONB)
     result: Mapped[dict[str, Any] | None] = mapped_column(JSONB)
     error: Mapped[dict[str, Any] | None] = mapped_column(JSONB)
+    traceparent: Mapped[str | None]  # of the request that made the job (W3C): what is done for it joins that trace
     worker: Mapped[UUID | None]
     lease_until: Mapped[datetime | None]  # of a run that a service drives; a process has a lease for all its runs
     fence: Mapped[int] = mapped_column(BigInteger, server_default="0")
@@ -54,6 +55,7 @@ class JobRow(Base):
         CheckConstraint(one_of("state", JOB_STATES), name="state"),
         CheckConstraint(one_of("phase", ("forward", "undo")), name="phase"),
         Index("ix_job_claim", "kind", "run_at", postgresql_where=text(f"worker IS NULL AND {one_of('state', LIVE)}")),
+        Index("ix_job_cleanup", "kind", postgresql_where=text("state = 'cleanup_required'")),
         Index("ix_job_worker", "worker", postgresql_where=text("worker IS NOT NULL")),
         Index("ix_job_created", "created_at", "id"),
         Index("ix_job_project", "project_id", "created_at", "id"),

@@ -14,6 +14,7 @@ from pydantic_core import from_json
 from shared.jobs.outcomes import Permanent, Retry
 from shared.rpc.faults import REFUSED, unpacked
 from shared.rpc.methods import Method, methods_of, port_name
+from shared.telemetry.traces import outgoing
 
 PAUSE, LONGEST_PAUSE = 0.05, 2.0  # seconds between two tries
 
@@ -99,7 +100,9 @@ class _Call:
 
     def _request(self, body: bytes, seconds: float | None = 0.0) -> httpx.Request:
         timeout = self._timeout if seconds == 0.0 else 3600.0
-        return self._invoke.request(self._service, self._path, body, timeout)
+        request = self._invoke.request(self._service, self._path, body, timeout)
+        request.headers.update(outgoing())
+        return request
 
     def _refused(self, status: int, content: bytes) -> str:
         """What to say of an answer after which the call is tried again; what is final is raised."""

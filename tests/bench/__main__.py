@@ -23,6 +23,7 @@ BENCHES = {  # the longest last: a run has an end
     "scanning": "Scan of model files, against picklescan alone",
     "importing": "Import of a large file by URL, against download + sha256 + fsync",
     "memory": "Memory of an idle process",
+    "seeing": "What traces, metrics and log ids cost a request and a step",
     "proxy": "The gateway, against the worker itself",
     "lists": "Pages of lists, short and long",
     "engine_peer": "The engine's steps, against DBOS",

@@ -12,6 +12,7 @@ from services.cluster.runtimes.kubernetes.permissions import NAMESPACE
 from tests.e2e.instance import Stepway, until
 from tests.e2e.registered import PYTHON, SERVES, Json, Registered, registered_at
 from tests.e2e.relay import Relay
+from tests.otlp import Receiver
 from tests.testbed.cluster import Cluster
 
 ABSENT = "registry.invalid/no/such:1"  # its registry's name does not resolve: the pod waits, and is given two minutes
@@ -66,14 +67,27 @@ def check_what_is_told_of_workers(stepway: Stepway, cluster: Cluster, endpoint: 
 
 
 def test_pods_that_reach_us_fetch_the_model(registered: Registered) -> None:
-    with Relay(registered.cluster.host) as relay:
-        stepway = registered.with_settings(**SERVES, advertised_url=relay.url).stepway
+    with Relay(registered.cluster.host) as relay, Receiver() as traces:
+        stepway = registered.with_settings(**SERVES, advertised_url=relay.url, otlp_endpoint=traces.url).stepway
         relay.lead_to(stepway.url)
         deploying = registered.deploy("fetched")
         endpoint = stepway.made(deploying)
+        check_trace(traces)
         assert relay.connections > 1  # the pod that asked first, and the loader
         assert stepway.ended_job(stepway.delete_endpoint(endpoint))["state"] == "succeeded"
     assert registered.left(endpoint) == []
+
+
+def check_trace(traces: Receiver) -> None:
+    """One trace, from the request that triggered it to the pod that is ready."""
+    run = traces.one("run deploy_model")
+    spans = {span.name: span for span in traces.spans if span.trace == run.trace}
+    assert spans["submit deploy_model"].parent == spans["POST /models/deploy-workflow"].id
+    for outside, step in (("ask from a pod", "verify"), ("bring files", "bring_model"), ("apply", "apply"),
+                          ("wait until ready", "wait_ready")):  # fmt: skip
+        within = spans[f"step deploy_model/{step}"]
+        assert spans[f"kubernetes {outside}"].parent == within.id
+        assert within.parent == spans["submit deploy_model"].id
 
 
 def test_what_does_not_fit_is_refused_before_anything_is_made(registered: Registered) -> None:

@@ -1,7 +1,7 @@
 """Secrets stay secret: markers go in wherever a secret may, everything runs, and then no marker is found anywhere.
 
-Looked through: the database as SQL, every log, the command lines and environments of all processes, every answer, and a
-backup without its key files.
+Looked through: the database as SQL, every log, the command lines and environments of all processes, every answer, the
+metrics, the spans, and a backup without its key files.
 """
 
 import contextlib
@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from services.embedded.backup import run_backup
@@ -21,7 +22,9 @@ from shared.db import programs
 from shared.settings import Settings
 from tests.e2e.conftest import Make
 from tests.e2e.instance import Stepway, until
+from tests.e2e.test_seen import probes
 from tests.hub import Hub
+from tests.otlp import Receiver
 from tests.testbed.certificates import as_yaml, authority, encoded, kubeconfig
 
 WEIGHTS = (2).to_bytes(8, "little") + b"{}"
@@ -145,8 +148,9 @@ def archived(file: Path) -> Iterator[tuple[str, bytes]]:
 @pytest.mark.timeout(300)
 def test_no_secret_is_anywhere_in_clear(make: Make, model_file: Path, folder: Path) -> None:
     markers = Markers()
-    with Hub() as hub:
-        stepway = make(hf_endpoint=hub.url, allow_loopback_clusters="true").start()
+    with Hub() as hub, Receiver() as traces:
+        given = {"hf_endpoint": hub.url, "allow_loopback_clusters": "true"}
+        stepway = make(**given, otlp_endpoint=traces.url, metrics_port=0).start()
         use_everything(stepway, hub, model_file, markers)
         read_everything(stepway)
         sql = database(stepway)
@@ -158,8 +162,14 @@ def test_no_secret_is_anywhere_in_clear(make: Make, model_file: Path, folder: Pa
             found += markers.found_in(where, content)
         for answer in stepway.answers:
             found += markers.found_in("an answer", answer.encode())
+        metrics = httpx.get(f"{probes(stepway)}/metrics", trust_env=False).content
+        assert b"stepway_jobs_ended_total" in metrics
+        found += markers.found_in("the metrics", metrics)
         assert run_backup(Settings(data_dir=stepway.data), folder / "backup.tar", lambda _: None) == 0
         stepway.stop()
+        assert {"step import_model/download", "step register_cluster/connect"} <= {span.name for span in traces.spans}
+    for body in traces.raw:
+        found += markers.found_in("the spans", body)
     found += markers.found_in("the log", stepway.log.read_bytes(), but=("admin key",))  # said once, at the first start
     logs = [*stepway.data.rglob("*.log"), *stepway.data.rglob("*.err")]
     assert any("postgres" in path.name for path in logs)

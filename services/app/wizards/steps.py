@@ -34,7 +34,9 @@ from services.app.wizards.contract import Fields, Visit, Wizard, project_of
 from services.app.wizards.forms import StepBody, server_field, unknown_field
 from services.app.wizards.repository import Locked, Standing
 from services.app.wizards.tables import WorkflowRow
+from shared import log
 from shared.errors import Fault, Problem
+from shared.telemetry import traces
 
 OPEN_DRAFTS = 100
 LOCKED = {
@@ -54,11 +56,14 @@ async def take_step(
     async with context.triggers if body.trigger else nullcontext(), context.database.transaction() as session:
         visit = Visit(context, session, caller)
         locked = await _subject(visit, wizard, body, revision)
-        if locked is None:
-            draft = _new_draft(visit, wizard, body)
-            answer, refusal = await _edit(visit, wizard, draft, await _without_echo(visit, wizard, draft, body))
-        else:
-            answer, refusal = await _go_on(visit, wizard, locked, body)
+        workflow = locked.workflow if locked is not None else _new_draft(visit, wizard, body)
+        traces.note(workflow=workflow.id)
+        with log.bound(workflow=str(workflow.id)):
+            if locked is not None:
+                answer, refusal = await _go_on(visit, wizard, locked, body)
+            else:
+                body = await _without_echo(visit, wizard, workflow, body)
+                answer, refusal = await _edit(visit, wizard, workflow, body)
     if refusal is not None:
         refusal.members["workflow"] = answer
         raise refusal

@@ -6,6 +6,7 @@ import httpx
 
 from services.cluster.runtimes.base import Observation, Runtime, WorkerStatus
 from shared.jobs.outcomes import Permanent, Retry
+from shared.telemetry.traces import outgoing, traced
 
 TIMEOUT = 120.0
 READY_AGAIN = 300.0  # seconds
@@ -21,6 +22,7 @@ async def ready_workers(runtime: Runtime, endpoint_id: UUID, replicas: int) -> O
     return await runtime.wait_ready(str(endpoint_id), replicas, READY_AGAIN)
 
 
+@traced("ask a worker")
 async def probe(
     worker: WorkerStatus, key: str, model: str, apis: list[str], transport: httpx.AsyncBaseTransport | None = None
 ) -> str:
@@ -29,7 +31,7 @@ async def probe(
     `transport` is the site's, for a worker that only the cluster's API server leads to.
     """
     path, body = _question(model, apis)
-    headers = {"Authorization": f"Bearer {key}"} | ({"Host": worker.host} if worker.host else {})
+    headers = {"Authorization": f"Bearer {key}", **outgoing(), **({"Host": worker.host} if worker.host else {})}
     try:
         async with httpx.AsyncClient(
             trust_env=False, timeout=TIMEOUT, transport=transport if worker.via == "api_server" else None

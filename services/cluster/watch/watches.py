@@ -46,6 +46,17 @@ class Watches:
         """The clusters that this process watches, with the epoch of each lease."""
         return {one: running.watch.epoch for one, running in self._running.items() if not running.task.done()}
 
+    def states(self) -> dict[str, int]:
+        """How many of this process's watches follow their cluster, cannot see it, or have not seen all of it yet."""
+        counts = {"following": 0, "cut_off": 0, "starting": 0}
+        for one in self.watched:
+            watcher = self._world.watchers.get(one)
+            if watcher is not None and watcher.fault is not None:
+                counts["cut_off"] += 1
+            else:
+                counts["following" if watcher is not None and watcher.synced.is_set() else "starting"] += 1
+        return counts
+
     async def run(self) -> None:
         try:
             while True:

@@ -17,6 +17,7 @@ from shared.jobs.outcomes import Permanent, Retry
 from shared.jobs.run import Run, Step
 from shared.objects.store import blob_key
 from shared.security.addresses import AddressPolicy
+from shared.telemetry.traces import span
 
 log = structlog.get_logger(__name__)
 
@@ -48,7 +49,9 @@ class Described(BaseModel):
 async def validate_access(ctx: Step, spec: ImportSpec) -> SourcePlan:
     tools: ModelTools = ctx.tools
     ctx.progress(None, f"Asking {spec.source.value.replace('_', ' ')} for {spec.uri}")
-    plan = await source_for(spec.source).check(spec, await _context(ctx, spec))
+    context = await _context(ctx, spec)
+    with span("ask source", source=spec.source.value):
+        plan = await source_for(spec.source).check(spec, context)
     if plan.total_bytes is not None:
         await tools.app.admit_bytes(ctx.job_id, spec.project_id, plan.total_bytes)
     return plan
@@ -63,7 +66,8 @@ async def download(ctx: Step, fetch: Fetch) -> Fetched:
         ctx.progress(percent, f"{_size(done)} of {_size(total)}" if total else _size(done))
 
     context = await _context(ctx, fetch.spec)
-    manifest = await source_for(fetch.spec.source).fetch(fetch.plan, context, told)
+    with span("fetch files", source=fetch.spec.source.value):
+        manifest = await source_for(fetch.spec.source).fetch(fetch.plan, context, told)
     await tools.app.admit_bytes(ctx.job_id, fetch.spec.project_id, manifest.size)
     return Fetched(digest=manifest.digest, size=manifest.size, files=len(manifest.files))
 

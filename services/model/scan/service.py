@@ -8,6 +8,7 @@ from services.model.scan.report import summarize
 from services.model.scan.schemas import FileReport, ScanRequest
 from shared.contracts.models import ScanError, ScanReport
 from shared.jobs.child import ChildDied, ChildTimeout, run_child
+from shared.telemetry.traces import traced
 
 _TARGET = "services.model.scan.scanner:scan_in_child"
 DEFAULT_MEMORY = 2 * 1024**3
@@ -16,6 +17,7 @@ DEFAULT_TIMEOUT = 3600.0
 Progress = Callable[[float | None, str], None]
 
 
+@traced("scan files")
 async def scan_model(
     request: ScanRequest,
     *,

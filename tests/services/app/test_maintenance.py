@@ -7,12 +7,12 @@ from uuid import uuid4
 
 import httpx
 import pytest
+from services.embedded.maintenance import KEPT, UNTOUCHED, Maintenance
 from sqlalchemy import text
 
 from services.app.context import AppContext
 from services.app.models import holdings
 from services.app.models.tables import ModelFileRow
-from services.embedded.maintenance import KEPT, UNTOUCHED, Maintenance
 from shared.contracts.models import ModelFile
 from shared.db.engine import Database
 from shared.jobs.engine import EmbeddedEngine

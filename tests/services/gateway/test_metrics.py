@@ -5,9 +5,10 @@ import asyncio
 from prometheus_client import CollectorRegistry, generate_latest
 
 from services.gateway.metrics import Metrics
+from shared.telemetry.http import Seen as Seeing
 from tests.services.gateway import worker as does
 from tests.services.gateway.conftest import Serve
-from tests.services.gateway.worker import CHAT
+from tests.services.gateway.worker import CHAT, Answer, Seen
 
 
 def value(registry: CollectorRegistry, name: str, **labels: str) -> float | None:
@@ -68,6 +69,45 @@ async def test_requests_in_flight_are_seen_and_a_removed_endpoint_leaves_nothing
         asking.cancel()
         await bench.used()
     assert endpoint not in generate_latest(bench.registry).decode()
+
+
+async def test_tokens_are_those_that_the_worker_tells(serve: Serve) -> None:
+    bench = await serve()
+    told = b'data: {"choices": [{"delta": {"content": "\\"usage\\": {\\"prompt_tokens\\": 999}"}}]}\n\n'
+    last = b'data: {"choices": [], "usage": {"completion_tokens": 7, "prompt_tokens": 5, "total_tokens": 12}}\n\n'
+
+    async def events(seen: Seen, answer: Answer) -> None:
+        await answer.begin_events()
+        for event in (told, last, b"data: [DONE]\n\n"):
+            await answer.chunk(event)
+        await answer.end()
+
+    await bench.worker(events)
+    async with bench.http as http:
+        await http.post("/chat/completions", json={**CHAT, "stream": True})
+        usage = await bench.used(1)
+        assert (usage.prompt_tokens, usage.completion_tokens) == (5, 7)
+        bench.workers[0].behaviour = does.refuse(200, b'{"usage":{"prompt_tokens":3,"completion_tokens":4}}')
+        await http.post("/chat/completions", json=CHAT)
+        bench.workers[0].behaviour = does.refuse(200, b'{"usage":{"prompt_tokens":99999999999,"completion_tokens":-1}}')
+        await http.post("/chat/completions", json=CHAT)
+    await bench.used(3)
+    endpoint = str(bench.endpoint_id)
+    assert value(bench.registry, "tokens_total", endpoint=endpoint, direction="prompt") == 8
+    assert value(bench.registry, "tokens_total", endpoint=endpoint, direction="completion") == 11
+
+
+async def test_a_worker_s_work_joins_the_trace_of_the_request(serve: Serve) -> None:
+    bench = await serve(wrap=lambda app: app.add_middleware(Seeing))
+    worker = await bench.worker()
+    parent = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "tracestate": "theirs=1"}
+    broken = {"traceparent": "00-nothing", "tracestate": "theirs=1"}
+    async with bench.http as http:
+        answers = [await http.post("/chat/completions", json=CHAT, headers=sent) for sent in (parent, broken, {})]
+    seen = [one.headers for one in worker.seen]
+    assert [one["traceparent"] for one in seen] == [answer.headers["traceparent"] for answer in answers]
+    assert seen[0]["traceparent"].split("-")[1] == parent["traceparent"].split("-")[1]
+    assert [one.get("tracestate") for one in seen] == ["theirs=1", None, None]
 
 
 async def test_two_gateways_can_live_in_one_process() -> None:

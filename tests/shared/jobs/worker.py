@@ -1,6 +1,6 @@
 """A process that runs the embedded engine with the jobs of the fault tests, and can kill or freeze itself at a point.
 
-    python -m tests.shared.jobs.worker URL FOLDER [--at POINT --signal KILL] [--host NAME]
+    python -m tests.shared.jobs.worker URL FOLDER [--at POINT --signal KILL] [--host NAME] [--otlp URL]
 
 Every step and every write to the ledger passes named points, which go into `FOLDER/trace` with the process that passed
 them. Steps leave a file each in `FOLDER/effects`; their undo removes it.
@@ -26,6 +26,7 @@ from shared.jobs.hub import Hub
 from shared.jobs.ledger import Ledger
 from shared.jobs.outcomes import Permanent, Retry
 from shared.jobs.run import Run, Step
+from shared.telemetry import traces
 
 LEASE = 2.0
 QUICK = RetryPolicy(attempts=3, delay=0.05, max_delay=0.1)
@@ -56,6 +57,7 @@ class World:
         self.point(f"enter {name}")
         await asyncio.sleep(0)
         (self.effects / name).write_text("done")
+        log.get_logger(__name__).info("effect")
         self.point(f"leave {name}")
 
     def undo(self, name: str) -> None:
@@ -203,10 +205,12 @@ if __name__ == "__main__":
     parser.add_argument("--at")
     parser.add_argument("--signal", default="KILL")
     parser.add_argument("--host", help="pretend to be another machine: then only the lease tells who is alive")
+    parser.add_argument("--otlp", help="where spans go")
     given = parser.parse_args()
     if given.host is not None:
         claims.machine_identity = lambda: given.host
     log.configure(json=True, stream=sys.stderr)  # as the services do: rendering a traceback must not take seconds
+    traces.start(given.otlp, service="worker")
     made = World(given.folder, given.at, signal.Signals[f"SIG{given.signal}"])
     trace(made)
     asyncio.run(main(given.url, made))

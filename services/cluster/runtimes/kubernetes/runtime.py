@@ -45,6 +45,7 @@ from services.cluster.runtimes.kubernetes.watcher import KINDS, Pace, Watcher, e
 from shared.contracts.clusters import ClusterInspection, Orphan
 from shared.contracts.previews import Preview
 from shared.jobs.outcomes import Permanent, Retry
+from shared.telemetry.traces import traced
 
 _TRIES = 20
 
@@ -64,6 +65,7 @@ class KubernetesRuntime:
 
     # --- intent
 
+    @traced("kubernetes apply")
     async def apply(self, workload: Workload) -> Observation:
         """As the protocol says. Raises also `Refused` with the cluster's words, `owned_by_another`, `secret_missing`."""
         builder = Builder(workload, self.owner)
@@ -72,6 +74,7 @@ class KubernetesRuntime:
         await self._converge(stored, builder.secret())
         return await self._observe(wanted)
 
+    @traced("kubernetes scale")
     async def scale(self, endpoint_id: str, replicas: int, generation: int) -> Observation:
         for _ in range(_TRIES):
             before = await self._existing(endpoint_id)
@@ -92,6 +95,7 @@ class KubernetesRuntime:
         await self._converge(stored, secret)
         return await self._observe(stored.intent)
 
+    @traced("kubernetes remove")
     async def remove(self, endpoint_id: str, generation: int | None = None, *, timeout: float = 180.0) -> None:
         """As the protocol says. Raises Retry (`not_gone_yet`) when something is still there after `timeout` seconds."""
         await removal.remove(self._objects, self.owner, endpoint_id, generation, timeout)
@@ -118,10 +122,12 @@ class KubernetesRuntime:
 
     # --- the model's files
 
+    @traced("kubernetes ask from a pod")
     async def unreached(self, question: reaching.Question) -> str | None:
         """Why pods do not reach an address of the platform, in words; None if they do."""
         return await reaching.ask(self._objects, self.owner, question)
 
+    @traced("kubernetes bring files")
     async def bring(
         self, workload: Workload, source: bringing.Source | None, timeout: float, on_progress: Progress | None = None
     ) -> None:
@@ -210,6 +216,7 @@ class KubernetesRuntime:
         wanted = look.intent()
         return observe.observation(await self._enrich(look), wanted, self.client.url) if wanted else None
 
+    @traced("kubernetes wait until ready")
     async def wait_ready(
         self, endpoint_id: str, replicas: int, timeout: float, on_progress: Progress | None = None
     ) -> Observation:

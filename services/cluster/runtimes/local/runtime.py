@@ -26,6 +26,7 @@ from services.cluster.runtimes.local.capacity import Limits
 from services.cluster.runtimes.local.spec import Supervision
 from services.cluster.runtimes.local.store import Intent, Store, WorkerFolder
 from shared.jobs.outcomes import Retry
+from shared.telemetry.traces import traced
 
 _ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8"}
 _USABLE_MEMORY = 0.85  # of the machine's, for workers; the rest is for the control plane and its database
@@ -64,6 +65,7 @@ class LocalRuntime:
 
     # --- intent
 
+    @traced("machine apply")
     async def apply(self, workload: Workload) -> Observation:
         intent = Intent.of(workload)
         async with self._store.changing(workload.endpoint_id) as lock:
@@ -72,6 +74,7 @@ class LocalRuntime:
             await self._converge(intent, lock, retry=True)
         return await self._observe(workload.endpoint_id)
 
+    @traced("machine scale")
     async def scale(self, endpoint_id: str, replicas: int, generation: int) -> Observation:
         async with self._store.changing(endpoint_id) as lock:
             now = await asyncio.to_thread(self._store.existing, endpoint_id)
@@ -80,6 +83,7 @@ class LocalRuntime:
             await self._converge(intent, lock)
         return await self._observe(endpoint_id)
 
+    @traced("machine remove")
     async def remove(self, endpoint_id: str, generation: int | None = None) -> None:
         async with self._store.changing(endpoint_id):
             seen = await asyncio.to_thread(self._store.seen_generation, endpoint_id)
@@ -146,6 +150,7 @@ class LocalRuntime:
 
         return await asyncio.to_thread(look)
 
+    @traced("machine wait until ready")
     async def wait_ready(
         self, endpoint_id: str, replicas: int, timeout: float, on_progress: Progress | None = None
     ) -> Observation:
