@@ -30,7 +30,7 @@ from services.cluster.sites.local import LocalSite
 from services.cluster.watch.watches import Watches
 from services.cluster.watch.world import World
 from services.embedded.access import GatewayAccess
-from services.embedded.folder import MachineUse, Places, machine_cluster_id, write_private
+from services.embedded.folder import MachineUse, Places, StartError, machine_cluster_id, write_private
 from services.embedded.maintenance import Maintenance
 from services.embedded.observer import Observer
 from services.embedded.publisher import Publisher
@@ -48,7 +48,8 @@ from shared.jobs.engine import EmbeddedEngine
 from shared.jobs.feed import Feeds
 from shared.jobs.hub import Hub
 from shared.jobs.ledger import Ledger
-from shared.objects.directory import DirectoryStore
+from shared.objects.opened import open_store
+from shared.objects.store import ObjectStore, StoreRefused, StoreUnavailable
 from shared.security.envelope import Keyring
 from shared.settings import Settings
 
@@ -74,7 +75,7 @@ class Assembly:
         reach = Reach()
         self.context = AppContext(
             settings=settings, database=self.database, hub=self.hub, ledger=ledger, feeds=Feeds(self.database, self.hub),
-            keyring=keyring, objects=DirectoryStore(places.objects), jobs=self._registry, logs=reach, clusters=reach,
+            keyring=keyring, objects=_objects(settings, places), jobs=self._registry, logs=reach, clusters=reach,
         )  # fmt: skip
         ledger.hooks = hooks(self.context)
         self._internal = AppAccess(self.context)
@@ -92,6 +93,7 @@ class Assembly:
     async def start(self) -> str | None:
         """Start everything; returns the admin's key when it was made just now."""
         await asyncio.to_thread(self._use.begin)
+        await _prepared(self.context.objects)
         pages.use_key(await asyncio.to_thread(_cursor_key, self._places.key))
         await catalogue.seed(self.database)
         await templates.seed(self.database)
@@ -186,6 +188,23 @@ class Assembly:
         except Exception:  # whatever keeps the database from answering makes us not ready
             return ["database"]
         return []
+
+
+def _objects(settings: Settings, places: Places) -> ObjectStore:
+    try:
+        return open_store(settings, places.objects)
+    except StoreRefused as refused:
+        raise StartError(refused.message) from None
+
+
+async def _prepared(objects: ObjectStore) -> None:
+    """A store that is away may come back: jobs wait for it. One that refuses us will not let us by waiting."""
+    try:
+        await objects.prepare()
+    except StoreRefused as refused:
+        raise StartError(f"{refused.message} `stepway check` tries every setting.") from None
+    except StoreUnavailable as away:
+        log.warning("objects_away", reason=away.message)
 
 
 async def _within(seconds: float, work: Awaitable[Any]) -> None:
