@@ -20,13 +20,12 @@ async def settled(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
     return await done_with(asyncio.ensure_future(asyncio.to_thread(function, *args, **kwargs)))
 
 
-async def done_with(work: "asyncio.Future[T]", stop: Callable[[], object] | None = None) -> T:
+async def done_with(work: "asyncio.Future[T]", stop: Callable[[], object] = lambda: None) -> T:
     """What the work gives. A cancellation calls `stop`, and is raised when the work has ended, however it ended."""
     try:
         return await asyncio.shield(work)
     except asyncio.CancelledError:
-        if stop is not None:
-            stop()
+        stop()
         while not work.done():
             try:
                 await asyncio.wait([work])
@@ -80,10 +79,20 @@ class Threads:
         threading.Thread(target=body, daemon=True, name="stepway-objects").start()
         return future
 
-    async def run(self, function: Callable[..., T], *args: Any, stop: Callable[[], object] | None = None) -> T:
-        """The call's result. A cancellation calls `stop`, which makes the call end soon, and waits for that."""
+    async def run(self, function: Callable[..., T], *args: Any, stop: Callable[[], object], settle: bool) -> T:
+        """The call's result. A cancellation calls `stop`, which makes the call end soon.
+
+        With `settle` it then waits for the end; without, the call must harm nothing when it goes on alone.
+        """
         await self.take()
-        return await done_with(self.start(function, *args), stop)
+        work = self.start(function, *args)
+        if settle:
+            return await done_with(work, stop)
+        try:
+            return await work
+        except asyncio.CancelledError:
+            stop()
+            raise
 
 
 def _looked_at(future: "asyncio.Future[Any]") -> None:

@@ -110,7 +110,7 @@ class S3Store:
             os.close(descriptor)
 
     async def put(self, key: str, data: bytes) -> ObjectInfo:
-        await self._ask(self._bucket.put, checked_key(key), data, hashlib.sha256(data).hexdigest())
+        await self._ask(self._bucket.put, checked_key(key), data, hashlib.sha256(data).hexdigest(), settle=True)
         return await self._known(key, len(data))
 
     async def get(self, key: str, *, limit: int = MAX_DOCUMENT) -> bytes:
@@ -130,7 +130,7 @@ class S3Store:
             raise ValueError("a range begins at 0 or later and has no negative length")
         reading = Reading(self._bucket, checked_key(key), start, None if length is None else start + length)
         try:
-            while data := await self._threads.run(reading.next, chunk, stop=reading.stop):
+            while data := await self._threads.run(reading.next, chunk, stop=reading.close, settle=False):
                 yield data
         finally:
             reading.close()
@@ -152,7 +152,7 @@ class S3Store:
     async def delete(self, key: str) -> bool:
         if not await self.exists(key):
             return False
-        await self._ask(self._bucket.remove, key)
+        await self._ask(self._bucket.remove, key, settle=True)
         return True
 
     async def list(self, prefix: str = "") -> AsyncIterator[ObjectInfo]:
@@ -194,7 +194,7 @@ class S3Store:
 
     async def copy_from(self, source: "S3Store", key: str) -> ObjectInfo:
         """Take over an object of another bucket of the same server: no byte of it comes here."""
-        await self._ask(self._bucket.copy_here, source._bucket, checked_key(key))
+        await self._ask(self._bucket.copy_here, source._bucket, checked_key(key), settle=True)
         return await self.stat(key)
 
     async def sha256_of(self, key: str) -> str | None:
@@ -229,9 +229,10 @@ class S3Store:
             return False
         return True
 
-    async def _ask(self, function: Callable[..., T], *args: Any) -> T:
+    async def _ask(self, function: Callable[..., T], *args: Any, settle: bool = False) -> T:
+        """What changes something is settled: else it could happen after what the caller does next."""
         stop = threading.Event()
-        return await self._threads.run(self._bucket.attempt, stop, function, *args, stop=stop.set)
+        return await self._threads.run(self._bucket.attempt, stop, function, *args, stop=stop.set, settle=settle)
 
 
 @contextmanager

@@ -90,13 +90,13 @@ def _of_transport(error: HTTPError, here: str) -> Exception:
         return StoreRefused(f"{here} does not speak TLS: {_NOT_S3}.")
     if isinstance(error, NameResolutionError):
         return StoreUnavailable(f"{here} was not found: no address is known for its name.")
+    if isinstance(error, NewConnectionError):  # which is a ConnectTimeoutError as well
+        refused = any(isinstance(cause, ConnectionRefusedError) for cause in _causes(error))
+        return StoreUnavailable(f"{here} {'refuses the connection' if refused else 'cannot be reached'}.")
     if isinstance(error, ConnectTimeoutError):
         return StoreUnavailable(f"{here} cannot be reached in time.")
     if isinstance(error, ReadTimeoutError):
         return StoreUnavailable(f"{here} did not answer in time.")
-    if isinstance(error, NewConnectionError):
-        refused = any(isinstance(cause, ConnectionRefusedError) for cause in _causes(error))
-        return StoreUnavailable(f"{here} {'refuses the connection' if refused else 'cannot be reached'}.")
     return StoreUnavailable(f"The connection to the object store at {here.rpartition(' ')[2]} broke off.")
 
 

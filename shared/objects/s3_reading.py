@@ -13,7 +13,10 @@ from shared.objects.store import ObjectNotFound, SourceChanged, StoreUnavailable
 
 
 class Reading:
-    """Bytes `start` up to `end` (None: all) of the object `name`. One thread at a time uses it; `stop` is for others."""
+    """Bytes `start` up to `end` (None: all) of the object `name`.
+
+    One thread at a time calls `next`; `close` may be called meanwhile, and lets that thread end by itself.
+    """
 
     def __init__(self, bucket: Bucket, name: str, start: int, end: int | None) -> None:
         self._bucket = bucket
@@ -23,9 +26,36 @@ class Reading:
         self._etag: str | None = None
         self._answer: urllib3.BaseHTTPResponse | None = None
         self._stop = threading.Event()
+        self._lock = threading.Lock()
+        self._busy = False
 
     def next(self, size: int) -> bytes:
         """At most `size` bytes; none at the end. Raises `ObjectNotFound`, `SourceChanged`, `StoreUnavailable`."""
+        with self._lock:
+            self._busy = True
+        try:
+            return self._next(size)
+        finally:
+            with self._lock:
+                self._busy = False
+                if self._stop.is_set():
+                    self._let_go()
+
+    def close(self) -> None:
+        """Let go of the connection; a `next` that waits for bytes ends with an error."""
+        with self._lock:
+            self._stop.set()
+            if not self._busy:
+                self._let_go()
+                return
+            answer = self._answer
+        try:
+            if answer is not None:
+                answer.shutdown()
+        except (ValueError, RuntimeError, OSError, NotImplementedError):
+            pass  # nothing is on its way
+
+    def _next(self, size: int) -> bytes:
         patience = Patience(self._bucket.patience)
         while True:
             try:
@@ -33,21 +63,11 @@ class Reading:
                     return b""
                 return self._take(size)
             except (*FAULTS, OSError) as error:
-                self.close()
+                self._let_go()
                 patience.after(self._outcome(error), self._stop)
 
-    def stop(self) -> None:
-        """Make a `next` that waits for bytes end with an error, now."""
-        self._stop.set()
-        answer = self._answer
-        try:
-            if answer is not None:
-                answer.shutdown()
-        except (ValueError, RuntimeError, OSError, NotImplementedError):
-            pass  # nothing is on its way
-
-    def close(self) -> None:
-        """Let go of the connection. One that was read to its end serves another request, others are closed."""
+    def _let_go(self) -> None:
+        """A connection that was read to its end serves another request, others are closed."""
         answer, self._answer = self._answer, None
         if answer is None:
             return
@@ -76,14 +96,14 @@ class Reading:
     def _take(self, size: int) -> bytes:
         answer, end = self._answer, self._end or 0
         if answer is None or self._at >= end:
-            self.close()
+            self._let_go()
             return b""
         data: bytes = answer.read(min(size, end - self._at))
         if not data:
             raise urllib3.exceptions.ProtocolError("the answer ended before the object did")
         self._at += len(data)
         if self._at == end:
-            self.close()
+            self._let_go()
         return data
 
     def _outcome(self, error: Exception) -> Exception:

@@ -82,7 +82,7 @@ class Uploads:
             return self._bucket.attempt(stop, self._bucket.stat, name).size == size
 
         try:
-            return await self._threads.run(look, stop=stop.set)
+            return await self._threads.run(look, stop=stop.set, settle=False)
         except ObjectNotFound:
             return False
 
@@ -95,7 +95,7 @@ class Uploads:
             _verify(digest.hexdigest(), source)
             self._bucket.attempt(stop, self._bucket.put, name, data, source.sha256)
 
-        await self._senders.run(send, stop=stop.set)
+        await self._senders.run(send, stop=stop.set, settle=True)
 
 
 class _InParts:
@@ -117,7 +117,7 @@ class _InParts:
         self._stop = threading.Event()
 
     async def run(self) -> None:
-        upload, known = await self._ask(self._find)
+        upload, known = await self._ask(self._find, settle=False)
         pending: set[asyncio.Future[Part]] = set()
         digest = hashlib.sha256()
         try:
@@ -187,8 +187,8 @@ class _InParts:
         except Gone:
             pass
 
-    async def _ask(self, function: Callable[..., T], *args: object) -> T:
-        return await self._threads.run(function, *args, stop=self._stop.set)
+    async def _ask(self, function: Callable[..., T], *args: object, settle: bool = True) -> T:
+        return await self._threads.run(function, *args, stop=self._stop.set, settle=settle)
 
 
 def _read(descriptor: int, offset: int, length: int, digest: "hashlib._Hash") -> memoryview:

@@ -129,7 +129,9 @@ class ObjectStore(Protocol):
     async def exists(self, key: str) -> bool: ...
 
     async def delete(self, key: str) -> bool:
-        """Whether there was something to delete. Readers that have it open go on, as long as their connection lasts."""
+        """Whether there was something to delete. Who reads it from a folder goes on; from a bucket, it may end with
+        `ObjectNotFound`.
+        """
         ...
 
     def list(self, prefix: str = "") -> AsyncIterator[ObjectInfo]:
