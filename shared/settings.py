@@ -36,7 +36,7 @@ Bucket = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{1,61}[a-z0-9]$")]
 Prefix = Annotated[
     str, Field(pattern=r"^/?([a-z0-9][a-z0-9_.-]{0,62}(/[a-z0-9][a-z0-9_.-]{0,62}){0,5})?/?$"), AfterValidator(_prefix)
 ]
-Key = Annotated[str, Field(pattern=r"^[!-~]{1,200}$", repr=False)]
+Key = Annotated[str, Field(pattern=r"^[!-~]{1,200}$")]
 
 
 class Settings(BaseModel):
