@@ -44,6 +44,10 @@ class DirectoryStore:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._scratch = Scratch(self._root / "scratch")
 
+    @property
+    def root(self) -> Path:
+        return self._root
+
     async def prepare(self) -> None:
         """Nothing is to be done: the folder is there."""
 

@@ -28,6 +28,7 @@ _PASSING = {
     "BadDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch",  # broken on the way: sent anew
 }  # fmt: skip
 _FULL = {"XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "QuotaExceeded"}
+_DENIED = {"AccessDenied", "AllAccessDisabled"}
 _MISSING = {"NoSuchKey", "ResourceNotFound"}
 
 # What somebody must change, as the rest of "The object store at <endpoint> ".
@@ -68,7 +69,7 @@ def outcome_of(error: Exception, endpoint: str, bucket: str) -> Exception:
         return OSError(errno.ENOSPC, "the object store is full")
     if code in _REFUSALS:
         wanted = _wanted_region(error)
-        return StoreRefused(f"{here} {_REFUSALS[code].format(bucket=bucket, region=wanted)}.")
+        return StoreRefused(f"{here} {_REFUSALS[code].format(bucket=bucket, region=wanted)}.", denied=code in _DENIED)
     if code in _PASSING or _status(error) >= 500 or _status(error) == 429:
         return StoreUnavailable(f"{here} cannot do it now ({code or _status(error)}).")
     if isinstance(error, HTTPError):

@@ -49,10 +49,14 @@ class StoreUnavailable(Retry):
 
 
 class StoreRefused(Permanent):
-    """The store will not do it as things are set up: a key, a permission, a certificate, a bucket. Says which."""
+    """The store will not do it as things are set up: a key, a permission, a certificate, a bucket. Says which.
 
-    def __init__(self, message: str) -> None:
+    `denied` where it is a permission.
+    """
+
+    def __init__(self, message: str, *, denied: bool = False) -> None:
         super().__init__("objects_refused", message)
+        self.denied = denied
 
 
 @dataclass(frozen=True, slots=True)
