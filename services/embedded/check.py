@@ -147,9 +147,9 @@ async def _database(settings: Settings, places: Places, findings: Findings) -> N
 def _asked(url: str) -> tuple[int, list[str]]:
     plain = url.replace("postgresql+psycopg://", "postgresql://", 1)
     with psycopg.connect(plain, connect_timeout=10, autocommit=True) as connection:
-        there = connection.execute("SELECT to_regclass('public.alembic_version')").fetchone()
+        there = connection.execute("SELECT to_regclass('platform.alembic_version')").fetchone()
         rows = (
-            connection.execute("SELECT version_num FROM public.alembic_version").fetchall()
+            connection.execute("SELECT version_num FROM platform.alembic_version").fetchall()
             if there and there[0]
             else []
         )

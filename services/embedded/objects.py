@@ -53,8 +53,9 @@ async def _moved(
     if source is None and target is None:
         raise StartError("Say where the objects go (--to) or come from (--from): a folder, or s3://bucket/prefix.")
     here = _Opened(settings, places)
-    begin = here.open(source) if source is not None else here.other_than(target or "")
-    end = here.open(target) if target is not None else here.other_than(source or "")
+    given = here.open(source or target or "")
+    begin = given if source is not None else here.other_than(target or "")
+    end = given if source is None else here.open(target) if target is not None else here.other_than(source)
     if here.name(begin) == here.name(end):
         raise StartError(f"The objects are in {here.name(begin)} already.")
     for store in (begin, end):

@@ -202,7 +202,7 @@ class S3Store:
         return (await self._ask(self._bucket.stat, checked_key(key))).sha256
 
     async def _stored(self, key: str, source: Source, on_bytes: Callable[[int], None] | None) -> ObjectInfo:
-        if await self._uploads.stored(key, source.size):
+        if await self._uploads.stored(key, source):
             source.check()
             if on_bytes:
                 on_bytes(source.size)

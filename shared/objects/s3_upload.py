@@ -70,16 +70,17 @@ class Uploads:
                 await _InParts(self._bucket, self._threads, self._senders, name, source, on_bytes).run()
                 return
             except Gone:
-                if await self.stored(name, source.size):
+                if await self.stored(name, source):
                     return
         raise StoreUnavailable(f"Unfinished uploads to {self._bucket.place.url} vanish again and again.")
 
-    async def stored(self, name: str, size: int) -> bool:
-        """Whether the object is there, with this size."""
+    async def stored(self, name: str, source: Source) -> bool:
+        """Whether the object is there: of this size, and with the digest that was noted when its bytes were checked."""
         stop = threading.Event()
 
         def look() -> bool:
-            return self._bucket.attempt(stop, self._bucket.stat, name).size == size
+            found = self._bucket.attempt(stop, self._bucket.stat, name)
+            return (found.size, found.sha256) == (source.size, source.sha256)
 
         try:
             return await self._threads.run(look, stop=stop.set, settle=False)

@@ -31,18 +31,26 @@ START_SECONDS = 60.0
 class Minio:
     """One server on a free port of 127.0.0.1. With `certificates` (a folder with public.crt and private.key) by TLS."""
 
-    def __init__(self, certificates: Path | None = None, ca: Path | None = None) -> None:
+    def __init__(self, certificates: Path | None = None, ca: Path | None = None, region: str = "us-east-1") -> None:
         self._folder = Folder("minio")
         self.processes = Processes(self._folder.path)
         self._ca = ca
         self._certificates = certificates
+        self._region = region
         self.port, console = free_ports(2)
         command: list[str | Path] = [
             program("minio").path, "server", "--quiet", "--address", f"127.0.0.1:{self.port}",
             "--console-address", f"127.0.0.1:{console}",
             "--certs-dir", certificates or self._folder.path / "certs", self._folder.path / "data",
         ]  # fmt: skip
-        self._command = ["env", f"MINIO_ROOT_USER={USER}", f"MINIO_ROOT_PASSWORD={PASSWORD}", "MINIO_CI_CD=1", *command]
+        self._command = [
+            "env",
+            f"MINIO_ROOT_USER={USER}",
+            f"MINIO_ROOT_PASSWORD={PASSWORD}",
+            "MINIO_CI_CD=1",
+            f"MINIO_SITE_REGION={region}",
+            *command,
+        ]
         try:
             self.processes.start("minio", self._command)
             self._wait()
@@ -61,7 +69,7 @@ class Minio:
     @property
     def client(self) -> Client:
         return Client(
-            f"127.0.0.1:{self.port}", USER, PASSWORD, secure=bool(self._certificates), region="us-east-1",
+            f"127.0.0.1:{self.port}", USER, PASSWORD, secure=bool(self._certificates), region=self._region,
             http_client=self._http(),
         )  # fmt: skip
 
