@@ -53,6 +53,10 @@ JOB_CODES: dict[str, JobCode] = {
     ),
     "no_model_files": JobCode("There is no file of a model", _ELSEWHERE),
     "not_a_regular_file": JobCode("The path is no file", _ELSEWHERE),
+    "objects_refused": JobCode(
+        "The object store does not let us", "Run `stepway check`, put right what it finds, then retry."
+    ),
+    "objects_unavailable": JobCode("The object store does not answer", "Retry the job when the store is back."),
     "outside_roots": JobCode("The path is outside the allowed folders", "Put the model below one of the model roots."),
     "quantization_not_found": JobCode("There is no such quantization", "Choose one of those that the message names."),
     "revision_not_found": JobCode("There is no such revision", "Check the branch, tag or commit."),

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, AliasChoices, BaseModel, BeforeValidator, Field, SecretStr
+from pydantic import AfterValidator, AliasChoices, BaseModel, BeforeValidator, Field, SecretStr, model_validator
 
 
 def _listed(value: object) -> object:
@@ -26,6 +26,19 @@ Listed = Annotated[list[str], BeforeValidator(_listed)]
 BaseUrl = Annotated[str, AfterValidator(_base_url)]
 
 
+def _prefix(value: str) -> str:
+    value = value.strip("/")
+    return f"{value}/" if value else ""
+
+
+# A bucket without dots: a certificate for many hosts covers no name with more of them.
+Bucket = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{1,61}[a-z0-9]$")]
+Prefix = Annotated[
+    str, Field(pattern=r"^/?([a-z0-9][a-z0-9_.-]{0,62}(/[a-z0-9][a-z0-9_.-]{0,62}){0,5})?/?$"), AfterValidator(_prefix)
+]
+Key = Annotated[str, Field(pattern=r"^[!-~]{1,200}$")]
+
+
 class Settings(BaseModel):
     data_dir: Path = Path("~/.local/share/stepway")
     host: str = "127.0.0.1"
@@ -34,6 +47,16 @@ class Settings(BaseModel):
     objects_dir: Path | None = None
     machine_dir: Path | None = None
     key_file: Path | None = None
+
+    # objects in a bucket of MinIO or another S3, once `s3_bucket` is set
+    s3_endpoint: BaseUrl | None = None
+    s3_bucket: Bucket | None = None
+    s3_prefix: Prefix = ""  # of our objects in a bucket that others use as well
+    s3_region: str = Field("us-east-1", pattern=r"^[a-zA-Z0-9-]{1,40}$")
+    s3_access_key: Key | None = None
+    s3_secret_key: SecretStr | None = None
+    s3_secret_key_file: Path | None = None
+    s3_ca: Path | None = None  # PEM of the authorities of the endpoint, where they are not public ones
 
     allowed_hosts: Listed = ["127.0.0.1", "localhost", "[::1]"]
     cors_origins: Listed = []
@@ -78,6 +101,18 @@ class Settings(BaseModel):
     trace_ratio: float = Field(1.0, ge=0.0, le=1.0)  # of the traces that are kept
 
     model_config = {"populate_by_name": True}
+
+    @model_validator(mode="after")
+    def _whole(self) -> "Settings":
+        if self.s3_bucket is None:
+            return self
+        if self.s3_endpoint is None or self.s3_access_key is None:
+            raise ValueError("a bucket for objects needs STEPWAY_S3_ENDPOINT and STEPWAY_S3_ACCESS_KEY as well")
+        if (self.s3_secret_key is None) == (self.s3_secret_key_file is None):
+            raise ValueError("a bucket for objects needs one of STEPWAY_S3_SECRET_KEY and STEPWAY_S3_SECRET_KEY_FILE")
+        if urlsplit(self.s3_endpoint).path:
+            raise ValueError("STEPWAY_S3_ENDPOINT must have no path: the bucket has a setting of its own")
+        return self
 
     @property
     def answered_hosts(self) -> list[str]:

@@ -5,7 +5,6 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from uuid import UUID
 
-from shared.objects.opened import open_store
 from sqlalchemy import text
 from starlette.types import ASGIApp
 
@@ -37,6 +36,7 @@ from shared.jobs.declare import Registry
 from shared.jobs.feed import Feeds
 from shared.jobs.hub import Hub
 from shared.jobs.ledger import Ledger
+from shared.objects.opened import open_store
 from shared.rpc.client import remote
 from shared.rpc.server import Served
 from shared.security.envelope import Keyring

@@ -2,7 +2,6 @@
 
 import asyncio
 
-from shared.objects.opened import open_store
 from starlette.types import ASGIApp
 
 from services.cluster.jobs import JOBS
@@ -16,6 +15,7 @@ from services.distributed.drives import Drives
 from services.distributed.parts import Parts
 from shared.contracts.ports import AppPort, ObserverPort, ReachPort
 from shared.jobs.declare import Registry
+from shared.objects.opened import open_store
 from shared.rpc.identity import APP
 from shared.rpc.server import Served
 from shared.telemetry.metrics import Read

@@ -1,6 +1,5 @@
 """The model service: drives the jobs that bring models and scan them. It has no tables: it asks the app."""
 
-from shared.objects.opened import open_store
 from starlette.types import ASGIApp
 
 from services.distributed.app import scratch_of
@@ -10,6 +9,7 @@ from services.model.jobs import JOBS
 from services.model.jobs.tools import ModelTools
 from shared.contracts.ports import AppPort
 from shared.jobs.declare import Registry
+from shared.objects.opened import open_store
 from shared.rpc.server import Served
 from shared.telemetry.probes import Health
 

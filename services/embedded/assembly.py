@@ -5,7 +5,6 @@ The only place that knows that all services run here. What is started is stopped
 
 import asyncio
 import hashlib
-import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from services.app.maintenance import Maintenance
 from services.app.models import catalog as catalogue
 from services.app.templates import builtin as templates
 from services.assembly.access import access_by_table
+from services.assembly.objects import opened, prepared, reached
 from services.assembly.publisher import Publisher
 from services.cluster.jobs import JOBS as CLUSTER_JOBS
 from services.cluster.jobs.tools import ClusterTools
@@ -52,7 +52,6 @@ from shared.jobs.engine import EmbeddedEngine
 from shared.jobs.feed import Feeds
 from shared.jobs.hub import Hub
 from shared.jobs.ledger import Ledger
-from shared.objects.directory import DirectoryStore
 from shared.security.envelope import Keyring
 from shared.settings import Settings
 from shared.telemetry.database import of_database
@@ -82,7 +81,7 @@ class Assembly:
         reach = Reached()
         self.context = AppContext(
             settings=settings, database=self.database, hub=self.hub, ledger=ledger, feeds=Feeds(self.database, self.hub),
-            keyring=keyring, objects=DirectoryStore(places.objects), jobs=self._registry, logs=reach, clusters=reach,
+            keyring=keyring, objects=opened(settings, places.objects), jobs=self._registry, logs=reach, clusters=reach,
         )  # fmt: skip
         ledger.hooks = hooks(self.context)
         self._internal = AppAccess(self.context)
@@ -116,6 +115,7 @@ class Assembly:
     async def start(self) -> str | None:
         """Start everything; returns the admin's key when it was made just now."""
         await asyncio.to_thread(self._use.begin)
+        await prepared(self.context.objects)
         pages.use_key(await asyncio.to_thread(_cursor_key, self._places.key))
         await catalogue.seed(self.database)
         await templates.seed(self.database)
@@ -228,7 +228,7 @@ class Assembly:
         return self.engine.is_joined
 
     async def _objects_reached(self) -> bool:
-        return await asyncio.to_thread(os.access, self._places.objects, os.R_OK | os.W_OK | os.X_OK)
+        return await reached(self.context.objects)
 
     async def _table_known(self) -> bool:
         return self.table.is_known

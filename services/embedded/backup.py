@@ -1,12 +1,12 @@
 """`stepway backup`, `stepway restore` and `stepway keys rotate-encryption`: the work on a whole installation.
 
 A backup is one archive (`services.embedded.archive`) with the database, the objects and the encryption key, so it is as
-secret as the installation itself. It may be made while Stepway runs. It also brings an installation to another major
-version of PostgreSQL: back up with the Stepway that made the data, restore with the new one.
+secret as the installation itself. It may be made while Stepway runs. Where the objects are in a bucket, the archive holds
+them all the same, and a restore puts them into the bucket of the settings, which must be empty. It also brings an
+installation to another major version of PostgreSQL: back up with the Stepway that made the data, restore with the new one.
 """
 
 import asyncio
-import fcntl
 import os
 import shutil
 import tempfile
@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from urllib.parse import quote
-from uuid import uuid4
 
 import psycopg
 
@@ -23,11 +22,16 @@ from services.app.identity import rotation
 from services.embedded.archive import ADMIN_KEY, CLUSTER_ID, DUMP, KEY, OBJECTS, ArchiveWriter, unpack
 from services.embedded.folder import LOCK, DataFolder, InUse, Places, StartError, make_private
 from services.embedded.main import Say, configure_logs, plainly, say_aloud
+from services.embedded.snapshots import snapshot_of
 from shared.clock import iso, now
 from shared.db import dump, migrate, programs
 from shared.db.embedded import EmbeddedPostgres
 from shared.db.engine import Database
 from shared.errors import Problem
+from shared.objects.directory import DirectoryStore
+from shared.objects.moving import delete_all, move_all
+from shared.objects.opened import open_store
+from shared.objects.store import ObjectStore
 from shared.security.envelope import Keyring
 from shared.settings import Settings
 
@@ -61,7 +65,7 @@ def run_rotate_encryption(settings: Settings, say: Say = say_aloud) -> int:
 def _backup(settings: Settings, file: Path, say: Say) -> int:
     places = Places.of(settings)
     _refuse_nothing(settings, places)
-    with _database(settings, places) as url, _Snapshot(places.objects) as snapshot, ArchiveWriter(file) as archive:
+    with _database(settings, places) as url, snapshot_of(settings, places) as snapshot, ArchiveWriter(file) as archive:
         with _keys_kept(url), tempfile.TemporaryDirectory(prefix=".stepway-backup-", dir=file.parent) as folder:
             snapshot.take()
             dump.dump(url, Path(folder, DUMP))
@@ -80,7 +84,9 @@ def _backup(settings: Settings, file: Path, say: Say) -> int:
 
 def _about(settings: Settings) -> dict[str, object]:
     """For whoever looks into the archive; a restore takes its settings from where it runs. The URL may hold a password."""
-    shown = settings.model_dump(mode="json", exclude={"database_url"}, exclude_defaults=True)
+    shown = settings.model_dump(
+        mode="json", exclude={"database_url", "s3_access_key", "s3_secret_key"}, exclude_defaults=True
+    )
     return {
         "made_at": iso(now()), "stepway": version("stepway"), "postgres": programs.major(), "settings": shown,
     }  # fmt: skip
@@ -91,51 +97,6 @@ def _refuse_nothing(settings: Settings, places: Places) -> None:
         raise StartError(f"There is nothing to back up in {places.root}: it has no encryption key {places.key}.")
     if settings.database_url is None and not (places.postgres / "pgdata").exists():
         raise StartError(f"There is no database in {places.root}; where it is elsewhere, set DATABASE_URL.")
-
-
-class _Snapshot:
-    """The objects as hard links in a scratch folder: what is deleted while the backup is made stays readable.
-
-    Taken before and after the dump, so that whatever the dump names is in one of the two. Objects never change.
-    """
-
-    def __init__(self, root: Path) -> None:
-        self._root = root
-        self._folder = root / "scratch" / f"backup-{uuid4().hex}"
-
-    def __enter__(self) -> "_Snapshot":
-        self._folder.mkdir(mode=0o700, parents=True)
-        self._lock = os.open(self._folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        fcntl.flock(self._lock, fcntl.LOCK_EX)  # no sweep takes the folder
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        shutil.rmtree(self._folder, ignore_errors=True)
-        os.close(self._lock)
-
-    def take(self) -> None:
-        for key, path in _objects(self._root):
-            target = self._folder / key
-            target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            try:
-                target.hardlink_to(path)
-            except (FileExistsError, FileNotFoundError):
-                continue
-
-    def objects(self) -> Iterator[tuple[str, Path]]:
-        return _objects(self._folder)
-
-
-def _objects(root: Path) -> Iterator[tuple[str, Path]]:
-    """(key, path) of every object below a folder, without what is unfinished."""
-    for folder, folders, files in os.walk(root):
-        here = Path(folder)
-        if here == root:
-            folders[:] = [name for name in folders if name not in ("scratch", "incoming")]
-        folders.sort()
-        for name in sorted(files):
-            if not name.startswith("."):
-                yield (here / name).relative_to(root).as_posix(), here / name
 
 
 @contextmanager
@@ -186,17 +147,60 @@ def _restore(settings: Settings, file: Path, say: Say) -> int:
     folder.open(for_restore=True)
     try:
         _refuse_content(places)
+        bucket: _EmptyBucket | None = None
         try:
+            bucket = _EmptyBucket(settings, places) if settings.s3_bucket is not None else None
             places.restoring.touch(mode=0o600)
             made_at = _fill(settings, places, file)
+            if bucket is not None:
+                bucket.fill()
             places.restoring.unlink()
         except BaseException:
             _clear(places)
+            if bucket is not None:
+                bucket.clear()
             raise
     finally:
         folder.close()
     say(f"Restored {places.root} from the backup of {made_at}. Start it with `stepway up`.")
     return 0
+
+
+class _EmptyBucket:
+    """The bucket that a restore fills, by way of the folder. Raises StartError unless it is there and empty."""
+
+    def __init__(self, settings: Settings, places: Places) -> None:
+        self._settings = settings
+        self._places = places
+        asyncio.run(self._refuse_content())
+
+    def fill(self) -> None:
+        asyncio.run(self._fill())
+
+    def clear(self) -> None:
+        """It began empty: what is there is ours."""
+        asyncio.run(self._clear())
+
+    async def _refuse_content(self) -> None:
+        store = self._store()
+        await store.prepare()
+        async for info in store.list():
+            raise StartError(f"The bucket is not empty ({info.key}): restore into an empty bucket or prefix only.")
+
+    async def _fill(self) -> None:
+        folder, store = DirectoryStore(self._places.objects), self._store()
+        moved = await move_all(folder, store)
+        if moved.wrong:
+            raise StartError(f"The backup is damaged: {moved.wrong[0]} is not what its name says.")
+        await delete_all(folder, store, lambda _: None)
+
+    async def _clear(self) -> None:
+        store = self._store()
+        for key in [info.key async for info in store.list()]:
+            await store.delete(key)
+
+    def _store(self) -> ObjectStore:
+        return open_store(self._settings, self._places.objects)
 
 
 def _fill(settings: Settings, places: Places, file: Path) -> object:

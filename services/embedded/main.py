@@ -24,6 +24,7 @@ from shared.db import migrate
 from shared.db.embedded import EmbeddedPostgres, PostgresError
 from shared.db.engine import Database
 from shared.objects.blocking import settled
+from shared.objects.store import StoreRefused, StoreUnavailable
 from shared.security.envelope import Keyring, SealError
 from shared.settings import Settings
 from shared.telemetry import traces
@@ -69,7 +70,7 @@ def plainly(command: Callable[[], int]) -> int:
     """The command's exit code. What keeps it from its work becomes a sentence on standard error, and the code 1."""
     try:
         return command()
-    except (StartError, PostgresError, SealError) as error:
+    except (StartError, PostgresError, SealError, StoreRefused, StoreUnavailable) as error:
         return _complain(str(error))
     except DBAPIError as error:
         return _complain(f"The database failed: {str(error.orig).strip().partition(chr(10))[0]}.")

@@ -21,6 +21,7 @@ from starlette.responses import Response
 from shared import log
 from shared.error_codes import CODES
 from shared.errors import Fault, Problem
+from shared.objects.store import StoreRefused, StoreUnavailable
 
 logger = log.get_logger(__name__)
 
@@ -161,6 +162,8 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(ClientDisconnect, _on_disconnect)
     for passing in PASSING:
         app.add_exception_handler(passing, _on_database)
+    app.add_exception_handler(StoreUnavailable, _on_store)
+    app.add_exception_handler(StoreRefused, _on_store)
     app.add_exception_handler(Exception, _on_fault)
 
 
@@ -250,6 +253,11 @@ async def _on_database(request: Request, error: Exception) -> Response:
         "the database did not answer", method=request.method, path=request.url.path, fault=type(cause).__name__
     )
     return ProblemResponse(Problem("unavailable", "The database did not answer in time; send it again."))
+
+
+async def _on_store(request: Request, error: Exception) -> Response:
+    logger.error("the object store failed", method=request.method, path=request.url.path, fault=str(error))
+    return ProblemResponse(Problem("unavailable", "The object store did not answer as it should; send it again."))
 
 
 async def _on_fault(request: Request, error: Exception) -> Response:

@@ -1,7 +1,8 @@
 """Where the bytes are kept: content-addressed blobs and small documents behind one interface.
 
-`store` is the interface and the rules for keys, `directory` keeps objects in a folder, `durable` has the file
-operations that survive a power cut, `blocking` runs them beside the event loop.
+`store` is the interface and the rules for keys, `directory` keeps objects in a folder, `s3` in a bucket, and `opened`
+gives the one that the settings name. `scratch` has the folders for unfinished work, `durable` the file operations that
+survive a power cut, `blocking` runs what blocks beside the event loop.
 """
 
 from shared.objects.directory import DirectoryStore
@@ -12,6 +13,9 @@ from shared.objects.store import (
     ObjectNotFound,
     ObjectStore,
     SourceChanged,
+    StoreRefused,
+    StoreUnavailable,
+    WrongDigest,
     blob_key,
     manifest_key,
 )
@@ -24,6 +28,9 @@ __all__ = [
     "ObjectNotFound",
     "ObjectStore",
     "SourceChanged",
+    "StoreRefused",
+    "StoreUnavailable",
+    "WrongDigest",
     "blob_key",
     "manifest_key",
 ]

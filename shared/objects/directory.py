@@ -9,7 +9,6 @@ An object gets its name by a rename, after its bytes are on the disk; the folder
 """
 
 import errno
-import fcntl
 import os
 import shutil
 import stat
@@ -21,6 +20,7 @@ from uuid import uuid4
 
 from shared.objects.blocking import settled
 from shared.objects.durable import copy_hashing, make_directories, sync_directory, sync_file, write_whole
+from shared.objects.scratch import Scratch
 from shared.objects.store import (
     CHUNK,
     MAX_DOCUMENT,
@@ -30,7 +30,6 @@ from shared.objects.store import (
     SourceChanged,
     blob_key,
     checked_key,
-    checked_name,
 )
 
 T = TypeVar("T")
@@ -41,8 +40,16 @@ class DirectoryStore:
 
     def __init__(self, root: Path) -> None:
         self._root = root.absolute()
-        for folder in (self._root, self._root / "incoming", self._root / "scratch"):
+        for folder in (self._root, self._root / "incoming"):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._scratch = Scratch(self._root / "scratch")
+
+    @property
+    def root(self) -> Path:
+        return self._root
+
+    async def prepare(self) -> None:
+        """Nothing is to be done: the folder is there."""
 
     async def adopt(self, file: Path, sha256: str) -> ObjectInfo:
         return await settled(self._adopt, file, blob_key(sha256))
@@ -124,19 +131,23 @@ class DirectoryStore:
     async def free_bytes(self) -> int:
         return (await settled(shutil.disk_usage, self._root)).free
 
+    async def local_free_bytes(self) -> int:
+        return await self._scratch.free_bytes()
+
     def scratch(self, name: str) -> Path:
-        path = self._root / "scratch" / checked_name(name)
-        path.mkdir(mode=0o700, exist_ok=True)
-        return path
+        return self._scratch.folder(name)
 
     async def drop_scratch(self, name: str) -> None:
-        await settled(shutil.rmtree, self._root / "scratch" / checked_name(name), ignore_errors=True)
+        await self._scratch.drop(name)
 
     async def sweep_scratch(self, older_than: float) -> int:
         return await settled(self._sweep, time.time() - older_than)
 
     def local_path(self, key: str) -> Path | None:
         return self._path(key)
+
+    async def link(self, key: str, seconds: float) -> str | None:
+        return None
 
     def _path(self, key: str) -> Path:
         return self._root / checked_key(key)
@@ -210,27 +221,7 @@ class DirectoryStore:
                     removed += 1
             except FileNotFoundError:
                 continue
-        for folder in (self._root / "scratch").iterdir():
-            removed += _remove_if_stale(folder, before)
-        return removed
-
-
-def _remove_if_stale(folder: Path, before: float) -> int:
-    try:
-        newest = max((item.lstat().st_mtime for item in [folder, *folder.rglob("*")]), default=0.0)
-    except FileNotFoundError:
-        return 0
-    if newest >= before:
-        return 0
-    lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        shutil.rmtree(folder, ignore_errors=True)
-    except BlockingIOError:
-        return 0
-    finally:
-        os.close(lock)
-    return 1
+        return removed + self._scratch.sweep(before)
 
 
 def _opened(path: Path, key: str) -> BinaryIO:

@@ -1,4 +1,4 @@
-"""The interface of an object store and the rules for its keys. `shared.objects.directory` keeps objects in a folder.
+"""The interface of an object store and the rules for its keys. `directory` keeps objects in a folder, `s3` in a bucket.
 
 Blobs are named by their content (`blobs/<first two hex digits>/<sha256>`); other objects are small documents, such as
 `manifests/<digest>.json`. Callers never see where an object lies, except through `local_path`, which may say None.
@@ -11,8 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from shared.jobs.outcomes import Permanent, Retry
+
 CHUNK = 1024 * 1024  # bytes that a read yields at a time
 MAX_DOCUMENT = 16 * 1024 * 1024  # bytes that `get` reads into memory
+UNLIMITED = 2**62  # bytes that are free where nobody can tell
+MAX_LINK = 3600.0  # seconds
 
 _SEGMENT = r"[a-z0-9][a-z0-9_.-]{0,127}"
 _KEY = re.compile(rf"{_SEGMENT}(?:/{_SEGMENT}){{0,7}}", re.ASCII)
@@ -30,7 +34,29 @@ class InvalidKey(ValueError):
 
 
 class SourceChanged(Exception):
-    """A file changed while it was copied, or is not the one that was looked at before."""
+    """A file or object changed while it was copied, or is not the one that was looked at before."""
+
+
+class WrongDigest(Exception):
+    """The bytes of a file do not have the digest that was claimed for them."""
+
+
+class StoreUnavailable(Retry):
+    """The store does not answer, or not now; it was asked several times. A job's step is tried again."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("objects_unavailable", message)
+
+
+class StoreRefused(Permanent):
+    """The store will not do it as things are set up: a key, a permission, a certificate, a bucket. Says which.
+
+    `denied` where it is a permission.
+    """
+
+    def __init__(self, message: str, *, denied: bool = False) -> None:
+        super().__init__("objects_refused", message)
+        self.denied = denied
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +83,21 @@ class FileIdentity:
 
 
 class ObjectStore(Protocol):
-    """Every object appears whole or not at all, and is durable when the call that stores it returns."""
+    """Every object appears whole or not at all, and is durable when the call that stores it returns.
+
+    A store in another place raises `StoreUnavailable` and `StoreRefused` in every call.
+    """
+
+    async def prepare(self) -> None:
+        """Look whether the store can be used, and set up what it needs; once, before anything else."""
+        ...
 
     async def adopt(self, file: Path, sha256: str) -> ObjectInfo:
         """Make a finished local file a blob; the file is gone afterwards. The caller has computed its sha256.
 
         Two callers may adopt the same content at once: one blob results. Raises `ObjectNotFound` if there is no such
-        regular file, `InvalidKey` for a malformed digest, OSError when the disk is full.
+        regular file, `InvalidKey` for a malformed digest, OSError when the disk is full; a store that reads the bytes
+        to send them raises `WrongDigest`, and keeps the file.
         """
         ...
 
@@ -72,7 +106,8 @@ class ObjectStore(Protocol):
     ) -> ObjectInfo:
         """Copy a local file into a blob, hashing on the way; the source stays. `on_bytes` gets the bytes copied so far.
 
-        Raises `SourceChanged` if the file is not the one `expect` describes or changes meanwhile.
+        Raises `SourceChanged` if the file is not the one `expect` describes or changes meanwhile. Bytes that are in the
+        store already may not be counted one by one.
         """
         ...
 
@@ -85,7 +120,10 @@ class ObjectStore(Protocol):
         ...
 
     def read(self, key: str, *, start: int = 0, length: int | None = None, chunk: int = CHUNK) -> AsyncIterator[bytes]:
-        """The bytes from `start`, at most `length` of them, in chunks. Raises `ObjectNotFound` at the first chunk."""
+        """The bytes from `start`, at most `length` of them, in chunks. Raises `ObjectNotFound` at the first chunk.
+
+        Raises `SourceChanged` where a connection was lost and the object is another one by now.
+        """
         ...
 
     async def stat(self, key: str) -> ObjectInfo:
@@ -95,7 +133,9 @@ class ObjectStore(Protocol):
     async def exists(self, key: str) -> bool: ...
 
     async def delete(self, key: str) -> bool:
-        """Whether there was something to delete. Readers that have it open go on."""
+        """Whether there was something to delete. Who reads it from a folder goes on; from a bucket, it may end with
+        `ObjectNotFound`.
+        """
         ...
 
     def list(self, prefix: str = "") -> AsyncIterator[ObjectInfo]:
@@ -103,7 +143,11 @@ class ObjectStore(Protocol):
         ...
 
     async def free_bytes(self) -> int:
-        """Bytes that can still be stored."""
+        """Bytes that can still be stored; `UNLIMITED` where nobody can tell."""
+        ...
+
+    async def local_free_bytes(self) -> int:
+        """Bytes that the scratch folders can still take."""
         ...
 
     def scratch(self, name: str) -> Path:
@@ -123,6 +167,13 @@ class ObjectStore(Protocol):
 
     def local_path(self, key: str) -> Path | None:
         """The object's file where the store is on this machine (to map it into memory), else None. Read only."""
+        ...
+
+    async def link(self, key: str, seconds: float) -> str | None:
+        """A URL by which anyone may read the object, for 1 to `MAX_LINK` seconds: a secret. None where there is none.
+
+        It is made without a look whether the object is there.
+        """
         ...
 
 

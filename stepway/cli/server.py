@@ -1,4 +1,4 @@
-"""The commands of the server itself: `up`, `backup`, `restore`, `keys rotate-encryption`, and `demo`.
+"""The commands of the server itself: `up`, `check`, `backup`, `restore`, `objects`, `keys rotate-encryption`, and `demo`.
 
 They alone import the server, and only when they run.
 """
@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stepway.cli.command import Cli, command
+from stepway.cli.command import Cli, command, group
+from stepway.cli.output import Format
 from stepway.cli.problems import Usage
 
 if TYPE_CHECKING:
@@ -28,9 +29,13 @@ Archive = Annotated[Path, typer.Argument(metavar="FILE", help="The archive.")]
 def add_to(app: typer.Typer, keys: typer.Typer) -> None:
     command(app, "up")(up)
     command(app, "demo")(demo)
+    command(app, "check")(check)
     command(app, "backup")(backup)
     command(app, "restore")(restore)
     command(keys, "rotate-encryption")(rotate_encryption)
+    objects = group("objects", "Where the bytes of models are kept.")
+    command(objects, "migrate")(migrate)
+    app.add_typer(objects)
 
 
 def up(
@@ -55,6 +60,44 @@ def up(
 
     given = {"host": host, "port": port, "model_roots": model_roots or None}
     raise typer.Exit(run_up(_settings(data_dir, database_url, **given), ready_file, json_logs=log_json))
+
+
+def check(
+    cli: Cli,
+    data_dir: DataDir = None,
+    database_url: DatabaseUrl = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The findings as JSON.")] = False,
+) -> None:
+    """Try every setting, and say of each what is wrong and what to do next. Exits with 1 when something is wrong."""
+    from services.embedded.check import run_check
+
+    as_json = as_json or cli.out.form is Format.JSON
+    raise typer.Exit(run_check(_settings(data_dir, database_url), as_json=as_json))
+
+
+def migrate(
+    cli: Cli,
+    source: Annotated[
+        str | None,
+        typer.Option("--from", metavar="PLACE", help="A folder, or s3://bucket/prefix.", show_default="ours"),
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option("--to", metavar="PLACE", help="A folder, or s3://bucket/prefix.", show_default="ours")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be copied.")] = False,
+    delete_source: Annotated[
+        bool, typer.Option("--delete-source", help="Delete there what is here alike, once all is verified.")
+    ] = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Copy all objects from a folder into a bucket, or back, while Stepway is stopped. It can be cut off and repeated.
+
+    The endpoint and the keys are those of STEPWAY_S3_*; the place that is not given is the installation's own.
+    """
+    from services.embedded.objects import run_migrate
+
+    settings = _settings(data_dir, None)
+    raise typer.Exit(run_migrate(settings, source, target, dry=dry_run, delete_source=delete_source))
 
 
 def backup(cli: Cli, file: Archive, data_dir: DataDir = None, database_url: DatabaseUrl = None) -> None:

@@ -22,6 +22,7 @@ BENCHES = {  # the longest last: a run has an end
     "readers": "One event to many readers of server-sent events",
     "scanning": "Scan of model files, against picklescan alone",
     "importing": "Import of a large file by URL, against download + sha256 + fsync",
+    "objects": "A large file into a bucket and back, against MinIO's own client",
     "memory": "Memory of an idle process",
     "seeing": "What traces, metrics and log ids cost a request and a step",
     "proxy": "The gateway, against the worker itself",

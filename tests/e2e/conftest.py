@@ -9,8 +9,9 @@ import pytest
 
 from tests.e2e.instance import Stepway
 from tests.testbed.cluster import cluster
+from tests.testbed.minio import minio
 
-__all__ = ["cluster"]
+__all__ = ["cluster", "minio"]
 
 Make = Callable[..., Stepway]
 

@@ -76,6 +76,7 @@ ALL = (
     Program("kwok", "sigs.k8s.io/kwok", 4),
     Program("coredns", "github.com/coredns/coredns", 2),
     Program("minio", "github.com/minio/minio", 4),
+    Program("mc", "github.com/minio/mc", 1.5),
     Program("dapr", "github.com/dapr/dapr", 6, tags="stablecomponents"),
     Program("helm", "helm.sh/helm/v3", 1.5),
 )

@@ -5,28 +5,38 @@ import hashlib
 import os
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from shared.contracts.models import Manifest, ModelFile
 from shared.jobs.outcomes import Permanent
 from shared.objects.blocking import settled
-from shared.objects.store import ObjectStore, blob_key
-
-CHUNK = 4 * 1024 * 1024
+from shared.objects.fetching import check_room, fetch
+from shared.objects.store import ObjectNotFound, ObjectStore, WrongDigest, blob_key
 
 
 async def bring(
     manifest: Manifest, folder: Path, objects: ObjectStore, on_progress: Callable[[float | None, str], None]
 ) -> None:
-    """Put every file of the manifest below `folder`; what is there already, whole, is left. Only the owner may read it."""
+    """Put every file of the manifest below `folder`; what is there already, whole, is left. Only the owner may read it.
+
+    Raises `Permanent` where the disk has no room for what must be copied from a store in another place.
+    """
+
+    def told(size: int, file: ModelFile) -> None:
+        on_progress(100 * size / max(manifest.size, 1), f"{file.path}")
+
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    places = [(file, _target(folder, file.path), objects.local_path(blob_key(file.sha256))) for file in manifest.files]
+    there = [await asyncio.to_thread(_is_there, target, file, source) for file, target, source in places]
+    coming = [file.size for (file, _, source), found in zip(places, there, strict=True) if source is None and not found]
+    await check_room(folder, sum(coming))
     done = 0
-    for file in manifest.files:
-        target = _target(folder, file.path)
-        if not await asyncio.to_thread(_is_there, target, file, objects.local_path(blob_key(file.sha256))):
-            await _place(file, target, objects)
+    for (file, target, _), found in zip(places, there, strict=True):
+        if not found:
+            await _place(file, target, objects, partial(_onwards, told, done, file))
         done += file.size
-        on_progress(100 * done / max(manifest.size, 1), f"{file.path}")
+        told(done, file)
 
 
 def _target(folder: Path, path: str) -> Path:
@@ -51,23 +61,26 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(data, "sha256").hexdigest()
 
 
-async def _place(file: ModelFile, target: Path, objects: ObjectStore) -> None:
+def _onwards(told: Callable[[int, ModelFile], None], before: int, file: ModelFile, size: int) -> None:
+    told(before + size, file)
+
+
+async def _place(file: ModelFile, target: Path, objects: ObjectStore, on_bytes: Callable[[int], None]) -> None:
     target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    partial = target.with_name(target.name + ".partial")
-    partial.unlink(missing_ok=True)
+    part = target.with_name(target.name + ".partial")
     source = objects.local_path(blob_key(file.sha256))
-    if source is not None and await settled(_link, source, partial):
-        await asyncio.to_thread(partial.replace, target)
-        return
-    digest = hashlib.sha256()
-    with partial.open("wb") as out:
-        async for chunk in objects.read(blob_key(file.sha256), chunk=CHUNK):
-            digest.update(chunk)
-            await asyncio.to_thread(out.write, chunk)
-    if digest.hexdigest() != file.sha256:
-        partial.unlink(missing_ok=True)
-        raise Permanent("checksum_mismatch", f"{file.path} in the object store is not what was imported.")
-    await asyncio.to_thread(partial.replace, target)
+    if source is not None:
+        part.unlink(missing_ok=True)
+        if await settled(_link, source, part):
+            await asyncio.to_thread(part.replace, target)
+            return
+    try:
+        await fetch(objects, file.sha256, part, on_bytes=on_bytes)
+    except ObjectNotFound:
+        raise Permanent("file_missing", "A file of the model is not in the object store.") from None
+    except WrongDigest:
+        raise Permanent("checksum_mismatch", f"{file.path} in the object store is not what was imported.") from None
+    await asyncio.to_thread(part.replace, target)
 
 
 def _link(source: Path, target: Path) -> bool:

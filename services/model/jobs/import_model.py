@@ -8,6 +8,7 @@ from pydantic import BaseModel
 
 from services.model.jobs.tools import ModelTools
 from services.model.metadata import integrity
+from services.model.metadata.gguf import MAX_HEADER
 from services.model.metadata.reader import read
 from services.model.sources.base import SourceContext, SourcePlan
 from services.model.sources.registry import source_for
@@ -77,7 +78,7 @@ async def read_metadata(ctx: Step, fetched: Fetched) -> ModelMetadata:
     """What the files say: headers and configuration, none of the repository's code. Refuses what is no model."""
     tools: ModelTools = ctx.tools
     manifest = await tools.manifest(fetched.digest)
-    async with tools.placed(manifest.files) as places:
+    async with tools.placed(manifest.files, head=MAX_HEADER) as places:
         files = [(file.path, place) for file, place in places]
         if fault := await asyncio.to_thread(integrity.fault, files):
             raise Permanent("model_file_damaged", fault)

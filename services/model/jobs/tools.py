@@ -1,15 +1,18 @@
 """What the steps of the model service reach the world with."""
 
-import tempfile
+import fcntl
+import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import uuid4
 
 from shared.contracts.models import Manifest, ModelFile
 from shared.contracts.ports import AppPort
-from shared.objects.blocking import settled
-from shared.objects.store import ObjectStore, blob_key, manifest_key
+from shared.jobs.outcomes import Permanent
+from shared.objects.fetching import check_room, fetch, fetch_head
+from shared.objects.store import ObjectNotFound, ObjectStore, WrongDigest, blob_key, manifest_key
 from shared.settings import Settings
 
 
@@ -23,19 +26,46 @@ class ModelTools:
         return Manifest.model_validate_json(await self.objects.get(manifest_key(digest)))
 
     @asynccontextmanager
-    async def placed(self, files: Sequence[ModelFile]) -> AsyncIterator[list[tuple[ModelFile, Path]]]:
-        """Where stored files can be read within the block: in the store itself where that is a directory, else copies."""
+    async def placed(
+        self, files: Sequence[ModelFile], *, head: int | None = None
+    ) -> AsyncIterator[list[tuple[ModelFile, Path]]]:
+        """Where stored files can be read within the block: in the store itself where that is a directory, else copies.
+
+        With `head`, only so many first bytes of each copy are sure to be there; the sizes are right. Raises `Permanent`
+        when there is no room for the copies, or a stored file is damaged or gone.
+        """
         local = [self.objects.local_path(blob_key(file.sha256)) for file in files]
         found = [(file, path) for file, path in zip(files, local, strict=True) if path is not None]
         if len(found) == len(files):
             yield found
             return
-        with tempfile.TemporaryDirectory(prefix="stepway-model-") as folder:
-            yield [(file, await self._copy(Path(folder), file.sha256)) for file in files]
+        async with self._folder() as folder:
+            copies = {file.sha256: file for file in files}
+            await check_room(folder, sum(min(file.size, head or file.size) for file in copies.values()))
+            for file in copies.values():
+                await self._copy(file, folder / file.sha256, head)
+            yield [(file, folder / file.sha256) for file in files]
 
-    async def _copy(self, folder: Path, sha256: str) -> Path:
-        target = folder / sha256
-        with target.open("wb") as out:
-            async for chunk in self.objects.read(blob_key(sha256)):
-                await settled(out.write, chunk)
-        return target
+    @asynccontextmanager
+    async def _folder(self) -> AsyncIterator[Path]:
+        """A scratch folder of this block's own; one that a crash leaves is swept, as nobody holds it any more."""
+        name = f"placed-{uuid4().hex}"
+        folder = self.objects.scratch(name)
+        lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield folder
+        finally:
+            await self.objects.drop_scratch(name)
+            os.close(lock)
+
+    async def _copy(self, file: ModelFile, target: Path, head: int | None) -> None:
+        try:
+            if head is not None and head < file.size:
+                await fetch_head(self.objects, file.sha256, file.size, target, head)
+            else:
+                await fetch(self.objects, file.sha256, target)
+        except ObjectNotFound:
+            raise Permanent("file_missing", f"{file.path} is not in the object store.") from None
+        except WrongDigest:
+            raise Permanent("checksum_mismatch", f"{file.path} in the object store is not what was imported.") from None

@@ -16,11 +16,11 @@ from pydantic import BaseModel, Field
 from shared.contracts.models import ImportSpec, Manifest, ModelFile, Source
 from shared.jobs.outcomes import Permanent
 from shared.objects import FileIdentity, ObjectStore, manifest_key
+from shared.objects.fetching import SPARE_BYTES
 from shared.security.addresses import AddressPolicy
 
 MAX_FILES = 10_000
 MAX_INLINE_FILES = 100  # a plan stays below 64 KiB; a longer list of files becomes an object
-SPARE_BYTES = 256 * 1024 * 1024  # left free on the disk for everything else
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -131,11 +131,19 @@ def check_total(total: int, context: SourceContext) -> None:
         raise Permanent("model_too_large", f"The model has {total} bytes; at most {context.max_bytes} are allowed.")
 
 
-async def check_space(needed: int, context: SourceContext) -> None:
-    """Refuse to begin what the disk cannot hold. `needed` in bytes, beyond what is already there."""
-    free = await context.objects.free_bytes()
-    if needed + SPARE_BYTES > free:
-        raise Permanent("insufficient_disk", f"{needed} bytes are needed and {max(0, free - SPARE_BYTES)} are free.")
+async def check_space(needed: int, context: SourceContext, *, here: int = 0) -> None:
+    """Refuse to begin what the disk cannot hold. `needed` in bytes, beyond what is already there.
+
+    `here` are those that lie in the scratch folder at a time, before they go to a store in another place.
+    """
+    for wanted, free in (
+        (needed, await context.objects.free_bytes()),
+        (here, await context.objects.local_free_bytes()),
+    ):
+        if wanted + SPARE_BYTES > free:
+            raise Permanent(
+                "insufficient_disk", f"{wanted} bytes are needed and {max(0, free - SPARE_BYTES)} are free."
+            )
 
 
 async def store_manifest(files: list[ModelFile], context: SourceContext) -> Manifest:

@@ -85,7 +85,8 @@ class HuggingFace:
                 named = [ModelFile(path=f.path, size=f.size or 0, sha256=f.sha256) for f in files if f.sha256]
                 await context.claim(named, None)
                 known = {file.path: await _known(file, work, context) for file in files}
-                await check_space(sum(file.size or 0 for file in files if known[file.path] is None), context)
+                missing = sorted(file.size or 0 for file in files if known[file.path] is None)
+                await check_space(sum(missing), context, here=sum(missing[-_AT_A_TIME:]))
                 tally = Tally(on_progress, plan.total_bytes)
                 for brought in filter(None, known.values()):
                     tally.at(brought.path, brought.size)

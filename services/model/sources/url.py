@@ -49,7 +49,7 @@ class Url:
         size = whole_number(headers.get("content-length", ""))
         if size is not None:
             check_total(size, context)
-            await check_space(size, context)
+            await check_space(size, context, here=size)
         name = name_from_url(urlsplit(spec.uri).path)
         plan = SourcePlan(
             source=self.kind,
@@ -100,7 +100,7 @@ async def _download(
     name: str, plan: SourcePlan, context: SourceContext, work: Workspace, on_progress: Progress
 ) -> tuple[int, str]:
     remote = Remote(url=plan.uri, limit=context.max_bytes, headers=_credential(plan.uri, context), etag=plan.etag)
-    await check_space(plan.total_bytes or 0, context)
+    await check_space(plan.total_bytes or 0, context, here=plan.total_bytes or 0)
     async with guarded_client(context.policy) as client:
         got = await download(client, remote, work.file(name), onwards(on_progress, 0, plan.total_bytes))
     return got.size, got.sha256

@@ -1,0 +1,36 @@
+"""The object store at the start of a process: opened by the settings, prepared, and looked at by the probes."""
+
+from pathlib import Path
+
+import structlog
+
+from services.assembly.process import StartError
+from shared.objects.opened import open_store
+from shared.objects.store import ObjectStore, StoreRefused, StoreUnavailable
+from shared.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+
+def opened(settings: Settings, directory: Path) -> ObjectStore:
+    try:
+        return open_store(settings, directory)
+    except StoreRefused as refused:
+        raise StartError(refused.message) from None
+
+
+async def prepared(objects: ObjectStore) -> None:
+    """A store that is away may come back: jobs wait for it. One that refuses us will not let us by waiting."""
+    try:
+        await objects.prepare()
+    except StoreRefused as refused:
+        raise StartError(f"{refused.message} `stepway check` tries every setting.") from None
+    except StoreUnavailable as away:
+        log.warning("objects_away", reason=away.message)
+
+
+async def reached(objects: ObjectStore) -> bool:
+    """Whether objects can be had and stored now. Raises where they cannot."""
+    await objects.free_bytes()
+    await objects.exists("readiness.json")
+    return True

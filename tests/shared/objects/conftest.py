@@ -1,0 +1,3 @@
+from tests.testbed.minio import minio
+
+__all__ = ["minio"]
