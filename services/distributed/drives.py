@@ -1,7 +1,5 @@
 """What the services that drive runs have in common: a worker beside its sidecar, its probes and its metrics."""
 
-import asyncio
-
 from services.distributed.parts import LEDGER_PATIENCE, Parts
 from shared.jobs.dapr.ports import JobsPort, RunsPort
 from shared.jobs.dapr.worker import Worker
@@ -11,8 +9,6 @@ from shared.rpc.server import Served
 from shared.telemetry import metrics
 from shared.telemetry.metrics import Read
 from shared.telemetry.probes import Health, Readiness
-
-SIDECAR_EVERY = 0.25  # seconds between two looks whether the sidecar is there
 
 
 class Drives:
@@ -26,8 +22,7 @@ class Drives:
 
     async def start(self, health: Health) -> None:
         health.starting = "waiting for the sidecar"
-        while not await self._parts.sidecar.is_ready():
-            await asyncio.sleep(SIDECAR_EVERY)
+        await self._parts.sidecar.wait_ready()
         health.starting = "joining the workflow engine"
         await self.worker.start()
         health.dead, health.missing, health.exposition = self.worker.dead, self._readiness.missing, self._exposition

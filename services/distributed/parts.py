@@ -43,7 +43,7 @@ class Parts:
     @classmethod
     def of(cls, settings: Settings, service: str) -> "Parts":
         """Raises StartError that names what is not set."""
-        needed = {
+        needed: dict[str, object] = {
             "DAPR_HTTP_PORT": settings.dapr_http_port, "DAPR_GRPC_PORT": settings.dapr_grpc_port,
             "DAPR_API_TOKEN": settings.dapr_api_token, "APP_API_TOKEN": settings.app_api_token,
         }  # fmt: skip

@@ -56,7 +56,7 @@ async def _serve(parts: Parts, make: Make, ready_file: Path | None) -> int:
             starting.cancel()
             await asyncio.wait({starting}, timeout=STOP_SECONDS)
             return 0
-        ended = asyncio.create_task(starting.result(), name="serving")
+        ended = starting.result()
         await asyncio.wait({ended, stopped}, return_when=asyncio.FIRST_COMPLETED)
         return 0 if stop.is_set() else 1
     finally:
@@ -75,7 +75,7 @@ class _Process:
         self._serving: list[tuple[Server, asyncio.Task[None]]] = []
         self._service: Service | None = None
 
-    async def start(self) -> "asyncio.Future[None]":
+    async def start(self) -> "asyncio.Future[list[None]]":
         """Returns what ends when the process cannot go on."""
         parts, settings = self._parts, self._parts.settings
         self._health.watch_loop()

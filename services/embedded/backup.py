@@ -19,9 +19,9 @@ from urllib.parse import quote
 import psycopg
 
 from services.app.identity import rotation
+from services.assembly.process import Say, StartError, configure_logs, plainly, say_aloud
 from services.embedded.archive import ADMIN_KEY, CLUSTER_ID, DUMP, KEY, OBJECTS, ArchiveWriter, unpack
-from services.embedded.folder import LOCK, DataFolder, InUse, Places, StartError, make_private
-from services.embedded.main import Say, configure_logs, plainly, say_aloud
+from services.embedded.folder import LOCK, DataFolder, InUse, Places, make_private
 from services.embedded.snapshots import snapshot_of
 from shared.clock import iso, now
 from shared.db import dump, migrate, programs

@@ -16,8 +16,8 @@ from urllib.parse import urlsplit
 import psycopg
 from alembic.script import ScriptDirectory
 
+from services.assembly.process import Say, say_aloud
 from services.embedded.folder import LOCK, Places
-from services.embedded.main import Say, say_aloud
 from shared.db import migrate
 from shared.findings import Finding, Findings
 from shared.objects import s3_check

@@ -1,19 +1,15 @@
 """The data directory of an installation: private, used by one process at a time, and where everything is in it."""
 
-import errno
 import fcntl
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID, uuid4
 
+from services.assembly.process import StartError, why
 from shared.settings import Settings
 
 LOCK = "stepway.lock"
-
-
-class StartError(Exception):
-    """Stepway cannot start; the text is a sentence for whoever started it."""
 
 
 class InUse(StartError):
@@ -142,13 +138,6 @@ def make_private(folder: Path) -> None:
     status = folder.stat()
     if status.st_mode & 0o077 and status.st_uid == os.geteuid():
         folder.chmod(0o700)
-
-
-def why(error: OSError) -> str:
-    """The fault in a few words for a person."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return "the disk is full"
-    return (error.strerror or type(error).__name__).lower()
 
 
 def write_private(path: Path, text: str, *, keep: bool = False) -> None:

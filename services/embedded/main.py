@@ -1,31 +1,37 @@
 """`stepway up`: one process with everything in it, from the data directory to the port, and back down within 5 seconds."""
 
 import asyncio
-import contextlib
 import json
-import logging as standard_logging
 import os
-import signal
 import socket
-import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import structlog
-import uvicorn
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from services.app.identity import sealed
+from services.assembly.process import (
+    Say,
+    Server,
+    StartError,
+    configure_logs,
+    listen,
+    make_server,
+    plainly,
+    run_on_loop,
+    say_aloud,
+    stop_signals,
+    until_started,
+    why,
+)
 from services.embedded.assembly import Assembly
-from services.embedded.folder import DataFolder, Places, StartError, why, write_private
-from shared import log as logging
+from services.embedded.folder import DataFolder, Places, write_private
 from shared.db import migrate
-from shared.db.embedded import EmbeddedPostgres, PostgresError
+from shared.db.embedded import EmbeddedPostgres
 from shared.db.engine import Database
 from shared.objects.blocking import settled
-from shared.objects.store import StoreRefused, StoreUnavailable
-from shared.security.envelope import Keyring, SealError
+from shared.security.envelope import Keyring
 from shared.settings import Settings
 from shared.telemetry import traces
 from shared.telemetry.probes import Health
@@ -33,16 +39,8 @@ from shared.telemetry.server import ProbeServer
 
 WATCH_EVERY = 0.5  # seconds between two looks at PostgreSQL
 STOP_SECONDS = 3.6  # for everything, of the five that are promised; the rest is for a busy machine
-QUIET = ("alembic", "httpx", "httpcore", "uvicorn", "huggingface_hub", "asyncio")  # their news are of no use here
 
 log = structlog.get_logger(__name__)
-
-Say = Callable[[str], None]
-
-
-def say_aloud(sentence: str) -> None:
-    """To whoever started this, at once, also through a pipe."""
-    print(sentence, flush=True)  # noqa: T201 (it is for a person, not for the log)
 
 
 def run_up(
@@ -52,48 +50,11 @@ def run_up(
     if json_logs is None and settings.log_format != "auto":
         json_logs = settings.log_format == "json"
     configure_logs(json_logs)
-
-    def run() -> int:
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            return runner.run(_up(settings, ready_file, say))
-
-    return plainly(run)
-
-
-def configure_logs(json_logs: bool | None = None) -> None:
-    logging.configure(json=json_logs)
-    for name in QUIET:
-        standard_logging.getLogger(name).setLevel(standard_logging.WARNING)
-
-
-def plainly(command: Callable[[], int]) -> int:
-    """The command's exit code. What keeps it from its work becomes a sentence on standard error, and the code 1."""
-    try:
-        return command()
-    except (StartError, PostgresError, SealError, StoreRefused, StoreUnavailable) as error:
-        return _complain(str(error))
-    except DBAPIError as error:
-        return _complain(f"The database failed: {str(error.orig).strip().partition(chr(10))[0]}.")
-    except OSError as error:
-        return _complain(f"{error.filename or 'A file or connection'} cannot be used: {why(error)}.")
-
-
-def _complain(sentence: str) -> int:
-    print(f"stepway: {sentence}", file=sys.stderr, flush=True)  # noqa: T201 (the last word to whoever started it)
-    return 1
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    try:
-        import uvloop
-    except ImportError:  # not on every platform
-        return None
-    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
-    return factory
+    return plainly(lambda: run_on_loop(lambda: _up(settings, ready_file, say)))
 
 
 async def _up(settings: Settings, ready_file: Path | None, say: Say) -> int:
-    stop = _signals()
+    stop = stop_signals()
     places = Places.of(settings)
     folder = DataFolder(places)
     folder.open()
@@ -127,14 +88,6 @@ async def _give_up(starting: "asyncio.Task[asyncio.Task[None]]") -> None:
         os._exit(1)
 
 
-class _Server(uvicorn.Server):
-    """Leaves the signals to us."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
 class _Instance:
     """What has been started, so that it can be stopped wherever the start has come to."""
 
@@ -148,14 +101,14 @@ class _Instance:
         self._assembly: Assembly | None = None
         self._health = Health()
         self._probes: ProbeServer | None = None
-        self._server: _Server | None = None
+        self._server: Server | None = None
         self._serving: asyncio.Task[None] | None = None
 
     async def start(self) -> "asyncio.Task[None]":
         """Start everything, and tell whoever waits for it. Returns the task that serves HTTP."""
         if self._ready_file is not None:
             self._ready_file.unlink(missing_ok=True)  # one that was killed has left it
-        self._listener = _listen(self._settings)
+        self._listener = listen(self._settings.host, self._settings.port)
         self._health.watch_loop()
         self._probes = _probes(self._settings, self._health)
         traces.start(self._settings.otlp_endpoint, service="stepway", ratio=self._settings.trace_ratio)
@@ -169,9 +122,9 @@ class _Instance:
         self._health.starting = "starting the services"
         self._assembly = Assembly(self._settings, self._places, url, await _keyring(self._places, url))
         key = await self._assembly.start()
-        self._server = _server(self._assembly)
+        self._server = make_server(self._assembly.app)
         self._serving = asyncio.create_task(self._server.serve(sockets=[self._listener]), name="http")
-        await _until_started(self._server, self._serving)
+        await until_started(self._server, self._serving)
         health = self._health
         health.dead, health.missing = self._assembly.dead, self._assembly.readiness.missing
         health.exposition, health.starting = self._assembly.exposition, None
@@ -225,32 +178,6 @@ class _Instance:
             write_private(self._ready_file, json.dumps(content) + "\n")
 
 
-def _signals() -> asyncio.Event:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    return stop
-
-
-def _listen(settings: Settings) -> socket.socket:
-    """The port, taken before anything is started."""
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((settings.host.strip("[]"), settings.port))
-        listener.listen(1024)
-    except (OSError, OverflowError) as error:
-        listener.close()
-        reason = why(error) if isinstance(error, OSError) else "there is no such port"
-        raise StartError(
-            f"Cannot listen on {settings.host}:{settings.port}: {reason}. Choose another --port."
-        ) from error
-    listener.setblocking(False)
-    return listener
-
-
 def _probes(settings: Settings, health: Health) -> ProbeServer | None:
     if settings.metrics_port is None:
         return None
@@ -291,17 +218,3 @@ async def _keyring(places: Places, url: str) -> Keyring:
             f"The encryption key {places.key} is another installation's: it opens nothing in the database."
         )
     return keyring
-
-
-def _server(assembly: Assembly) -> _Server:
-    return _Server(uvicorn.Config(
-        assembly.app, lifespan="off", log_config=None, access_log=False, server_header=False, date_header=True,
-        timeout_graceful_shutdown=1, timeout_keep_alive=75, proxy_headers=False,
-    ))  # fmt: skip
-
-
-async def _until_started(server: uvicorn.Server, serving: "asyncio.Task[None]") -> None:
-    while not server.started:
-        if serving.done():
-            raise StartError("The HTTP server did not start.")
-        await asyncio.sleep(0.01)

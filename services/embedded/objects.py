@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 
 from pydantic import ValidationError
 
-from services.embedded.folder import DataFolder, Places, StartError
-from services.embedded.main import Say, configure_logs, plainly, say_aloud
+from services.assembly.process import Say, StartError, configure_logs, plainly, say_aloud
+from services.embedded.folder import DataFolder, Places
 from shared.objects.directory import DirectoryStore
 from shared.objects.moving import Moved, delete_all, move_all
 from shared.objects.opened import open_store, s3_place

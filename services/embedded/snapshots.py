@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, Protocol, Self, TypeVar
 from uuid import uuid4
 
-from services.embedded.folder import Places, StartError
+from services.assembly.process import StartError
+from services.embedded.folder import Places
 from shared.objects.fetching import check_room, fetch
 from shared.objects.opened import open_store
 from shared.objects.store import ObjectInfo, ObjectNotFound, ObjectStore, WrongDigest, blob_key

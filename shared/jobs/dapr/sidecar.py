@@ -15,6 +15,7 @@ from dapr.ext.workflow import DaprWorkflowClient
 from shared.rpc.identity import Identity
 from shared.rpc.server import TOKEN_HEADER
 
+LOOK_EVERY = 0.25  # seconds between two looks whether the sidecar is there
 _ENDED = ("COMPLETED", "FAILED", "TERMINATED")
 _LIMITS = httpx.Limits(max_connections=256, max_keepalive_connections=64, keepalive_expiry=30.0)
 
@@ -61,6 +62,12 @@ class Sidecar:
         except httpx.HTTPError:
             return False
         return answer.is_success
+
+    async def wait_ready(self) -> None:
+        ready = await self.is_ready()
+        while not ready:
+            await asyncio.sleep(LOOK_EVERY)
+            ready = await self.is_ready()
 
     # ---- workflows of this service
 

@@ -7,10 +7,10 @@ from uuid import uuid4
 
 import httpx
 import pytest
-from services.embedded.maintenance import KEPT, UNTOUCHED, Maintenance
 from sqlalchemy import text
 
 from services.app.context import AppContext
+from services.app.maintenance import KEPT, UNTOUCHED, Maintenance
 from services.app.models import holdings
 from services.app.models.tables import ModelFileRow
 from shared.contracts.models import ModelFile
@@ -23,7 +23,9 @@ from tests.services.app.conftest import People
 
 @pytest.fixture
 def maintenance(app_context: AppContext) -> Maintenance:
-    return Maintenance(app_context, EmbeddedEngine(app_context.database, app_context.ledger, app_context.jobs))
+    return Maintenance(
+        app_context, EmbeddedEngine(app_context.database, app_context.ledger, app_context.jobs).claims.hold
+    )
 
 
 async def scalar(database: Database, statement: str, **values: object) -> object:

@@ -41,7 +41,6 @@ class SlowStore(DirectoryStore):
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)
-        self.root = root
         self.until: int | None = None
         self.go = asyncio.Event()
         self.given = 0

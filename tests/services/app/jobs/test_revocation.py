@@ -9,7 +9,7 @@ from sqlalchemy import text
 
 from services.app.context import AppContext
 from services.app.jobs.revocation import cancel_revoked
-from services.embedded.maintenance import REVOKE_EVERY
+from services.app.maintenance import REVOKE_EVERY
 from shared.db import migrate
 from shared.jobs.declare import job, step
 from shared.jobs.ledger import REVOKED, JobRequest
