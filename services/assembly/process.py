@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import logging as standard_logging
 import os
 import signal
@@ -51,9 +52,10 @@ def plainly(command: Callable[[], int]) -> int:
 
 
 def why(error: OSError) -> str:
-    """The system's own words, which begin with a capital letter."""
-    text = error.strerror or type(error).__name__
-    return text[0].lower() + text[1:]
+    """The fault in a few words for a person."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "the disk is full"
+    return (error.strerror or type(error).__name__).lower()
 
 
 def _complain(sentence: str) -> int:

@@ -6,6 +6,7 @@ import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import structlog
 from starlette.applications import Starlette
@@ -57,7 +58,8 @@ async def _serve(parts: Parts, make: Make, ready_file: Path | None) -> int:
             await asyncio.wait({starting}, timeout=STOP_SECONDS)
             return 0
         ended = starting.result()
-        await asyncio.wait({ended, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        waits: set[asyncio.Future[Any]] = {ended, stopped}
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         return 0 if stop.is_set() else 1
     finally:
         log.info("stopping", service=parts.service)

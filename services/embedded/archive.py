@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
-from services.embedded.folder import StartError, why
+from services.assembly.process import StartError, why
 from shared.objects.store import InvalidKey, checked_key
 
 FORMAT = 1

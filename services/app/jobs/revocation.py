@@ -1,7 +1,7 @@
 """Cancels queued jobs whose key was revoked, or whose user may not work in their project any more.
 
 Queued is what no process works on: pending, waiting, or given up by a process that ended. The maintenance
-(`services.embedded.maintenance`) asks for it every few seconds. A key that has merely expired keeps what it queued: its
+(`services.app.maintenance`) asks for it every few seconds. A key that has merely expired keeps what it queued: its
 end was known when it asked.
 """
 

@@ -7,12 +7,12 @@ from uuid import UUID
 
 import pytest
 
+from services.assembly.process import StartError
 from services.embedded.folder import (
     DataFolder,
     InUse,
     MachineUse,
     Places,
-    StartError,
     machine_cluster_id,
     write_private,
 )
