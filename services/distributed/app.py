@@ -170,7 +170,7 @@ def keyring_of(settings: Settings) -> Keyring:
         )
     path = settings.key_file.expanduser().absolute()
     if not path.exists():
-        raise StartError(f"There is no encryption key in {path}; `stepway keys new-encryption FILE` makes one.")
+        raise StartError(f"There is no encryption key in {path}; `stepway db make-key FILE` makes one.")
     return Keyring.load(path)
 
 

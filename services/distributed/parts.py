@@ -22,8 +22,11 @@ ASK_PATIENCE = 5.0  # seconds, where a request waits
 class Service(Protocol):
     """One service of a process. `public` is served to whoever may reach it, `ports` to other services."""
 
-    public: ASGIApp | None
-    ports: list[Served]
+    @property
+    def public(self) -> ASGIApp | None: ...
+
+    @property
+    def ports(self) -> list[Served]: ...
 
     async def start(self, health: Health) -> None: ...
 

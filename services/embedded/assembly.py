@@ -120,7 +120,7 @@ class Assembly:
         await catalogue.seed(self.database)
         await templates.seed(self.database)
         await self._ensure_machine()
-        key = await bootstrap.ensure_admin(self.context, self._keep_admin_key)
+        key = await bootstrap.ensure_admin(self.database, self._keep_admin_key)
         await self.hub.start()
         self._gateway = Gateway(
             self.table, access_by_table(self.app.state.authenticator, self.table, self.settings.cors_origins),

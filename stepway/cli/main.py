@@ -18,6 +18,7 @@ from stepway.cli import (
     models,
     projects,
     server,
+    services,
     templates,
     users,
     wizard,
@@ -34,6 +35,7 @@ app = typer.Typer(
     help="Takes AI models from found to served to used.",
 )  # fmt: skip
 server.add_to(app, keys.app)
+services.add_to(app)
 login.add_to(app)
 for noun in (wizard, workflows, jobs, models, clusters, endpoints, templates, credentials, projects, keys, users):
     app.add_typer(noun.app)

@@ -143,13 +143,17 @@ def demo(
 
 
 def _settings(data_dir: Path | None, database_url: str | None, **given: object) -> "Settings":
+    return settings_of(data_dir=data_dir, database_url=database_url, **given)
+
+
+def settings_of(**given: object) -> "Settings":
     """The server's settings: the environment, and what was given on the command line."""
     from pydantic import ValidationError
 
     from shared.settings import load
 
     try:
-        return load(os.environ, data_dir=data_dir, database_url=database_url, **given)
+        return load(os.environ, **given)
     except ValidationError as error:
         faults = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors(include_input=False)]
         raise Usage("A setting is wrong:", faults) from None

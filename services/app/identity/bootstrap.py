@@ -4,22 +4,22 @@ from collections.abc import Awaitable, Callable
 from uuid import uuid4
 
 from services.app.audit import service as audit
-from services.app.context import AppContext
 from services.app.identity import keys, repository
 from services.app.identity.tables import UserRow
 from services.app.projects.tables import MemberRow, ProjectRow
 from shared.clock import now
+from shared.db.engine import Database
 
 ADMIN, PROJECT = "admin", "default"
 
 
-async def ensure_admin(context: AppContext, keep: Callable[[str], Awaitable[object]]) -> str | None:
+async def ensure_admin(database: Database, keep: Callable[[str], Awaitable[object]]) -> str | None:
     """Where there is no user yet: make `admin`, the project `default`, and the key that is returned, in full and once.
 
     None when there is one. Of several processes that start at once, one makes them. `keep` is given the key before the
     commit: whoever is killed after that has it, and whoever is killed before it makes another.
     """
-    async with context.database.transaction() as session:
+    async with database.transaction() as session:
         if not await repository.lock_first_start(session):
             return None
         admin = UserRow(id=uuid4(), name=ADMIN, display_name=None, role="admin", created_at=now(), revision=1)

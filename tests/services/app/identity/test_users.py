@@ -18,10 +18,10 @@ async def test_the_first_start_makes_an_admin_once(client: httpx.AsyncClient, ap
     async def keep(key: str) -> None:
         kept.append(key)
 
-    keys = await asyncio.gather(*(ensure_admin(app_context, keep) for _ in range(3)))
+    keys = await asyncio.gather(*(ensure_admin(app_context.database, keep) for _ in range(3)))
     made = [key for key in keys if key is not None]
     assert len(made) == 1
-    assert await ensure_admin(app_context, keep) is None
+    assert await ensure_admin(app_context.database, keep) is None
     assert kept == made
     me = (await client.get("/me", headers={"Authorization": f"Bearer {made[0]}"})).json()
     assert (me["object"], me["name"], me["role"], me["disabled"]) == ("user", "admin", "admin", False)
@@ -40,14 +40,14 @@ async def test_an_admin_whose_key_could_not_be_kept_is_not_made(
         raise OSError("No space left on device")
 
     with pytest.raises(OSError, match="No space"):
-        await ensure_admin(app_context, lose)
+        await ensure_admin(app_context.database, lose)
     assert (await client.get("/me", headers={"Authorization": f"Bearer {lost[0]}"})).status_code == 401
 
     async def keep(key: str) -> None:
         async with app_context.database.statement() as connection:  # what a kill at this point would leave: nobody
             assert await connection.scalar(text('SELECT count(*) FROM platform."user"')) == 0
 
-    made = await ensure_admin(app_context, keep)
+    made = await ensure_admin(app_context.database, keep)
     assert (await client.get("/me", headers={"Authorization": f"Bearer {made}"})).status_code == 200
 
 
