@@ -36,9 +36,12 @@ PROCESS = secrets.token_hex(8).encode()  # the start of the request ids that thi
 MAX_BODY = 2 * 1024 * 1024  # bytes
 EXTRA_HEADERS = "stepway.headers"
 CORS_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
-CORS_REQUEST_HEADERS = ("Authorization", "Content-Type", "Idempotency-Key", "If-Match", "Last-Event-ID", "X-Request-Id")
+CORS_REQUEST_HEADERS = (
+    "Authorization", "Content-Type", "Idempotency-Key", "If-Match", "Last-Event-ID", "Traceparent", "X-Request-Id",
+)  # fmt: skip
 CORS_ANSWER_HEADERS = (
-    "ETag", "Idempotency-Replayed", "Location", "RateLimit", "RateLimit-Policy", "Retry-After", "X-Request-Id",
+    "ETag", "Idempotency-Replayed", "Location", "RateLimit", "RateLimit-Policy", "Retry-After", "Traceparent",
+    "X-Request-Id",
 )  # fmt: skip
 
 

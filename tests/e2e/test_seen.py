@@ -31,8 +31,9 @@ def probes(stepway: Stepway) -> str:
     """The address of the metrics and probes, as the log tells it."""
 
     def look() -> str | None:
-        found = re.findall(r'"port": (\d+)[^\n]*"metrics_served"|"metrics_served"[^\n]*"port": (\d+)', stepway.said())
-        return next(iter(filter(None, found[-1])), None) if found else None
+        lines = [line for line in stepway.said().splitlines() if "metrics_served" in line]
+        found = re.search(r"port\W+(\d+)", lines[-1]) if lines else None
+        return found[1] if found is not None else None
 
     return f"http://127.0.0.1:{until(look, what='the port of the probes')}"
 
@@ -191,7 +192,7 @@ def test_the_start_says_that_it_migrates(make: Make, folder: Path) -> None:
     postgres = EmbeddedPostgres(folder / "elsewhere", durable=False)
     url = postgres.start()
     try:
-        stepway = make(metrics_port=0, database_url=url)
+        stepway = make(metrics_port=0, database_url=url, log_format="text")
         with psycopg.connect(url, autocommit=True) as other:
             other.execute("SELECT pg_advisory_lock(%s)", (MIGRATION_LOCK,))
             stepway.spawn()
@@ -202,5 +203,6 @@ def test_the_start_says_that_it_migrates(make: Make, folder: Path) -> None:
         stepway.wait_ready()
         assert ask(f"{at}/startupz")[0] == 200
         stepway.stop()
+        assert not [line for line in stepway.said().splitlines() if line.startswith("{")]
     finally:
         postgres.stop()

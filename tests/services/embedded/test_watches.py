@@ -123,8 +123,9 @@ async def test_an_endpoint_that_a_job_works_on_is_left_to_it(watched: Watched, o
 async def test_jobs_wait_by_the_watch_of_their_process(watched: Watched, own: Cluster, tmp_path: Path) -> None:
     endpoint, objects = await watched.endpoint(), watched.context.objects
     machine = LocalSite(uuid4(), LocalRuntime(tmp_path), tmp_path, objects)
-    async with watched.watching():
+    async with watched.watching() as watches:
         await watched.until_endpoint(endpoint, "running")
+        assert watches.states() == {"following": 1, "cut_off": 0, "starting": 0}
         tools = ClusterTools(watched.app, objects, watched.context.settings, machine, watchers=watched.watchers)
         runtime = tools.kubernetes(watched.cluster_id, own.api.access_kubeconfig(), None).runtime
         await runtime.scale(str(endpoint), 2, 2)
@@ -137,7 +138,7 @@ async def test_jobs_wait_by_the_watch_of_their_process(watched: Watched, own: Cl
 
 async def test_an_api_server_that_goes_and_returns(watched: Watched, own: Cluster) -> None:
     endpoint = await watched.endpoint()
-    async with watched.watching():
+    async with watched.watching() as watches:
         await watched.until_endpoint(endpoint, "running")
         own.space.kill("kube-apiserver")
         try:
@@ -146,6 +147,7 @@ async def test_an_api_server_that_goes_and_returns(watched: Watched, own: Cluste
             shown = await watched.until_endpoint(endpoint, "unavailable", "The cluster")
             assert row.name in (shown.reason or "")
             assert shown.observed["workers"]  # what was last seen
+            assert watches.states() == {"following": 0, "cut_off": 1, "starting": 0}
         finally:
             own.restart("kube-apiserver")
         await watched.until_cluster("available")
