@@ -19,7 +19,17 @@ from shared.db.embedded import PostgresError
 from shared.objects.store import StoreRefused
 from shared.security.envelope import SealError
 
-QUIET = ("alembic", "httpx", "httpcore", "uvicorn", "huggingface_hub", "asyncio")  # their news are of no use here
+QUIET = (
+    "alembic",
+    "httpx",
+    "httpcore",
+    "uvicorn",
+    "huggingface_hub",
+    "asyncio",
+    "durabletask-worker",
+    "durabletask-client",
+    "WorkflowRuntime",
+)  # their news are of no use here
 
 Say = Callable[[str], None]
 

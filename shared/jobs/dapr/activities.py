@@ -7,6 +7,7 @@ begins anew.
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID, uuid4
@@ -29,6 +30,7 @@ from shared.jobs.driver import (
 )
 from shared.jobs.ledger import StaleFence
 from shared.jobs.outcomes import Permanent, Retry
+from shared.telemetry.work import step_span
 
 UNDO_RETRY = RetryPolicy(attempts=4, delay=0.5, timeout=300)
 
@@ -43,11 +45,16 @@ class Given:
     fence: int
     kind: str
     version: int
+    topic: UUID | None
+    traceparent: str | None
     about: dict[str, Any]
 
     @classmethod
     def of(cls, data: dict[str, Any]) -> "Given":
-        return cls(UUID(data["job_id"]), int(data["fence"]), data["kind"], int(data["version"]), data)
+        topic = UUID(data["topic"]) if data["topic"] else None
+        return cls(
+            UUID(data["job_id"]), int(data["fence"]), data["kind"], int(data["version"]), topic, data["traceparent"], data
+        )  # fmt: skip
 
     @property
     def key(self) -> str:
@@ -56,6 +63,8 @@ class Given:
 
 class Stopped(Exception):
     """The attempt must not go on, for this reason."""
+
+    outcome = "stopped"
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -121,7 +130,8 @@ class Activities:
             if begun.tries > definition.retry.attempts + CRASHES:
                 return await self._give_up(given, begun.token)
             try:
-                return {"result": await self._attempt(given, definition, tools, argument, begun)}
+                with self._seen(given, definition, begun.number):
+                    return {"result": await self._attempt(given, definition, tools, argument, begun)}
             except (StaleFence, Stopped):
                 raise
             except asyncio.CancelledError as error:
@@ -172,7 +182,10 @@ class Activities:
             argument = definition.argument.validate_python(given.about["argument"])
             result = None if begun.result is None else definition.result.validate_python(begun.result)
             undoing = self._undo_one(given, definition, StepContext(job, key, 0, tools), argument, result)
-            error = await self._guarded(Working(job_id=job, fence=fence, key=key, token=uuid4(), undo=True), undoing)
+            with self._seen(given, definition, begun.tries, undo=True):
+                error = await self._guarded(
+                    Working(job_id=job, fence=fence, key=key, token=uuid4(), undo=True), undoing
+                )
         if error is None:
             await self.jobs.undone(job, fence, key)
             return {}
@@ -274,6 +287,11 @@ class Activities:
             else:
                 return None
         return failure
+
+    def _seen(self, given: Given, step: StepDef, attempt: int, *, undo: bool = False) -> AbstractContextManager[None]:
+        return step_span(
+            given.job_id, given.kind, given.key, attempt, given.traceparent, step=step.key, workflow=given.topic, undo=undo
+        )  # fmt: skip
 
     def _definition(self, given: Given) -> tuple[StepDef, Any]:
         _, tools = self.registry.find(given.kind, given.version)

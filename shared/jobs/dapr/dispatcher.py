@@ -246,7 +246,8 @@ def order_of(claim: Claim) -> RunOrder:
     return RunOrder(
         job_id=claim.job_id, kind=claim.kind, version=claim.version, fence=claim.fence, attempt=claim.attempt,
         phase=claim.phase, input=claim.input, error=claim.error, steps=steps,
-        overdue=claim.seconds_left is not None and claim.seconds_left <= 0,
+        overdue=claim.seconds_left is not None and claim.seconds_left <= 0, topic=claim.topic,
+        traceparent=claim.traceparent,
     )  # fmt: skip
 
 

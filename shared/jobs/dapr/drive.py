@@ -314,7 +314,7 @@ class Driver:
 
     def _activity(self, call: Call) -> Any:
         order = self._order
-        about = {"job_id": str(order.job_id), "fence": order.fence, "kind": order.kind, "version": order.version}
+        about = order.model_dump(mode="json", include={"job_id", "fence", "kind", "version", "topic", "traceparent"})
         return self._context.call_activity(call.activity, input=about | call.given)
 
 

@@ -36,6 +36,8 @@ class RunOrder(BaseModel):
     error: dict[str, Any] | None
     overdue: bool  # the job was past its deadline when this was made
     steps: dict[str, Memory]
+    topic: UUID | None = None
+    traceparent: str | None = None
 
     @property
     def instance(self) -> str:

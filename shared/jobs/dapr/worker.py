@@ -5,6 +5,7 @@ Workflows are driven in the threads of Dapr's client; activities on this process
 
 import asyncio
 import contextlib
+import logging
 import os
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +13,7 @@ from uuid import uuid4
 
 import structlog
 from dapr.ext.workflow import WorkflowActivityContext, WorkflowRuntime
+from dapr.ext.workflow.logger import LoggerOptions
 
 from shared.jobs.claims import machine_identity, process_identity
 from shared.jobs.dapr.activities import Activities
@@ -25,6 +27,7 @@ BEAT_EVERY = 0.2  # seconds between two beats, beside the time that the app hold
 SILENT = 25.0  # seconds without a beat, after which the runs are taken for lost: before the app does so
 AGAIN = 0.5  # seconds after a beat that failed
 THREADS = 8
+QUIET = LoggerOptions(log_level="WARNING", log_handler=logging.NullHandler())  # it has a handler of its own otherwise
 
 log = structlog.get_logger(__name__)
 
@@ -92,7 +95,9 @@ class Worker:
     def _registered(self) -> WorkflowRuntime:
         self._sidecar.show_token()
         address = self._sidecar.address
-        runtime = WorkflowRuntime(address.host, str(address.grpc_port), maximum_thread_pool_workers=THREADS)
+        runtime = WorkflowRuntime(
+            address.host, str(address.grpc_port), maximum_thread_pool_workers=THREADS, logger_options=QUIET
+        )  # fmt: skip
         for definition in self._registry.all():
             runtime.register_workflow(workflow(definition), name=workflow_name(definition.kind, definition.version))
         for name in (STEP, WAIT, PLAN, UNDO, END):
