@@ -135,11 +135,21 @@ def demo(
         Path | None,
         typer.Option("--cluster", metavar="KUBECONFIG", help="Deploy to this Kubernetes cluster, not on this machine."),
     ] = None,
+    on: Annotated[
+        str | None, typer.Option("--on", metavar="URL", help="Use the Stepway that runs there; with --key-file.")
+    ] = None,
+    key_file: Annotated[
+        Path | None, typer.Option("--key-file", help="The file with the key of an admin of it.")
+    ] = None,
 ) -> None:
     """Show it all: start Stepway, take a small model through the wizards, ask it something."""
     from stepway.demo.main import run_demo
+    from stepway.demo.server import Existing
 
-    raise typer.Exit(run_demo(data_dir, port=port, stay=not exit_at_end, kubeconfig=cluster))
+    if (on is None) != (key_file is None):
+        raise Usage("--on and --key-file go together.")
+    existing = Existing(on, key_file) if on is not None and key_file is not None else None
+    raise typer.Exit(run_demo(data_dir, port=port, stay=not exit_at_end, kubeconfig=cluster, existing=existing))
 
 
 def _settings(data_dir: Path | None, database_url: str | None, **given: object) -> "Settings":

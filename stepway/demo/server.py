@@ -18,6 +18,27 @@ class ServerFailed(Exception):
     """The server did not start, or has ended; the message is a sentence, with the server's own words."""
 
 
+class Existing:
+    """A Stepway that somebody else runs, by its address and the file with a key of an admin's. Used as `Server` is."""
+
+    has_ended = False
+
+    def __init__(self, url: str, key_file: Path) -> None:
+        self.url = url.rstrip("/")
+        self.key_file = key_file.expanduser().absolute()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """It was there before, and stays."""
+
+    def key(self) -> str:
+        return self.key_file.read_text().strip()
+
+
 class Server:
     """Use as a context: the server is ready inside of it, and stopped after it. `url` and `key_file` are its ready file's.
 
