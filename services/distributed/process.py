@@ -4,9 +4,10 @@ import asyncio
 import json
 import os
 import socket
+import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import structlog
 from starlette.applications import Starlette
@@ -36,14 +37,17 @@ log = structlog.get_logger(__name__)
 Make = Callable[[Parts], Service]
 
 
-def run_service(settings: Settings, name: str, make: Make, ready_file: Path | None = None) -> int:
-    """Run until SIGTERM or Ctrl-C; returns the exit code."""
+def run_service(settings: Settings, name: str, make: Make, ready_file: Path | None = None) -> NoReturn:
+    """Run until SIGTERM or Ctrl-C, then end the process."""
     configure_logs(settings.log_format == "json" if settings.log_format != "auto" else None)
 
     async def main() -> int:
         return await _serve(Parts.of(settings, name), make, ready_file)
 
-    return plainly(lambda: run_on_loop(main))
+    code = plainly(lambda: run_on_loop(main))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # Dapr's client may have threads that wait for a sidecar which is gone
 
 
 async def _serve(parts: Parts, make: Make, ready_file: Path | None) -> int:

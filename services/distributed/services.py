@@ -1,6 +1,7 @@
 """The services that there are, by the names by which Dapr and the others know them."""
 
 from pathlib import Path
+from typing import NoReturn
 
 from services.distributed.app import AppService
 from services.distributed.cluster import ClusterService
@@ -14,6 +15,6 @@ SERVICES: dict[str, Make] = {
 }  # fmt: skip
 
 
-def run(settings: Settings, name: str, ready_file: Path | None) -> int:
-    """Run the service of this name until it is told to stop; returns the exit code."""
-    return run_service(settings, name, SERVICES[name], ready_file)
+def run(settings: Settings, name: str, ready_file: Path | None) -> NoReturn:
+    """Run the service of this name until it is told to stop, and end the process."""
+    run_service(settings, name, SERVICES[name], ready_file)

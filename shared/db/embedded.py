@@ -77,6 +77,11 @@ class EmbeddedPostgres:
         """Whether the server's process lives."""
         return self._keeper is not None and self._keeper.alive
 
+    @property
+    def pid(self) -> int | None:
+        """Of the server's first process, once it was started."""
+        return self._keeper.pid if self._keeper is not None else None
+
     def start(self) -> str:
         """Start the server and return its libpq URL, once it accepts connections. The first start makes the database.
 

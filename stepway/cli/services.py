@@ -37,7 +37,7 @@ def service(
 
     if name not in SERVICES:
         raise Usage(f"There is no service {name}.", list(SERVICES))
-    raise typer.Exit(run(settings_of(), name, ready_file))
+    run(settings_of(), name, ready_file)
 
 
 def upgrade(cli: Cli, database_url: DatabaseUrl = None) -> None:

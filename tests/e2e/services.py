@@ -40,7 +40,7 @@ class Services(Stepway):
 @contextmanager
 def running_services(settings: Mapping[str, object], *, replicas: int = 1) -> Iterator[Services]:
     need("dapr", "minio")
-    made = Distributed(replicas=replicas, **settings)
+    made = Distributed(settings, replicas=replicas)
     try:
         yield Services(made.start())
     finally:

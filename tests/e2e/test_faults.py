@@ -170,7 +170,7 @@ def test_a_cancel_at_any_step_leaves_nothing(make: Make, model_file: Path, numbe
 def test_a_kill_at_any_point_of_an_import_from_a_hub(make: Make, number: int) -> None:
     key, state = point("import_model", number)
     with Hub() as hub:
-        hub.add("org/model", {"config.json": b"{}", "model.safetensors": _safetensors(os.urandom(1_000_000))})
+        hub.add("org/model", {"config.json": b"{}", "model.safetensors": safetensors(os.urandom(1_000_000))})
         stepway = make(hf_endpoint=hub.url, maintenance_seconds=0.5).start()
         with Gate(stepway.database(), "import_model", key, state) as gate:
             workflow = stepway.import_model("org/model", source="hugging_face")
@@ -187,8 +187,8 @@ def test_a_kill_at_any_point_of_an_import_from_a_hub(make: Make, number: int) ->
 def test_a_download_goes_on_after_a_kill(make: Make) -> None:
     body = os.urandom(6_000_000)
     with Hub() as hub:
-        hub.add("org/model", {"config.json": b"{}", "model.safetensors": _safetensors(body)})
-        hub.fail(Fault(at=sha256(_safetensors(body)).hexdigest(), pause_after=3_000_000, method="GET"))
+        hub.add("org/model", {"config.json": b"{}", "model.safetensors": safetensors(body)})
+        hub.fail(Fault(at=sha256(safetensors(body)).hexdigest(), pause_after=3_000_000, method="GET"))
         stepway = make(hf_endpoint=hub.url, maintenance_seconds=0.5).start()
         workflow = stepway.import_model("org/model", source="hugging_face")
         assert hub.paused.wait(30)
@@ -204,7 +204,7 @@ def test_a_download_goes_on_after_a_kill(make: Make) -> None:
         check_nothing_left(stepway)
 
 
-def _safetensors(content: bytes) -> bytes:
+def safetensors(content: bytes) -> bytes:
     header = b'{"w":{"dtype":"U8","shape":[%d],"data_offsets":[0,%d]}}' % (len(content), len(content))
     return len(header).to_bytes(8, "little") + header + content
 

@@ -41,6 +41,7 @@ class Dapr:
         self.processes = processes
         self._binary = program("dapr").path
         self._placement, self._scheduler = free_ports(2)
+        self._health: dict[str, int] = {}
         (processes.folder / "components").mkdir()
         for component in (DEPLOY / "components").glob("*.yaml"):
             text = component.read_text().replace("scopes: [model, cluster]\n", "")  # our names have a prefix
@@ -49,7 +50,6 @@ class Dapr:
         (processes.folder / "config.yaml").write_text(config.replace("{folder}", str(processes.folder)))
 
     def start(self) -> None:
-        healthy = {}
         for name, port in (("placement", self._placement), ("scheduler", self._scheduler)):
             health, raft_or_etcd, peer, metrics = free_ports(4)
             listen = ["--port", port, "--listen-address=127.0.0.1", "--healthz-port", health, "--metrics-port", metrics]
@@ -63,9 +63,18 @@ class Dapr:
                     f"--override-broadcast-host-port=127.0.0.1:{port}",
                 ]  # fmt: skip
             self.processes.start(name, [self._binary, name, *map(str, listen), *own])
-            healthy[name] = health
-        for name, health in healthy.items():
-            self.processes.wait(f"{name} is healthy", partial(_answers, health, "healthz"), seconds=START_SECONDS)
+            self._health[name] = health
+        for name in self._health:
+            self._wait_healthy(name)
+
+    def restart(self, name: str) -> None:
+        """Start placement or the scheduler again, after it was killed."""
+        self.processes.restart(name)
+        self._wait_healthy(name)
+
+    def _wait_healthy(self, name: str) -> None:
+        ready = partial(_answers, self._health[name], "healthz")
+        self.processes.wait(f"{name} is healthy", ready, seconds=START_SECONDS, servers=[name])
 
     def sidecar(self, service: str, app_port: int, database_url: str, prefix: str, name: str | None = None) -> Daprd:
         """Start a sidecar for a replica of a service that listens, or will listen, on `app_port`.

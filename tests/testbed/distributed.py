@@ -49,7 +49,7 @@ class Replica:
 class Distributed:
     """`settings` (`STEPWAY_*` without the mark) are for all services. `durable`: PostgreSQL keeps what a crash would lose."""
 
-    def __init__(self, *, replicas: int = 1, durable: bool = False, **settings: object) -> None:
+    def __init__(self, settings: Mapping[str, object], *, replicas: int = 1, durable: bool = False) -> None:
         self.folder = Folder("services")
         self.processes = Processes(self.folder.path)
         self._settings = {f"STEPWAY_{name.upper()}": str(value) for name, value in settings.items()}
@@ -155,6 +155,8 @@ class Distributed:
         return done.stdout
 
     def close(self) -> None:
+        for name in self.replicas:  # all at once, for each takes a moment
+            self.processes.signal(name, signal.SIGTERM)
         self.processes.stop_all()
         self._stack.close()
         self.folder.close()
@@ -188,7 +190,7 @@ def main() -> int:
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    with contextlib.closing(Distributed(replicas=given.replicas, durable=True, **settings).start()) as running:
+    with contextlib.closing(Distributed(settings, replicas=given.replicas, durable=True).start()) as running:
         key_file = running.folder.path / "admin.key"
         key_file.touch(mode=0o600)
         key_file.write_text(running.key + "\n")

@@ -26,6 +26,7 @@ from shared.jobs.outcomes import Permanent
 BEAT_EVERY = 0.2  # seconds between two beats, beside the time that the app holds each
 SILENT = 25.0  # seconds without a beat, after which the runs are taken for lost: before the app does so
 AGAIN = 0.5  # seconds after a beat that failed
+STOP_SECONDS = 2.0  # for Dapr's client to end; it may wait for its sidecar much longer
 THREADS = 8
 QUIET = LoggerOptions(log_level="WARNING", log_handler=logging.NullHandler())  # it has a handler of its own otherwise
 
@@ -73,7 +74,8 @@ class Worker:
         for work in list(self._in_flight):
             work.cancel()
         if self._runtime is not None:
-            await asyncio.to_thread(self._runtime.shutdown)
+            stopping = asyncio.ensure_future(asyncio.to_thread(self._runtime.shutdown))
+            await asyncio.wait({stopping}, timeout=STOP_SECONDS)
         with contextlib.suppress(Exception):  # the app may be gone already: the lease ends by itself
             async with asyncio.timeout(1.0):
                 await self._jobs.leave(self._replica.id)
