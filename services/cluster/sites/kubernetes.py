@@ -15,7 +15,7 @@ from uuid import UUID
 import httpx
 from pydantic import SecretStr, ValidationError
 
-from services.cluster.engines.base import CloudModel, ContainerPlan, DeployConfig, ModelSource, Tuning, Unsupported
+from services.cluster.engines.base import CloudModel, ContainerPlan, DeployConfig, ModelSource, Unsupported
 from services.cluster.engines.images import Images
 from services.cluster.engines.litellm import secret_name
 from services.cluster.engines.registry import cloud_engine, container_engine_for
@@ -159,7 +159,7 @@ class KubernetesSite:
     def _model_plan(self, spec: DeploySpec, manifest: Manifest, inspection: ClusterInspection) -> ContainerPlan:
         engine = container_engine_for(manifest.files, spec.metadata, inspection.nodes, images_of(self._settings))
         source = ModelSource(name=spec.name, directory=Path(MODEL), files=manifest.files, metadata=spec.metadata)
-        return engine.container_plan(source, DeployConfig.of(spec.config), inspection.nodes, Tuning())
+        return engine.container_plan(source, DeployConfig.of(spec.config), inspection.nodes, spec.tuning)
 
     def _cloud_plan(self, spec: DeploySpec, parameters: Sequence[str]) -> ContainerPlan:
         try:
@@ -168,7 +168,7 @@ class KubernetesSite:
             )
         except ValidationError:
             raise Unsupported("The model's URI is not one of a provider's: provider/model.") from None
-        return cloud_engine(images_of(self._settings)).container_plan(model, DeployConfig.of(spec.config))
+        return cloud_engine(images_of(self._settings)).container_plan(model, DeployConfig.of(spec.config), spec.tuning)
 
     def _exposure(self, spec: DeploySpec, inspection: ClusterInspection) -> Exposure | None:
         """By an Ingress where the cluster has a class for it: the default one is for the cluster to choose, without one it
