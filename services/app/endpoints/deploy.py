@@ -62,7 +62,7 @@ async def no_longer_fitting(visit: Visit, fields: Fields) -> list[Missing]:
     elif project and fields.get("credential_id") and not await _is_usable(visit, fields):
         found.append(Missing("credential_id", "The credential belongs to another project.", "inconsistent"))
     cluster = await clusters.get(visit.session, UUID(fields["cluster_id"])) if fields.get("cluster_id") else None
-    refusal = _tuning_refusal(fields, known_engine(model, cluster))
+    refusal = settings_refusal(fields, model, cluster)
     if refusal is not None:
         found.append(Missing("tuning", refusal, "inconsistent"))
     return found
@@ -83,10 +83,10 @@ def tuning_refusal(name: str, tuning: Tuning, engine: str | None) -> str | None:
     return unfollowed(engine, tuning) if engine is not None else None
 
 
-def _tuning_refusal(fields: Fields, engine: str | None) -> str | None:
-    if not fields.get("tuning"):
-        return None
-    return tuning_refusal(fields.get("endpoint_name") or "", Tuning.model_validate(fields["tuning"]), engine)
+def settings_refusal(fields: Fields, model: ModelRow | None, cluster: ClusterRow | None) -> str | None:
+    """The same of a draft, as far as it has chosen."""
+    tuning = Tuning.model_validate(fields.get("tuning") or {})
+    return tuning_refusal(fields.get("endpoint_name") or "", tuning, known_engine(model, cluster))
 
 
 async def _is_usable(visit: Visit, fields: Fields) -> bool:

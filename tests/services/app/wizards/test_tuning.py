@@ -140,6 +140,11 @@ async def test_an_engine_that_is_known_to_have_no_such_setting_is_known_in_the_d
     for name in ("chat", "My chat"):
         own = await missing(drafts, endpoint_name=name, tuning={"lora": {name.replace("My ", "my-"): "a"}})
         assert [one[0] for one in own] == ["tuning"]
+    unplaced = await drafts.draft(cluster_id=None, tuning=TUNING)
+    path = f"/clusters/recommended/{unplaced}"
+    judged = (await drafts.client.get(path, headers=drafts.person.headers)).json()["data"]
+    assert {one["id"]: one["fits"] for one in judged} == {str(machine.id): False, str(drafts.cluster): True}
+    assert judged[-1]["reasons"] == [f"The engine llama_cpp has no such setting: {names}."]
     draft = await drafts.draft(cluster_id=str(machine.id), tuning=TUNING)
     refused = await step(drafts, draft, trigger_workflow=True)
     assert (refused.status_code, refused.json()["code"]) == (422, "missing_fields")
