@@ -139,7 +139,7 @@ def test_the_api_server_goes_in_the_middle_and_comes_back(life: Life, own: Clust
         try:
             time.sleep(OUTAGE)
         finally:
-            own.restart("kube-apiserver")
+            own.restart_api_server()
         ended = life.ended(job)
         check_events(life.stepway, job)
         if kind == "register_cluster":  # is not waited for: somebody sits before it, and may have given a wrong address
@@ -235,7 +235,7 @@ def test_one_of_two_processes_watches_and_the_other_takes_over(
     try:
         until(lambda: state(other, life.id) == "unavailable", what="it to see the cluster go")
     finally:
-        own.restart("kube-apiserver")
+        own.restart_api_server()
     until(lambda: state(other, life.id) == "available", what="it to see the cluster come back")
     by_pid[pid].start()
     until(lambda: watchers(other, life.id) == [other.pid] and watches(own) == 1, what="one watcher as before")

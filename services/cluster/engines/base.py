@@ -61,12 +61,15 @@ class DeployConfig(BaseModel):
 
 
 class ModelSource(BaseModel):
-    """A model that lies in `directory`, under the name by which clients ask for it."""
+    """A model that lies in `directory`, under the name by which clients ask for it. `lora_ranks` are those of its
+    adapters, by folder.
+    """
 
     name: str = Field(min_length=1, max_length=200)
     directory: Path
     files: list[ModelFile]
     metadata: ModelMetadata
+    lora_ranks: dict[str, int] = Field(default_factory=dict)
 
 
 class CloudModel(BaseModel):

@@ -7,7 +7,7 @@ where the loader put them.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +31,7 @@ PORT = 8000
 _MAX_NODES = 8
 _GROUP = ["python3", f"{FILES}/vllm_group.py", f"--port={PORT}", "--"]
 GIB = 1024**3
+_LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 _MODALITIES = {"llm", "mllm", "embedding"}
 _WEIGHTS = (".safetensors", ".bin", ".pt")
 _MAX_CONCURRENCY = 256  # of one worker
@@ -169,11 +170,7 @@ def _arguments(model: ModelSource, tuning: Tuning, fit: Fit, context: int, concu
     made = [f"--{name}={value}" for name, value in arguments.items()]
     if tuning.tool_parser is not None:
         made.append("--enable-auto-tool-choice")
-    if tuning.lora:
-        _check_adapters(model, tuning.lora.values())
-        made += ["--enable-lora", f"--max-loras={len(tuning.lora)}", "--lora-modules"]
-        made += [f"{name}={MODEL}/{folder}" for name, folder in sorted(tuning.lora.items())]
-    return made
+    return made + (_adapters(model, tuning.lora) if tuning.lora else [])
 
 
 def _files(*, spans: bool) -> dict[str, str]:
@@ -198,14 +195,23 @@ def _environment() -> dict[str, str]:
     }
 
 
-def _check_adapters(model: ModelSource, folders: Iterable[str]) -> None:
+def _adapters(model: ModelSource, adapters: Mapping[str, str]) -> list[str]:
     """They are among the model's own files: what was scanned with it, and comes to the pods with it."""
     present = {file.path for file in model.files}
-    for folder in folders:
+    needed = 1
+    for folder in adapters.values():
         if f"{folder}/adapter_config.json" not in present:
             raise SettingUnsupported(
                 f"The model's files have no LoRA adapter {folder} (it would hold adapter_config.json)."
             )
+        needed = max(needed, model.lora_ranks.get(folder, 0))
+    rank = next((one for one in _LORA_RANKS if one >= needed), None)
+    if rank is None:
+        raise SettingUnsupported(f"vLLM serves LoRA adapters of rank {_LORA_RANKS[-1]} at most, and one has {needed}.")
+    return [
+        "--enable-lora", f"--max-loras={len(adapters)}", f"--max-lora-rank={rank}", "--lora-modules",
+        *(f"{name}={MODEL}/{folder}" for name, folder in sorted(adapters.items())),
+    ]  # fmt: skip
 
 
 def _check_split(metadata: ModelMetadata, nodes: Sequence[NodeFacts], tuning: Tuning) -> None:

@@ -1,5 +1,6 @@
 """Previews from the API to what answers them: this machine, a real cluster with its own refusals, one of fake GPU nodes."""
 
+import hashlib
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -27,7 +28,7 @@ from shared.clock import now
 from shared.contracts.deployments import DeploySpec
 from shared.contracts.models import Manifest, ModelFile
 from shared.jobs.tables import JobRow, TopicRow
-from shared.objects.store import manifest_key
+from shared.objects.store import blob_key, manifest_key
 from tests.services.app import rows
 from tests.services.app.conftest import People, Person
 from tests.services.cluster.runtimes.kubernetes.support import PYTHON, digest_of
@@ -73,6 +74,12 @@ class Previews:
         )
         await rows.insert(self.context.database, row, override)
         return row.id
+
+    async def file(self, path: str, content: bytes) -> ModelFile:
+        """One that is read."""
+        digest = hashlib.sha256(content).hexdigest()
+        await self.context.objects.put(blob_key(digest), content)
+        return ModelFile(path=path, size=len(content), sha256=digest)
 
     async def smol(self) -> UUID:
         source, _ = smollm2()
@@ -258,7 +265,7 @@ async def test_settings_of_the_engine_go_all_the_way_to_the_pods(previews: Previ
     """From the wizard to its job's input, and as the job's first step would have it: to arguments and GPUs."""
     cluster_id = await previews.cluster(kwok.api.access_kubeconfig())
     source = hf_model()
-    files = [*source.files, ModelFile(path="adapters/sql/adapter_config.json", size=10, sha256="3" * 64)]
+    files = [*source.files, await previews.file("adapters/sql/adapter_config.json", b'{"r": 48}')]
     model = await previews.model(files, source.metadata)
     tuning = {
         "max_context": 3000, "dtype": "bfloat16", "quantization": "fp8", "gpu_memory_share": 0.75, "tensor_parallel": 2,
@@ -285,7 +292,7 @@ async def test_settings_of_the_engine_go_all_the_way_to_the_pods(previews: Previ
         assert {
             "--max-model-len=3000", "--dtype=bfloat16", "--quantization=fp8", "--gpu-memory-utilization=0.75",
             "--tensor-parallel-size=2", "--pipeline-parallel-size=1", "--tool-call-parser=hermes",
-            "--enable-auto-tool-choice", "--enable-lora", "sql=/models/adapters/sql",
+            "--enable-auto-tool-choice", "--enable-lora", "--max-lora-rank=64", "sql=/models/adapters/sql",
         } <= {*server["args"]}  # fmt: skip
         assert server["resources"]["limits"]["nvidia.com/gpu"] == "2"
 
@@ -309,6 +316,27 @@ async def test_what_an_engine_on_a_cluster_cannot_follow_is_said_before(
     cluster_id, source = await previews.cluster(kwok.api.access_kubeconfig()), hf_model()
     shown = await previews.shown(cluster_id, await previews.model(source.files, source.metadata), tuning=tuning)
     assert (shown["fits"], shown["code"], shown["plan"]) == (False, code, None)
+    assert said in shown["problems"][0]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b'{"r": 1024}', "of rank 512 at most, and one has 1024"), (b'{"r": "8"}', "does not tell its rank"),
+        (b'{"r": true}', "does not tell its rank"), (b"[" * 100_000, "does not tell its rank"), (b"[]", "does not tell its rank"),
+        (b'{"r": 8}' + b" " * 300_000, "does not tell its rank"), (b"\xff", "does not tell its rank"),
+    ],
+    ids=range(7),
+)  # fmt: skip
+async def test_an_adapter_says_its_rank_or_is_refused(
+    previews: Previews, kwok: KwokCluster, content: bytes, said: str
+) -> None:
+    cluster_id, source = await previews.cluster(kwok.api.access_kubeconfig()), hf_model()
+    files = [*source.files, await previews.file("sql/adapter_config.json", content)]
+    shown = await previews.shown(
+        cluster_id, await previews.model(files, source.metadata), tuning={"lora": {"a": "sql"}}
+    )
+    assert (shown["fits"], shown["code"]) == (False, "tuning_unsupported")
     assert said in shown["problems"][0]
 
 
