@@ -21,7 +21,7 @@ from shared.contracts.previews import DeployPreview
 from shared.contracts.reach import ClusterAccess
 from shared.errors import Problem
 from shared.jobs.outcomes import Permanent, StepError
-from shared.security.kubeconfig import KubeconfigPolicy, parse
+from shared.security.kubeconfig import Kubeconfig, KubeconfigPolicy, parse
 
 IDENTITY_SECONDS = 3.0  # in which a cluster may tell who it is, the wait for a place included
 IDENTITIES = 4  # clusters that are asked at a time
@@ -60,14 +60,11 @@ class Reach:
 
     async def identity(self, kubeconfig: bytes) -> str | None:
         """As the job of its registration would ask, with the same rules for addresses, and no second try."""
-        addresses = self._tools.addresses
-        limits = Limits(total=IDENTITY_SECONDS, max_answer=1 << 20, connections=1)
         try:
             # That its server need not prove itself was the user's word when the file was taken.
-            parsed = parse(kubeconfig, KubeconfigPolicy(allow_insecure=True, addresses=addresses))
-            async with asyncio.timeout(IDENTITY_SECONDS), self._asking:
-                async with KubernetesClient(parsed, addresses=addresses, limits=limits) as client:
-                    return await inspect.uid(client)
+            parsed = parse(kubeconfig, KubeconfigPolicy(allow_insecure=True, addresses=self._tools.addresses))
+            async with asyncio.timeout(IDENTITY_SECONDS), self._asking, self._stranger(parsed) as client:
+                return await inspect.uid(client)
         except (Problem, StepError, TimeoutError):
             return None
         except Exception as error:  # a stranger answers: the job asks again, and is the one to fail of it
@@ -78,6 +75,11 @@ class Reach:
         if access.kind == "local" and not self._tools.is_local(access.id):
             raise Permanent("cluster_not_ready", "This cluster is another machine; ask the Stepway that runs there.")
         return await previews.preview(self._site(access), spec, parameters)
+
+    def _stranger(self, kubeconfig: Kubeconfig) -> KubernetesClient:
+        """A connection of its own, for one question."""
+        limits = Limits(total=IDENTITY_SECONDS, max_answer=1 << 20, connections=1)
+        return KubernetesClient(kubeconfig, addresses=self._tools.addresses, limits=limits)
 
     def _site(self, access: ClusterAccess) -> Site:
         if access.kind == "local":  # of another machine nothing can be read here
