@@ -105,6 +105,9 @@ CODES: dict[str, Code] = {
     ),
     "cluster_is_local": Code(409, "This machine stays registered", "Delete its endpoints instead."),
     "endpoint_not_ready": Code(409, "The endpoint cannot be changed now", "See the endpoint's state and reason."),
+    "tuning_unsupported": Code(
+        422, "The engine cannot follow a setting", "Leave the setting out, or choose another cluster or model."
+    ),
     "autoscale_unsupported": Code(422, "The cluster does not scale by itself", "Set `replicas`, or add workers."),
     "endpoint_locked": Code(409, "A job is changing the endpoint", "Wait for its end, or cancel it."),
     "model_files_gone": Code(

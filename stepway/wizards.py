@@ -91,6 +91,15 @@ class WizardRun:
     def required(self) -> set[str]:
         return set(self.variant()["required"])
 
+    def may_need(self, field: str) -> bool:
+        """Whether the trigger asks for the field, or for a member of it, be it beside others."""
+        variant = self.variant()
+        names = [
+            *variant["required"],
+            *(name for kind in ("one_of", "any_of") for group in variant[kind] for name in group),
+        ]
+        return field in (name.partition(".")[0] for name in names)
+
     def steps(self) -> list[Step]:
         """The steps that the user takes, in the order of the present variant."""
         known = {step["key"]: step for step in self.description["steps"]}

@@ -58,6 +58,11 @@ class ClusterReach(Protocol):
     async def leftovers(self, cluster_id: UUID) -> list[Orphan]:
         """All endpoints of which something of this installation is on the cluster."""
 
+    async def identity(self, kubeconfig: bytes) -> str | None:
+        """The UID of a cluster that is not registered yet, by its checked kubeconfig, within a few seconds. None where that
+        is too short, or the answer is any other: the job says why. No problem.
+        """
+
     async def preview(self, spec: DeploySpec) -> DeployPreview:
         """What the deployment would be. Makes nothing, and opens no secret but the cluster's own credentials."""
 

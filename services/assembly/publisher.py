@@ -63,7 +63,7 @@ class Publisher:
     def _route(self, one: PublishedRoute) -> Route:
         return Route(
             endpoint_id=one.endpoint_id, project_id=one.project_id, model_name=one.name, served_name=one.name,
-            aliases=(one.slug,), state=one.state, generation=one.generation, created=one.created,
+            aliases=(one.slug,), adapters=tuple(one.adapters), state=one.state, generation=one.generation, created=one.created,
             reason=one.reason or (UNUSABLE if one.cluster_id in self._transports.broken else None),
             workers=tuple(self._reached(one)),
         )  # fmt: skip

@@ -2,11 +2,16 @@
 deployment would be there.
 """
 
+import asyncio
 from collections.abc import AsyncIterator
 from uuid import UUID
 
+import structlog
+
 from services.cluster.jobs.tools import ClusterTools
 from services.cluster.runtimes.base import LogLine, UnknownEndpoint
+from services.cluster.runtimes.kubernetes import inspect
+from services.cluster.runtimes.kubernetes.client import KubernetesClient, Limits
 from services.cluster.sites import preview as previews
 from services.cluster.sites.base import Site
 from services.cluster.sites.kubernetes import KubernetesSite
@@ -14,7 +19,14 @@ from shared.contracts.clusters import Orphan
 from shared.contracts.deployments import DeploySpec
 from shared.contracts.previews import DeployPreview
 from shared.contracts.reach import ClusterAccess
+from shared.errors import Problem
 from shared.jobs.outcomes import Permanent, StepError
+from shared.security.kubeconfig import Kubeconfig, KubeconfigPolicy, parse
+
+IDENTITY_SECONDS = 3.0  # in which a cluster may tell who it is, the wait for a place included
+IDENTITIES = 4  # clusters that are asked at a time
+
+log = structlog.get_logger(__name__)
 
 
 class Reach:
@@ -22,6 +34,7 @@ class Reach:
 
     def __init__(self, tools: ClusterTools) -> None:
         self._tools = tools
+        self._asking = asyncio.Semaphore(IDENTITIES)
 
     async def lines(
         self, access: ClusterAccess, endpoint_id: UUID, ordinal: int | None, tail: int, follow: bool
@@ -45,10 +58,28 @@ class Reach:
     async def leftovers(self, access: ClusterAccess) -> list[Orphan]:
         return await self._kubernetes(access).runtime.orphans(known=())
 
+    async def identity(self, kubeconfig: bytes) -> str | None:
+        """As the job of its registration would ask, with the same rules for addresses, and no second try."""
+        try:
+            # That its server need not prove itself was the user's word when the file was taken.
+            parsed = parse(kubeconfig, KubeconfigPolicy(allow_insecure=True, addresses=self._tools.addresses))
+            async with asyncio.timeout(IDENTITY_SECONDS), self._asking, self._stranger(parsed) as client:
+                return await inspect.uid(client)
+        except (Problem, StepError, TimeoutError):
+            return None
+        except Exception as error:  # a stranger answers: the job asks again, and is the one to fail of it
+            log.warning("identity_unreadable", error=type(error).__name__)
+            return None
+
     async def preview(self, access: ClusterAccess, spec: DeploySpec, parameters: list[str]) -> DeployPreview:
         if access.kind == "local" and not self._tools.is_local(access.id):
             raise Permanent("cluster_not_ready", "This cluster is another machine; ask the Stepway that runs there.")
         return await previews.preview(self._site(access), spec, parameters)
+
+    def _stranger(self, kubeconfig: Kubeconfig) -> KubernetesClient:
+        """A connection of its own, for one question."""
+        limits = Limits(total=IDENTITY_SECONDS, max_answer=1 << 20, connections=1)
+        return KubernetesClient(kubeconfig, addresses=self._tools.addresses, limits=limits)
 
     def _site(self, access: ClusterAccess) -> Site:
         if access.kind == "local":  # of another machine nothing can be read here

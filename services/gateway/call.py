@@ -151,9 +151,10 @@ def for_worker(payload: dict[str, Any], route: Route) -> bytes:
     model = payload.get("model")
     if model is not None and not isinstance(model, str):
         raise Problem("validation_failed", "`model` is a text.", param="model")
-    if model is not None and not route.knows(model):
-        raise unknown_model(model)
-    return json.dumps({**payload, "model": route.model_name}, ensure_ascii=False, separators=(",", ":")).encode()
+    name = route.name_for_worker(model)
+    if name is None:
+        raise unknown_model(str(model))
+    return json.dumps({**payload, "model": name}, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def unknown_model(name: str) -> Problem:

@@ -128,11 +128,12 @@ class Gateway:
     async def _models(self, reply: Reply, endpoint_id: UUID, name: str) -> None:
         route = self._table.get(endpoint_id)
         if name:
-            if route is None or not route.knows(name):
+            if route is None or route.name_for_worker(name) is None:
                 raise call.unknown_model(name)
-            answer: dict[str, Any] = _model(route)
+            answer: dict[str, Any] = _model(route, name if name in route.adapters else route.served_name)
         else:
-            answer = {"object": "list", "data": [] if route is None else [_model(route)]}
+            shown = [] if route is None else [_model(route, one) for one in route.models]
+            answer = {"object": "list", "data": shown}
         await reply.json(200, json.dumps(answer, separators=(",", ":")).encode())
 
     async def _infer(self, request: _Request, asking: Credentials, caller: Caller, usage: Usage) -> None:
@@ -196,5 +197,5 @@ def _check_messages(payload: dict[str, Any]) -> None:
         raise Problem("empty_array", "`messages` must be a list with at least one message.", param="messages")
 
 
-def _model(route: Route) -> dict[str, Any]:
-    return {"id": route.served_name, "object": "model", "created": route.created, "owned_by": str(route.project_id)}
+def _model(route: Route, name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": route.created, "owned_by": str(route.project_id)}

@@ -49,6 +49,7 @@ class Route(BaseModel):
 
     `model_name` is what the workers know the model by and what they are sent; `served_name` is what `/v1/models`
     shows. Clients may send either, one of the `aliases` (the endpoint's name, for one), or the endpoint's id.
+    `adapters` are names of their own that the workers know too: variants of the model.
     `state` is the endpoint's, and `reason` a sentence for people on why it has no workers.
     """
 
@@ -59,14 +60,23 @@ class Route(BaseModel):
     model_name: str
     served_name: str
     aliases: tuple[str, ...] = ()
+    adapters: tuple[str, ...] = ()
     state: str
     reason: str | None = None
     workers: tuple[Worker, ...] = ()
     generation: int = 0
     created: int = 0  # Unix time, as `/v1/models` shows it
 
-    def knows(self, name: str) -> bool:
-        return name in (self.served_name, self.model_name, str(self.endpoint_id)) or name in self.aliases
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The names that `/v1/models` lists, the model's own first."""
+        return (self.served_name, *self.adapters)
+
+    def name_for_worker(self, name: str | None) -> str | None:
+        """What workers are sent for a name that a client has given; None for one that is not known here."""
+        if name is None or name in (self.served_name, self.model_name, str(self.endpoint_id), *self.aliases):
+            return self.model_name
+        return name if name in self.adapters else None
 
 
 Listener = Callable[[UUID, Route | None], None]

@@ -15,13 +15,16 @@ class PublishedWorker(BaseModel):
 
 
 class PublishedRoute(BaseModel):
-    """One endpoint. `key` is for its workers; `capacity` is how many requests each of them answers at once."""
+    """One endpoint. `key` is for its workers; `capacity` is how many requests each of them answers at once. `adapters` are
+    further names that the workers know.
+    """
 
     endpoint_id: UUID
     project_id: UUID
     cluster_id: UUID
     name: str
     slug: str
+    adapters: list[str] = Field(default_factory=list)
     state: str
     reason: str | None = None
     workers: list[PublishedWorker] = Field(default_factory=list)

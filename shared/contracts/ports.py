@@ -118,6 +118,9 @@ class ReachPort(Protocol):
     async def leftovers(self, access: ClusterAccess) -> list[Orphan]:
         """All endpoints of which something of this installation is on the cluster."""
 
+    async def identity(self, kubeconfig: bytes) -> str | None:
+        """The UID of a cluster that is not registered yet; None where it does not tell it within a few seconds."""
+
     async def preview(self, access: ClusterAccess, spec: DeploySpec, parameters: list[str]) -> DeployPreview:
         """What the deployment would be. `parameters` are the names of what its credential gives."""
 

@@ -45,7 +45,7 @@ class Asker:
         if field.options is not None:
             return self._choose(field, self._choices(field), must, known)
         members = properties(field.schema)
-        if members and kinds(field.schema) == {"object"}:
+        if members and kinds(field.schema) == {"object"} and self._run.may_need(field.name):
             return self._object(field, members, known or {})
         return self._value(field.title, field.schema, must=must, known=known)
 

@@ -203,7 +203,13 @@ class Stepway:
         return self.step("/models/security-scan", None, 1, 3, model_id=model_id, trigger_workflow=True)
 
     def deploy(
-        self, model_id: str, *, name: str = "chat", cluster_id: str | None = None, config: dict[str, int] | None = None
+        self,
+        model_id: str,
+        *,
+        name: str = "chat",
+        cluster_id: str | None = None,
+        config: dict[str, int] | None = None,
+        tuning: dict[str, Any] | None = None,
     ) -> Any:
         """Trigger; the workflow. To this machine unless told otherwise."""
         path = "/models/deploy-workflow"
@@ -211,7 +217,7 @@ class Stepway:
         project = self.get("/projects")["data"][0]["id"]
         workflow = self.step(path, None, 1, 6, project_id=project, model_id=model_id)["workflow_id"]
         config = config or {"concurrent_requests": 1, "avg_sequence_length": 64, "avg_context_length": 64}
-        self.step(path, workflow, 3, 6, endpoint_name=name, deploy_config=config)
+        self.step(path, workflow, 3, 6, endpoint_name=name, deploy_config=config, tuning=tuning)
         return self.step(path, workflow, 5, 6, cluster_id=cluster_id, trigger_workflow=True)
 
     def add_worker(self, endpoint_id: str) -> Any:

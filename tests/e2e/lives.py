@@ -1,20 +1,29 @@
 """A registered cluster's life through the API: registered, deployed to, given a worker, emptied, left.
 
 Each stage is a job that `begin` triggers; after its end `check` looks at the cluster itself for what must be there now.
+The fixtures give each file of tests a cluster of its own, whose servers it may stop, and one installation.
 """
 
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import pytest
+
+from services.cluster.jobs import JOBS
 from services.cluster.runtimes.kubernetes.names import MANAGED_BY
 from services.cluster.runtimes.kubernetes.objects import GROUPS
 from services.cluster.runtimes.kubernetes.permissions import NAMESPACE
 from services.cluster.runtimes.kubernetes.removal import KINDS
 from tests.e2e.instance import FINAL, Stepway, until
 from tests.testbed.cluster import Cluster
+from tests.testbed.machine import need
 
 SERVES = {"image_llama_cpp": "stepway-testbed/llama:1", "image_llama_cpp_program": "xllamacpp",
           "image_loader": "stepway-testbed/python:1"}  # fmt: skip
 STAGES = ("register_cluster", "deploy_model", "add_worker", "delete_endpoint", "delete_cluster")
+STEPS = {job.kind: [step.key for step in job.steps] for job in JOBS if job.kind in STAGES}
 WORKERS = {"deploy_model": 1, "add_worker": 2}  # afterwards
 PATIENCE = 400.0  # seconds; far more than a stage takes, a fault and a busy machine included
 
@@ -134,3 +143,43 @@ class Life:
             self.stepway.ask("DELETE", f"/endpoints/{one['id']}")
         until(lambda: not self.stepway.get("/endpoints")["data"], seconds=PATIENCE, what="no endpoint to be listed")
         clear(self.cluster)
+
+
+def rounds(points: dict[str, Any]) -> range:
+    return range(max(map(len, points.values())))
+
+
+@pytest.fixture(scope="module")
+def own() -> Iterator[Cluster]:
+    need("kube", "coredns", pods=True, images=("python", "llama"))
+    with Cluster() as cluster:
+        cluster.api.apply_access()
+        cluster.load("python", "llama")
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def installed(own: Cluster, model_file: Path) -> Iterator[tuple[Stepway, str]]:
+    """One installation for all tests, and the model in it."""
+    with tempfile.TemporaryDirectory(prefix="stepway-e2e-") as name:
+        settings: dict[str, Any] = {"model_roots": model_file.parent, **SERVES}
+        stepway = Stepway(Path(name), **settings)
+        try:
+            stepway.start()
+            model = stepway.made(stepway.import_model(str(model_file)))
+            stepway.made(stepway.scan(model))
+            yield stepway, model
+        finally:
+            stepway.clean_up()
+
+
+@pytest.fixture
+def life(installed: tuple[Stepway, str], own: Cluster) -> Iterator[Life]:
+    stepway, model = installed
+    if stepway.ended:  # a test that failed has left it so
+        stepway.start()
+    life = Life(stepway, own, model)
+    life.clear()
+    yield life
+    if not stepway.ended:
+        life.clear()

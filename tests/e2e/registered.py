@@ -51,9 +51,9 @@ class Registered:
             self.stepway.start()
         return self
 
-    def deploy(self, name: str, **config: int) -> Any:
+    def deploy(self, name: str, tuning: Json | None = None, **config: int) -> Any:
         given = {"concurrent_requests": 1, "avg_sequence_length": 64, "avg_context_length": 64, **config}
-        return self.stepway.deploy(self.model, name=name, cluster_id=self.id, config=given)
+        return self.stepway.deploy(self.model, name=name, cluster_id=self.id, config=given, tuning=tuning)
 
     def step(self, workflow: Any, key: str) -> Json:
         job = self.stepway.get(f"/jobs/{workflow['job']['id']}")

@@ -53,10 +53,7 @@ def is_there(cluster: Cluster, name: str) -> bool:
 def test_a_cluster_is_registered_kept_up_and_left(stepway: Stepway, cluster: Cluster, folder: Path) -> None:
     stepway.settings |= {"key": stepway.key, "url": stepway.url}
     first = stepway.made(register(stepway, cluster.api.access_kubeconfig(), "first"))
-    again = stepway.ended_job(register(stepway, cluster.api.access_kubeconfig(), "again"))
-    assert (again["state"], again["error"]["code"]) == ("failed", "cluster_known")
-    assert "first" in again["error"]["message"]
-    assert stepway.ask("DELETE", f"/clusters/{again['resource']['id']}").status_code == 204
+    _twice(stepway, cluster.api.access_kubeconfig(), first)
 
     shown = stepway.get(f"/clusters/{first}")
     assert (shown["state"], shown["facts"]["node_count"]) == ("available", 1)
@@ -83,6 +80,17 @@ def test_a_cluster_is_registered_kept_up_and_left(stepway: Stepway, cluster: Clu
     third = stepway.made(register(stepway, cluster.api.access_kubeconfig(), "third"))
     run(stepway, "delete", "third", "--force", "--yes")
     assert stepway.ask("GET", f"/clusters/{third}").status_code == 404
+
+
+def _twice(stepway: Stepway, kubeconfig: bytes, first: str) -> None:
+    """By other credentials than the first time: it is the cluster that is known. The draft stays."""
+    sent = {"workflow_total_steps": "3", "step_number": "1", "name": "again", "trigger_workflow": "true"}
+    again = stepway.ask("POST", "/clusters/clusters", data=sent, files={"configuration_file": ("k", kubeconfig)})
+    said = again.json()
+    assert (again.status_code, said["code"], said["param"]) == (409, "cluster_known", "configuration_file")
+    assert (said["detail"], said["cluster_id"]) == ("This cluster is registered already, as first.", first)
+    assert [one["id"] for one in stepway.get("/clusters?kind=kubernetes")["data"]] == [first]
+    assert stepway.get(f"/workflows/{said['workflow']['workflow_id']}")["job"] is None
 
 
 def _credentials(stepway: Stepway, cluster: Cluster, folder: Path, cluster_id: str) -> None:

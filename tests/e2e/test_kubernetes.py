@@ -98,6 +98,9 @@ def test_what_does_not_fit_is_refused_before_anything_is_made(registered: Regist
     assert registered.left(job["resource"]["id"]) == []
     many = stepway.ended_job(registered.deploy("larger", concurrent_requests=100_000))
     assert many["error"]["code"] == "insufficient_capacity"
+    tuned = stepway.ended_job(registered.deploy("tuned", {"tensor_parallel": 2}))
+    assert (tuned["error"]["code"], tuned["error"]["step"]) == ("tuning_unsupported", "verify")
+    assert "The engine llama_cpp has no such setting: tensor_parallel." in tuned["error"]["message"]
 
 
 def test_a_deploy_that_fails_says_why_and_leaves_nothing(registered: Registered) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from services.cluster.runtimes.kubernetes.permissions import NAMESPACE
-from tests.e2e.instance import until
-from tests.e2e.registered import Registered, registered_at
+from tests.e2e.instance import Stepway, until
+from tests.e2e.registered import Json, Registered, registered_at
 from tests.e2e.test_changes import asked_all_the_time, change, do, model, three_models
 from tests.testbed.cluster import Cluster
 
@@ -27,7 +27,7 @@ def registered(cluster: Cluster, roots: Path) -> Iterator[Registered]:
 
 @pytest.fixture
 def endpoint(registered: Registered) -> Iterator[str]:
-    made = registered.stepway.made(registered.deploy("changing"))
+    made = registered.stepway.made(registered.deploy("changing", {"max_context": 512}))
     yield made
     assert registered.stepway.ended_job(registered.stepway.delete_endpoint(made))["state"] == "succeeded"
     assert registered.left(made) == []
@@ -56,6 +56,33 @@ def test_pods_are_replaced_while_they_answer(registered: Registered, endpoint: s
     assert config["state"] == "succeeded", config
     assert stepway.get(f"/endpoints/{endpoint}")["concurrency"]["total"] >= 2
     assert stepway.chat(endpoint)
+
+
+@pytest.mark.timeout(400)
+def test_a_setting_of_the_engine_is_changed_while_pods_answer(registered: Registered, endpoint: str) -> None:
+    stepway = registered.stepway
+    before = {pod["metadata"]["uid"] for pod in registered.pods(endpoint)}
+    assert _longest_request(stepway, endpoint) == {"tuning": {"max_context": 512}, "context_tokens": 512, "status": 400}
+    with asked_all_the_time(stepway, endpoint) as refused:
+        job = change(stepway, endpoint, tuning={"max_context": 2048})
+    assert job["state"] == "succeeded", job
+    assert refused == []
+    assert _longest_request(stepway, endpoint) == {
+        "tuning": {"max_context": 2048},
+        "context_tokens": 2048,
+        "status": 200,
+    }
+    assert not before & {pod["metadata"]["uid"] for pod in registered.pods(endpoint)}
+    answer = stepway.ask("PATCH", f"/endpoints/{endpoint}", json={"tuning": {"tensor_parallel": 2}})
+    assert (answer.status_code, answer.json()["code"]) == (422, "tuning_unsupported")
+
+
+def _longest_request(stepway: Stepway, endpoint: str) -> Json:
+    """What is shown of it, and how the pods answer to a prompt of more than 512 tokens and less than 2048."""
+    body = {"messages": [{"role": "user", "content": "one two three " * 300}], "max_tokens": 2}
+    answer = stepway.ask("POST", f"/endpoints/{endpoint}/v1/chat/completions", json=body)
+    shown = stepway.get(f"/endpoints/{endpoint}")
+    return {"tuning": shown["tuning"], "context_tokens": shown["context_tokens"], "status": answer.status_code}
 
 
 @pytest.mark.timeout(400)

@@ -109,6 +109,16 @@ class Cluster:
             self.space.restart(name)
             self._wait_serving(name)
 
+    def restart_api_server(self) -> None:
+        """Start it again after it was killed, and anew the servers that follow it: by themselves they would look again after
+        up to a minute, the later the more often it has gone.
+        """
+        followers = ("kube-controller-manager", "kube-scheduler", "kubelet")
+        self.restart("kube-apiserver")
+        for name in followers:
+            self.space.kill(name)
+        self.restart(*followers)
+
     def wait(self, what: str, ready: Callable[[], Any], *, seconds: float = 30.0) -> Any:
         """The first true answer of `ready`. Raises TimeoutError with events and logs."""
         deadline = time.monotonic() + seconds

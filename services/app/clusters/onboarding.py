@@ -1,6 +1,8 @@
 """Registering a cluster: the checks of its form, the sealed kubeconfig, and the job."""
 
+import hashlib
 import ipaddress
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 from uuid import UUID, uuid4
@@ -10,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from services.app import icons
 from services.app.clusters import repository
 from services.app.clusters.tables import ClusterRow
+from services.app.context import AppContext
 from services.app.wizards.contract import Fields, Visit
 from services.app.wizards.files import open_file
 from services.app.wizards.tables import WorkflowRow
@@ -91,10 +94,42 @@ async def check_name_free(session: AsyncSession, name: str | None) -> None:
         raise Problem("name_taken", "A cluster of this name exists already.", param="name")
 
 
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What the cluster of a kubeconfig said that it is known by. `sha256` is the file's."""
+
+    uid: str
+    sha256: str
+
+
+async def identity_of(context: AppContext, fields: Fields, content: bytes | None) -> Identity | None:
+    """Asked of the cluster itself, outside of any transaction; None where it does not tell, or may not be asked."""
+    try:
+        if content is None:
+            return None
+        kubeconfig = read(context.settings, content, insecure=bool(fields.get("allow_insecure_tls")))
+    except Problem:
+        return None  # which the step says
+    uid = await context.clusters.identity(kubeconfig.canonical())
+    return Identity(uid, hashlib.sha256(content).hexdigest()) if uid is not None else None
+
+
+async def check_unknown(visit: Visit, content: bytes) -> None:
+    """Problem `cluster_known`, where the cluster has told who it is in time. The job makes sure in any case."""
+    told = visit.told
+    if not isinstance(told, Identity) or told.sha256 != hashlib.sha256(content).hexdigest():
+        return
+    known = await repository.of_uid(visit.session, told.uid)
+    if known is not None:
+        raise Problem("cluster_known", f"This cluster is registered already, as {known.name}.",
+                      param="configuration_file", members={"cluster_id": str(known.id)})  # fmt: skip
+
+
 async def start(visit: Visit, workflow: WorkflowRow) -> JobRequest:
     fields = workflow.fields
     content = open_file(visit.context.keyring, workflow, "configuration_file")
     kubeconfig = read(visit.context.settings, content, insecure=bool(fields.get("allow_insecure_tls")))
+    await check_unknown(visit, content)
     await check_name_free(visit.session, fields["name"])
     cluster_id = uuid4()
     cluster = ClusterRow(

@@ -3,6 +3,7 @@
 What a cluster refuses becomes the request's problem.
 """
 
+import asyncio
 from collections.abc import AsyncIterator
 from uuid import UUID
 
@@ -17,6 +18,8 @@ from shared.contracts.reach import ClusterAccess
 from shared.error_codes import CODES
 from shared.errors import Problem
 from shared.jobs.outcomes import StepError
+
+IDENTITY_SECONDS = 3.0  # that a trigger waits for it, the way to the cluster service included
 
 
 class Reached:
@@ -43,6 +46,13 @@ class Reached:
             return await self._clusters.leftovers(await self._open(cluster_id))
         except StepError as fault:
             raise _problem(fault) from fault
+
+    async def identity(self, kubeconfig: bytes) -> str | None:
+        try:
+            async with asyncio.timeout(IDENTITY_SECONDS):
+                return await self._clusters.identity(kubeconfig)
+        except (StepError, TimeoutError):
+            return None
 
     async def preview(self, spec: DeploySpec) -> DeployPreview:
         parameters: list[str] = []

@@ -5,7 +5,7 @@ from uuid import UUID
 
 from services.app.clusters import repository
 from services.app.clusters.tables import ClusterRow
-from services.app.endpoints.deploy import effective_config
+from services.app.endpoints.deploy import effective_config, settings_refusal
 from services.app.models import repository as models
 from services.app.models.tables import ModelRow
 from services.app.wizards import service as wizards
@@ -32,7 +32,7 @@ async def recommend(visit: Visit, workflow_id: UUID) -> list[dict[str, Any]]:
     model = await models.get(visit.session, UUID(fields["model_id"]))
     if model is None or model.state == "deleted" or not visit.caller.sees(model.project_id):
         raise Problem("reference_not_found", "There is no such model any more.", param="model_id")
-    found = [_judge(cluster, model, config) for cluster in await repository.candidates(visit.session)]
+    found = [_judge(cluster, model, config, fields) for cluster in await repository.candidates(visit.session)]
     return sorted(found, key=lambda one: (not one["fits"], -one["score"], one["cluster"]["name"]))
 
 
@@ -55,8 +55,11 @@ def memory_needed(model: ModelRow, config: dict[str, Any]) -> int | None:
     return int((weights + cache) * HEADROOM) + OVERHEAD_BYTES
 
 
-def _judge(cluster: ClusterRow, model: ModelRow, config: dict[str, Any]) -> dict[str, Any]:
+def _judge(cluster: ClusterRow, model: ModelRow, config: dict[str, Any], fields: Fields) -> dict[str, Any]:
     fits, score, reason = _fit(cluster, model, config)
+    refusal = settings_refusal(fields, model, cluster) if fits else None
+    if refusal is not None:
+        fits, score, reason = False, 0, refusal
     return {
         "id": str(cluster.id),
         "cluster": {"id": str(cluster.id), "name": cluster.name, "icon": cluster.icon, "kind": cluster.kind},

@@ -7,7 +7,7 @@ from pydantic import BaseModel, Field
 from services.app.audit import service as audit
 from services.app.clusters import repository as clusters
 from services.app.endpoints import scale, service
-from services.app.endpoints.deploy import deployable_model, spec_of
+from services.app.endpoints.deploy import deployable_model, known_engine, spec_of, tuning_refusal
 from services.app.endpoints.tables import EndpointRow
 from services.app.models import repository as models
 from services.app.models import scans
@@ -16,18 +16,21 @@ from services.app.projects import quotas
 from services.app.resources import Revisions, check_revision
 from services.app.wizards.contract import Visit
 from services.app.wizards.fields import DeployConfig
-from shared.contracts.deployments import Autoscale, Served, ServedConfig, UpdateSpec
+from shared.contracts.deployments import UNTUNED, Autoscale, Served, ServedConfig, Tuning, UpdateSpec
 from shared.errors import Problem
 from shared.jobs.ledger import JobView
 
 
 class EndpointChange(BaseModel):
-    """Absent is unchanged. `deploy_config` changes the fields that it names; `autoscale` null: by hand again."""
+    """Absent is unchanged. `deploy_config` and `tuning` change the fields that they name: one of `tuning` that is null is
+    for the engine to decide again. `autoscale` null: by hand again.
+    """
 
     model_config = {"extra": "forbid"}
 
     model_id: UUID = Field(default=UUID(int=0), title="Model")
     deploy_config: DeployConfig = Field(default_factory=DeployConfig)
+    tuning: Tuning = Field(UNTUNED, title="Settings of the engine")
     replicas: int = Field(1, ge=1, le=256, title="Workers")
     autoscale: Autoscale | None = None
 
@@ -38,7 +41,7 @@ async def change(visit: Visit, endpoint_id: UUID, wanted: EndpointChange, expect
     endpoint = await scale.serving(visit, endpoint_id)
     check_revision(endpoint, expected)
     if not given:
-        raise Problem("missing_fields", "Name what to change: model_id, deploy_config, replicas or autoscale.")
+        raise Problem("missing_fields", "Name what to change: model_id, deploy_config, tuning, replicas or autoscale.")
     if given == {"replicas"}:
         return await scale.scale_to(visit, endpoint, wanted.replicas)
     spec = await _update(visit, endpoint, wanted, given)
@@ -61,6 +64,9 @@ async def _update(visit: Visit, endpoint: EndpointRow, wanted: EndpointChange, g
     config = endpoint.deploy_config
     if "deploy_config" in given:
         config = {**config, **wanted.deploy_config.model_dump(mode="json", exclude_none=True)}
+    tuning = Tuning.model_validate(endpoint.tuning | wanted.tuning.model_dump(mode="json", exclude_unset=True))
+    if "tuning" in given:
+        await _check_tuning(visit, endpoint, model, tuning)
     if wanted.autoscale is not None:
         await _check_autoscale(visit, endpoint)
     now = int(endpoint.desired["replicas"])
@@ -70,7 +76,8 @@ async def _update(visit: Visit, endpoint: EndpointRow, wanted: EndpointChange, g
     digest = model.digest if "model_id" in given else endpoint.digest
     after = spec_of(endpoint, model).model_copy(
         update={
-            "digest": digest, "config": ServedConfig.model_validate(config), "generation": endpoint.generation + 1,
+            "digest": digest, "config": ServedConfig.model_validate(config), "tuning": tuning,
+            "generation": endpoint.generation + 1,
             **({"autoscale": wanted.autoscale} if "autoscale" in given else {}),
         }
     )  # fmt: skip
@@ -86,6 +93,15 @@ async def _model(visit: Visit, endpoint: EndpointRow, model_id: UUID) -> ModelRo
                       param="model_id")  # fmt: skip
     await scans.gate(visit.session, model, endpoint.project_id, model.digest)
     return model
+
+
+async def _check_tuning(visit: Visit, endpoint: EndpointRow, model: ModelRow, tuning: Tuning) -> None:
+    """Another model may be for another engine: that is for the job to find out."""
+    cluster = await clusters.get(visit.session, endpoint.cluster_id)
+    engine = known_engine(model, cluster) or (endpoint.engine if model.id == endpoint.model_id else None)
+    refusal = tuning_refusal(endpoint.name, tuning, engine)
+    if refusal is not None:
+        raise Problem("tuning_unsupported", refusal, param="tuning")
 
 
 async def _check_autoscale(visit: Visit, endpoint: EndpointRow) -> None:

@@ -7,6 +7,7 @@ from uuid import UUID, uuid4
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from services.app.clusters import repository as clusters
+from services.app.clusters.tables import ClusterRow
 from services.app.credentials import service as credentials
 from services.app.endpoints import repository, service
 from services.app.endpoints.tables import EndpointRow
@@ -18,7 +19,7 @@ from services.app.templates import repository as templates
 from services.app.wizards.contract import Fields, Missing, Visit
 from services.app.wizards.fields import dns_label
 from services.app.wizards.tables import WorkflowRow
-from shared.contracts.deployments import DeploySpec, ServedConfig
+from shared.contracts.deployments import DeploySpec, ServedConfig, Tuning, unfollowed
 from shared.contracts.models import ModelMetadata
 from shared.errors import Problem
 from shared.jobs.ledger import JobRequest
@@ -60,7 +61,32 @@ async def no_longer_fitting(visit: Visit, fields: Fields) -> list[Missing]:
         found.append(Missing("credential_id", "A local model takes no credential.", "inconsistent"))
     elif project and fields.get("credential_id") and not await _is_usable(visit, fields):
         found.append(Missing("credential_id", "The credential belongs to another project.", "inconsistent"))
+    cluster = await clusters.get(visit.session, UUID(fields["cluster_id"])) if fields.get("cluster_id") else None
+    refusal = settings_refusal(fields, model, cluster)
+    if refusal is not None:
+        found.append(Missing("tuning", refusal, "inconsistent"))
     return found
+
+
+def known_engine(model: ModelRow | None, cluster: ClusterRow | None) -> str | None:
+    """The engine that will serve, where the kinds of model and cluster leave but one."""
+    if model is not None and model.provider_type == "cloud_model":
+        return "litellm"
+    return "llama_cpp" if cluster is not None and cluster.kind == "local" else None
+
+
+def tuning_refusal(name: str, tuning: Tuning, engine: str | None) -> str | None:
+    """Why an endpoint of this name cannot have the settings, as a sentence; None as far as is known without its cluster."""
+    taken = [adapter for adapter in tuning.lora or {} if adapter in (name, dns_label(name))]
+    if taken:
+        return f"The adapter {taken[0]} has the name of the endpoint itself."
+    return unfollowed(engine, tuning) if engine is not None else None
+
+
+def settings_refusal(fields: Fields, model: ModelRow | None, cluster: ClusterRow | None) -> str | None:
+    """The same of a draft, as far as it has chosen."""
+    tuning = Tuning.model_validate(fields.get("tuning") or {})
+    return tuning_refusal(fields.get("endpoint_name") or "", tuning, known_engine(model, cluster))
 
 
 async def _is_usable(visit: Visit, fields: Fields) -> bool:
@@ -110,7 +136,8 @@ def spec_of(endpoint: EndpointRow, model: ModelRow) -> DeploySpec:
         digest=endpoint.digest, uri=model.uri if model.provider_type == "cloud_model" else None,
         metadata=ModelMetadata.model_validate({**model.facts, "modality": model.modality}),
         cluster_id=endpoint.cluster_id, credential_id=endpoint.credential_id,
-        config=ServedConfig.model_validate(endpoint.deploy_config), autoscale=endpoint.desired.get("autoscale"),
+        config=ServedConfig.model_validate(endpoint.deploy_config), tuning=Tuning.model_validate(endpoint.tuning),
+        autoscale=endpoint.desired.get("autoscale"),
         generation=endpoint.generation,
     )  # fmt: skip
 
@@ -143,7 +170,8 @@ def _endpoint(visit: Visit, fields: Fields, project_id: UUID, model: ModelRow, c
         model_id=model.id, cluster_id=UUID(fields["cluster_id"]),
         template_id=UUID(fields["template_id"]) if fields.get("template_id") else None,
         credential_id=UUID(fields["credential_id"]) if fields.get("credential_id") else None, digest=model.digest,
-        deploy_config=config.model_dump(mode="json", exclude_none=True), phase="deploying", state="deploying", generation=1,
+        deploy_config=config.model_dump(mode="json", exclude_none=True),
+        tuning=Tuning.model_validate(fields.get("tuning") or {}).kept(), phase="deploying", state="deploying", generation=1,
         sealed=key, created_by=visit.caller.user_id, desired={}, observed={}, revision=1,
     )  # fmt: skip
 

@@ -60,6 +60,7 @@ class UpdateOutcome(_Outcome):
                 endpoint.phase, endpoint.engine = "serving", made.engine
                 endpoint.model_id, endpoint.digest = served.model_id, served.digest
                 endpoint.deploy_config = served.config.model_dump(mode="json", exclude_none=True)
+                endpoint.tuning = served.tuning.kept()
                 endpoint.desired = made.model_dump(mode="json", include=_DESIRED)
             case "failed" | "cleanup_required" | "cancelled":
                 endpoint.phase = "serving"

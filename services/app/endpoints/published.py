@@ -53,7 +53,8 @@ class Published:
         ready = [one for one in _workers(row) if one["state"] == "ready" and one.get("url") and row.phase != "deleting"]
         return PublishedRoute(
             endpoint_id=row.id, project_id=row.project_id, cluster_id=row.cluster_id, name=row.name, slug=row.slug,
-            state=row.state, reason=row.reason, generation=row.generation, created=int(row.created_at.timestamp()),
+            adapters=sorted(row.tuning.get("lora", ())), state=row.state, reason=row.reason,
+            generation=row.generation, created=int(row.created_at.timestamp()),
             key=self._context.keyring.open(row.sealed, key_context(row.id)).decode(),
             capacity=int(row.desired.get("concurrency") or 1),
             workers=[

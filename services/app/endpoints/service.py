@@ -40,6 +40,7 @@ def view(endpoint: EndpointRow) -> dict[str, Any]:
         "digest": endpoint.digest,
         "engine": endpoint.engine,
         "deploy_config": endpoint.deploy_config,
+        "tuning": endpoint.tuning,
         "state": endpoint.state,
         "reason": endpoint.reason,
         "replicas": {"desired": wanted_workers(endpoint.phase, desired, endpoint.observed), "ready": ready},

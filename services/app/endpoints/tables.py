@@ -34,6 +34,7 @@ class EndpointRow(Base):
     digest: Mapped[str | None]  # of the model's files that are served: the one that was scanned
     engine: Mapped[str | None]
     deploy_config: Mapped[dict[str, Any]] = mapped_column(JSONB)
+    tuning: Mapped[dict[str, Any]] = mapped_column(JSONB, server_default=text("'{}'"))  # settings of the engine
     phase: Mapped[str]  # deploying, serving, updating, stopped, failed, deleting, deleted: what the jobs have done
     desired: Mapped[dict[str, Any]] = mapped_column(JSONB, server_default=text("'{}'"))
     observed: Mapped[dict[str, Any]] = mapped_column(JSONB, server_default=text("'{}'"))

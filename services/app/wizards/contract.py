@@ -108,11 +108,15 @@ def _label(path: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Visit:
-    """One look at a wizard: for whom, with what, in which transaction."""
+    """One look at a wizard: for whom, with what, in which transaction.
+
+    `told` is what the wizard's `ask_ahead` has found out for a trigger.
+    """
 
     context: AppContext
     session: AsyncSession
     caller: Caller
+    told: object = None
 
 
 class Wizard:
@@ -127,6 +131,7 @@ class Wizard:
     steps: ClassVar[tuple[WizardStep, ...]]
     files: ClassVar[dict[str, int]] = {}  # file fields of a form, with their limit in bytes
     result_schema: ClassVar[dict[str, Any]] = {}
+    asks_ahead: ClassVar[bool] = False  # whether its first trigger asks something outside before: see `ask_ahead`
     has_preview: ClassVar[bool] = False  # whether what the trigger would make can be shown before: see `preview`
     # `X_id` fields and what they name: beside each the answer shows `X: {id, name, icon}`
     references: ClassVar[dict[str, str]] = {}
@@ -159,6 +164,12 @@ class Wizard:
     async def inconsistent(self, visit: Visit, fields: Fields) -> list[Missing]:
         """What no longer fits an earlier choice; shown in `missing`, refused at the trigger."""
         return []
+
+    async def ask_ahead(self, context: AppContext, fields: Fields, files: Mapping[str, bytes]) -> object:
+        """What `start` is to find in `visit.told`, asked of others while no transaction is open. Answers within seconds and
+        raises nothing. By the time of `start`, fields and files may have changed.
+        """
+        return None
 
     async def start(self, visit: Visit, workflow: WorkflowRow) -> JobRequest:
         """The trigger, in its transaction: check again what may have changed, reserve names, make rows, name the job.

@@ -36,6 +36,11 @@ def open_file(keyring: Keyring, workflow: WorkflowRow, name: str) -> bytes:
     return keyring.open(sealed, context_of(workflow.id, name))
 
 
+def open_files(keyring: Keyring, workflow: WorkflowRow) -> dict[str, bytes]:
+    """All whose content is still kept."""
+    return {name: open_file(keyring, workflow, name) for name, file in workflow.files.items() if file["sealed"]}
+
+
 def context_of(workflow_id: UUID, name: str) -> str:
     """What the seal is bound to, so that it opens nowhere else."""
     return f"workflow:{workflow_id}:{name}"

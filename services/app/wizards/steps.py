@@ -53,8 +53,9 @@ async def take_step(
     caller.require(wizard.role)
     if wizard.role == "operator":
         caller.require_unbound()
+    told = await _told(context, caller, wizard, body) if body.trigger and wizard.asks_ahead else None
     async with context.triggers if body.trigger else nullcontext(), context.database.transaction() as session:
-        visit = Visit(context, session, caller)
+        visit = Visit(context, session, caller, told)
         locked = await _subject(visit, wizard, body, revision)
         workflow = locked.workflow if locked is not None else _new_draft(visit, wizard, body)
         traces.note(workflow=workflow.id)
@@ -68,6 +69,32 @@ async def take_step(
         refusal.members["workflow"] = answer
         raise refusal
     return answer
+
+
+async def _told(context: AppContext, caller: Caller, wizard: Wizard, body: StepBody) -> object:
+    """What the wizard asks others before the first trigger of a workflow. What is wrong with the step is not said here."""
+    kept: Fields = {}
+    content: dict[str, bytes] = {}
+    if body.faults:
+        return None
+    if body.workflow_id is not None:
+        async with context.database.transaction() as session:
+            workflow = await repository.get(session, body.workflow_id)
+        if workflow is None or workflow.type != wizard.type or not _is_untried(caller, workflow):
+            return None
+        kept, content = workflow.fields, files.open_files(context.keyring, workflow)
+    content = {name: one for name, one in content.items() if name not in body.files}
+    content |= {name: file.content for name, file in body.files.items() if file is not None}
+    return await wizard.ask_ahead(context, {**kept, **body.fields}, content)
+
+
+def _is_untried(caller: Caller, workflow: WorkflowRow) -> bool:
+    """Whether it is a draft of which no job was ever made, and the caller's to change."""
+    try:
+        check_may_change(caller, workflow)
+    except Problem:
+        return False
+    return workflow.job_id is None and workflow.status == "in_progress"
 
 
 # ---- which workflow

@@ -7,14 +7,14 @@ Sizes are in bytes.
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 from pydantic import BaseModel, Field
 
 from services.cluster.runtimes.base import Process
 from services.cluster.runtimes.containers import Container
 from shared.contracts.clusters import NodeFacts
-from shared.contracts.deployments import ServedConfig
+from shared.contracts.deployments import UNTUNED, ServedConfig, Tuning, unfollowed
 from shared.contracts.models import ModelFile, ModelMetadata
 from shared.jobs.outcomes import Permanent
 
@@ -24,6 +24,28 @@ class Unsupported(Permanent):
 
     def __init__(self, message: str, code: str = "engine_unsupported") -> None:
         super().__init__(code, message)
+
+
+class SettingUnsupported(Unsupported):
+    """The engine cannot follow a setting, there or for this model; the message names it."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, "tuning_unsupported")
+
+
+def check_tuning(engine: str, tuning: Tuning) -> None:
+    """Raises SettingUnsupported for a setting that the engine does not know."""
+    refusal = unfollowed(engine, tuning)
+    if refusal is not None:
+        raise SettingUnsupported(refusal)
+
+
+def check_context(metadata: ModelMetadata, wanted: int) -> None:
+    """Raises SettingUnsupported for requests that are longer than the model can take."""
+    if metadata.context_length and wanted > metadata.context_length:
+        raise SettingUnsupported(
+            f"max_context asks for requests of {wanted} tokens, and the model takes {metadata.context_length}."
+        )
 
 
 class DeployConfig(BaseModel):
@@ -39,12 +61,15 @@ class DeployConfig(BaseModel):
 
 
 class ModelSource(BaseModel):
-    """A model that lies in `directory`, under the name by which clients ask for it."""
+    """A model that lies in `directory`, under the name by which clients ask for it. `lora_ranks` are those of its
+    adapters, by folder.
+    """
 
     name: str = Field(min_length=1, max_length=200)
     directory: Path
     files: list[ModelFile]
     metadata: ModelMetadata
+    lora_ranks: dict[str, int] = Field(default_factory=dict)
 
 
 class CloudModel(BaseModel):
@@ -89,19 +114,6 @@ class ContainerPlan(Plan):
     secrets: list[str] = Field(default_factory=list)
 
 
-class Tuning(BaseModel):
-    """What an operator may set beyond the configuration. None: the engine decides."""
-
-    dtype: Literal["auto", "float16", "bfloat16", "float32"] = "auto"
-    quantization: str | None = Field(None, pattern=r"^[a-z0-9_-]{1,40}$")
-    gpu_memory_share: float = Field(0.9, gt=0.1, le=0.98)
-    tensor_parallel: int | None = Field(None, ge=1, le=64)
-    pipeline_parallel: int | None = Field(None, ge=1, le=64)
-    max_context: int | None = Field(None, ge=128)
-    tool_parser: str | None = Field(None, pattern=r"^[a-z0-9_]{1,40}$")
-    lora: dict[str, str] = Field(default_factory=dict)  # name by which clients ask: folder among the model's files
-
-
 class ContainerEngine(Protocol):
     """An engine that runs as pods on a cluster."""
 
@@ -114,7 +126,7 @@ class ContainerEngine(Protocol):
     def container_plan(
         self, model: ModelSource, config: DeployConfig, nodes: Sequence[NodeFacts], tuning: Tuning
     ) -> ContainerPlan:
-        """A plan for pods; the model's files are below `containers.MODEL`. Raises Unsupported."""
+        """A plan for pods that follows `tuning`; the model's files are below `containers.MODEL`. Raises Unsupported."""
 
 
 class Engine(Protocol):
@@ -127,8 +139,8 @@ class Engine(Protocol):
     def supports(self, files: Sequence[ModelFile], metadata: ModelMetadata) -> str | None:
         """Why the engine cannot run such a model, as one sentence; None if it can."""
 
-    def plan(self, model: ModelSource, config: DeployConfig, *, cpus: float) -> EnginePlan:
-        """A plan for local processes on a machine with so many CPUs. Raises Unsupported.
+    def plan(self, model: ModelSource, config: DeployConfig, *, cpus: float, tuning: Tuning = UNTUNED) -> EnginePlan:
+        """A plan for local processes on a machine with so many CPUs, which follows `tuning`. Raises Unsupported.
 
         The endpoint's workers, and at least one more, get threads that have a CPU each: threads of two servers that share
         CPUs wait for each other, and make both many times slower.

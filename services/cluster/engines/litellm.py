@@ -9,9 +9,10 @@ import re
 
 import yaml
 
-from services.cluster.engines.base import CloudModel, ContainerPlan, DeployConfig, Unsupported
+from services.cluster.engines.base import CloudModel, ContainerPlan, DeployConfig, Unsupported, check_tuning
 from services.cluster.engines.images import Images
 from services.cluster.runtimes.containers import API_KEY, FILES, Container, Probes, Resources
+from shared.contracts.deployments import UNTUNED, Tuning
 
 PORT = 4000
 _CONFIG = "config.yaml"
@@ -33,8 +34,9 @@ class LiteLlm:
     def __init__(self, images: Images) -> None:
         self._images = images
 
-    def container_plan(self, model: CloudModel, config: DeployConfig) -> ContainerPlan:
+    def container_plan(self, model: CloudModel, config: DeployConfig, tuning: Tuning = UNTUNED) -> ContainerPlan:
         """Raises Unsupported."""
+        check_tuning(self.name, tuning)
         wrong = [name for name in model.parameters if not _PARAMETER.fullmatch(name) or name in _NEVER]
         if wrong:
             raise Unsupported(f"The credential has a field that is no parameter of a connection: {wrong[0][:40]}.")

@@ -9,8 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from services.cluster.engines import llama_cpp_server
-from services.cluster.engines.base import DeployConfig, EnginePlan, ModelSource, Unsupported
+from services.cluster.engines.base import (
+    DeployConfig,
+    EnginePlan,
+    ModelSource,
+    Unsupported,
+    check_context,
+    check_tuning,
+)
 from services.cluster.runtimes.base import Health, Process
+from shared.contracts.deployments import UNTUNED, Tuning
 from shared.contracts.models import ModelFile, ModelMetadata
 
 _MODALITIES = {"llm", "mllm", "embedding"}
@@ -53,8 +61,8 @@ class LlamaCpp:
             return refusal.message
         return None
 
-    def plan(self, model: ModelSource, config: DeployConfig, *, cpus: float) -> EnginePlan:
-        shape = shape_of(model, config, cpus=cpus)
+    def plan(self, model: ModelSource, config: DeployConfig, *, cpus: float, tuning: Tuning = UNTUNED) -> EnginePlan:
+        shape = shape_of(model, config, tuning, cpus=cpus)
         arguments = {
             "model": str(model.directory / shape.main.path),
             "name": model.name,
@@ -103,13 +111,14 @@ class Shape:
         return ["/v1/embeddings"] if self.embedding else ["/v1/chat/completions", "/v1/completions"]
 
 
-def shape_of(model: ModelSource, config: DeployConfig, *, cpus: float) -> Shape:
+def shape_of(model: ModelSource, config: DeployConfig, tuning: Tuning, *, cpus: float) -> Shape:
     """Raises Unsupported."""
+    check_tuning(LlamaCpp.name, tuning)
     main = _choose(model.files)
     kind = _kind(model.metadata, model.files)
     replicas = math.ceil(config.concurrent_requests / _MAX_CONCURRENCY)
     concurrency = math.ceil(config.concurrent_requests / replicas)
-    context = _context(model.metadata, config)
+    context = _context(model.metadata, config, tuning)
     batch = context if kind == "embedding" else _BATCH
     return Shape(
         main=main,
@@ -142,7 +151,10 @@ def _kv_guess(metadata: ModelMetadata) -> int:
     return int(metadata.layers * metadata.hidden_size * share * 2 * 2)
 
 
-def _context(metadata: ModelMetadata, config: DeployConfig) -> int:
+def _context(metadata: ModelMetadata, config: DeployConfig, tuning: Tuning) -> int:
+    if tuning.max_context is not None:
+        check_context(metadata, tuning.max_context)
+        return tuning.max_context // _CONTEXT_STEP * _CONTEXT_STEP  # never above it
     wanted = max(_MIN_CONTEXT, int(_HEADROOM * (config.avg_context_length + config.avg_sequence_length)))
     if metadata.context_length:
         wanted = min(wanted, metadata.context_length)

@@ -5,11 +5,12 @@ What a worker needs is weighed as for this machine (`llama_cpp`); what it may ha
 
 from collections.abc import Sequence
 
-from services.cluster.engines.base import ContainerPlan, DeployConfig, ModelSource, Tuning, Unsupported
+from services.cluster.engines.base import ContainerPlan, DeployConfig, ModelSource, Unsupported
 from services.cluster.engines.images import Images
 from services.cluster.engines.llama_cpp import LlamaCpp, Shape, shape_of
 from services.cluster.runtimes.containers import API_KEY, MODEL, SECRETS, Container, Probes, Resources
 from shared.contracts.clusters import NodeFacts
+from shared.contracts.deployments import Tuning
 from shared.contracts.models import ModelFile, ModelMetadata
 
 PORT = 8080
@@ -37,7 +38,7 @@ class LlamaCppContainer:
         if not usable:
             raise Unsupported("The cluster has no node that is ready for pods.")
         cpus = max(node.cpu_millis_allocatable for node in usable) / 1000
-        shape = shape_of(model, config, cpus=cpus)
+        shape = shape_of(model, config, tuning, cpus=cpus)
         largest = max(node.memory_allocatable for node in usable)
         if shape.memory_bytes > largest:
             raise Unsupported(

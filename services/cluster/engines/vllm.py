@@ -7,25 +7,36 @@ where the loader put them.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from services.cluster.engines import vllm_group, vllm_key
-from services.cluster.engines.base import ContainerPlan, DeployConfig, ModelSource, Tuning, Unsupported
+from services.cluster.engines.base import (
+    ContainerPlan,
+    DeployConfig,
+    ModelSource,
+    SettingUnsupported,
+    Unsupported,
+    check_context,
+    check_tuning,
+)
 from services.cluster.engines.images import Images
 from services.cluster.runtimes.containers import API_KEY, FILES, MODEL, Container, GpuRequest, Probes, Resources
 from shared.contracts.clusters import NodeFacts, NodeGpu
+from shared.contracts.deployments import Tuning
 from shared.contracts.models import ModelFile, ModelMetadata
 
 PORT = 8000
 _MAX_NODES = 8
 _GROUP = ["python3", f"{FILES}/vllm_group.py", f"--port={PORT}", "--"]
 GIB = 1024**3
+_LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 _MODALITIES = {"llm", "mllm", "embedding"}
 _WEIGHTS = (".safetensors", ".bin", ".pt")
 _MAX_CONCURRENCY = 256  # of one worker
 _MIN_CONTEXT = 2048
+_MEMORY_SHARE = 0.9  # of each GPU
 _HEADROOM = 2.0  # requests may be longer than the average
 _BUFFERS = 2 * GIB  # of each GPU: activations, graphs, the runtime itself
 _UNKNOWN_KV_BYTES = 160 * 1024  # per token
@@ -90,6 +101,8 @@ class Vllm:
         refusal = self.lacks(model.files, model.metadata, nodes)
         if refusal is not None:
             raise Unsupported(refusal)
+        check_tuning(self.name, tuning)
+        _check_split(model.metadata, nodes, tuning)
         context = _context(model.metadata, config, tuning)
         concurrency, demand, fit = _share(model, config, context, nodes, tuning)
         replicas = math.ceil(config.concurrent_requests / concurrency)
@@ -140,10 +153,10 @@ def _arguments(model: ModelSource, tuning: Tuning, fit: Fit, context: int, concu
         "served-model-name": model.name,
         "host": "0.0.0.0",  # noqa: S104 (the pod's own addresses)
         "port": str(PORT),
-        "dtype": tuning.dtype,
+        "dtype": tuning.dtype or "auto",
         "max-model-len": str(context),
         "max-num-seqs": str(concurrency),
-        "gpu-memory-utilization": f"{tuning.gpu_memory_share:g}",
+        "gpu-memory-utilization": f"{_memory_share(tuning):g}",
         "tensor-parallel-size": str(fit.tensor),
         "pipeline-parallel-size": str(fit.pipeline),
         "middleware": "vllm_key.KeyHeader",
@@ -157,11 +170,7 @@ def _arguments(model: ModelSource, tuning: Tuning, fit: Fit, context: int, concu
     made = [f"--{name}={value}" for name, value in arguments.items()]
     if tuning.tool_parser is not None:
         made.append("--enable-auto-tool-choice")
-    if tuning.lora:
-        _check_adapters(model, tuning)
-        made += ["--enable-lora", f"--max-loras={len(tuning.lora)}", "--lora-modules"]
-        made += [f"{name}={MODEL}/{folder.strip('/')}" for name, folder in sorted(tuning.lora.items())]
-    return made
+    return made + (_adapters(model, tuning.lora) if tuning.lora else [])
 
 
 def _files(*, spans: bool) -> dict[str, str]:
@@ -186,17 +195,52 @@ def _environment() -> dict[str, str]:
     }
 
 
-def _check_adapters(model: ModelSource, tuning: Tuning) -> None:
-    for name, folder in tuning.lora.items():
-        wanted = f"{folder.strip('/')}/adapter_config.json"
-        if "=" in name or not any(file.path == wanted for file in model.files):
-            raise Unsupported(f"The model's files have no LoRA adapter {folder} (it would hold adapter_config.json).")
+def _adapters(model: ModelSource, adapters: Mapping[str, str]) -> list[str]:
+    """They are among the model's own files: what was scanned with it, and comes to the pods with it."""
+    present = {file.path for file in model.files}
+    needed = 1
+    for folder in adapters.values():
+        if f"{folder}/adapter_config.json" not in present:
+            raise SettingUnsupported(
+                f"The model's files have no LoRA adapter {folder} (it would hold adapter_config.json)."
+            )
+        needed = max(needed, model.lora_ranks.get(folder, 0))
+    rank = next((one for one in _LORA_RANKS if one >= needed), None)
+    if rank is None:
+        raise SettingUnsupported(f"vLLM serves LoRA adapters of rank {_LORA_RANKS[-1]} at most, and one has {needed}.")
+    return [
+        "--enable-lora", f"--max-loras={len(adapters)}", f"--max-lora-rank={rank}", "--lora-modules",
+        *(f"{name}={MODEL}/{folder}" for name, folder in sorted(adapters.items())),
+    ]  # fmt: skip
+
+
+def _check_split(metadata: ModelMetadata, nodes: Sequence[NodeFacts], tuning: Tuning) -> None:
+    """Raises Unsupported for numbers of GPUs that the model or no node has."""
+    tensor, pipeline = tuning.tensor_parallel, tuning.pipeline_parallel
+    if tensor is not None and metadata.attention_heads and metadata.attention_heads % tensor:
+        raise SettingUnsupported(
+            f"tensor_parallel {tensor} does not divide the model's {metadata.attention_heads} attention heads."
+        )
+    if pipeline is not None and metadata.layers and pipeline > metadata.layers:
+        raise SettingUnsupported(f"pipeline_parallel {pipeline} is more than the model's {metadata.layers} layers.")
+    most = max(gpu.count for node in _usable(nodes) for gpu in node.gpus)
+    if tensor is not None and tensor > most:
+        raise Unsupported(
+            f"tensor_parallel asks for {tensor} GPUs of one node, and none has more than {most}.",
+            "insufficient_capacity",
+        )
+
+
+def _memory_share(tuning: Tuning) -> float:
+    return _MEMORY_SHARE if tuning.gpu_memory_share is None else tuning.gpu_memory_share
 
 
 def _context(metadata: ModelMetadata, config: DeployConfig, tuning: Tuning) -> int:
+    if tuning.max_context is not None:
+        check_context(metadata, tuning.max_context)
+        return tuning.max_context
     wanted = max(_MIN_CONTEXT, math.ceil(_HEADROOM * (config.avg_context_length + config.avg_sequence_length)))
-    limits = [limit for limit in (metadata.context_length, tuning.max_context) if limit is not None]
-    return min([wanted, *limits])
+    return min(wanted, metadata.context_length or wanted)
 
 
 def _share(
@@ -210,23 +254,24 @@ def _share(
         replicas = math.ceil(config.concurrent_requests / _MAX_CONCURRENCY)
         while True:
             concurrency = math.ceil(config.concurrent_requests / replicas)
-            demand = _demand(model, config, context, concurrency)
+            demand = _demand(model, config, context, concurrency, tuning)
             fit = place(demand, nodes, tuning)
             if fit is not None:
                 return concurrency, demand, fit
             if concurrency == 1:
                 break
             replicas *= 2
-    raise _too_large(demand, nodes)
+    raise _too_large(demand, nodes, tuning)
 
 
-def _demand(model: ModelSource, config: DeployConfig, context: int, concurrency: int) -> Demand:
+def _demand(model: ModelSource, config: DeployConfig, context: int, concurrency: int, tuning: Tuning) -> Demand:
     metadata = model.metadata
+    wide = 2 if tuning.dtype == "float32" else 1  # files and caches are of 16 bits, or are taken to be
     files = sum(file.size for file in model.files if file.path.endswith(_WEIGHTS))
     tokens = max(context, concurrency * min(context, config.avg_context_length + config.avg_sequence_length))
     return Demand(
-        weights=max(metadata.weights_bytes or 0, files),
-        kv=tokens * (metadata.kv_bytes_per_token or _UNKNOWN_KV_BYTES),
+        weights=wide * max(metadata.weights_bytes or 0, files),
+        kv=wide * tokens * (metadata.kv_bytes_per_token or _UNKNOWN_KV_BYTES),
         heads=metadata.attention_heads,
         layers=metadata.layers,
     )
@@ -246,7 +291,7 @@ def _on_several_nodes(demand: Demand, nodes: Sequence[NodeFacts], tuning: Tuning
             kinds.setdefault((gpu.resource, gpu.product, _memory(gpu)), []).append((node, gpu))
     found = []
     for (_, _, memory), members in kinds.items():
-        room = int(memory * tuning.gpu_memory_share)
+        room = int(memory * _memory_share(tuning))
         for tensor, pipeline in _splits(demand, _MAX_NODES * max(gpu.count for _, gpu in members), tuning):
             there = [one for one in members if one[1].count >= tensor]
             if 2 <= pipeline <= min(len(there), _MAX_NODES) and demand.per_gpu(tensor * pipeline) <= room:
@@ -256,13 +301,17 @@ def _on_several_nodes(demand: Demand, nodes: Sequence[NodeFacts], tuning: Tuning
     return min(found, key=lambda fit: (fit.nodes, fit.tensor, _memory(fit.gpu), fit.node.name), default=None)
 
 
-def _too_large(demand: Demand, nodes: Sequence[NodeFacts]) -> Unsupported:
+def _too_large(demand: Demand, nodes: Sequence[NodeFacts], tuning: Tuning) -> Unsupported:
     known = [gpu for node in _usable(nodes) for gpu in node.gpus]
     largest = max(known, key=lambda gpu: gpu.count * _memory(gpu))
     alike = sum(
         (one.resource, one.product, one.memory) == (largest.resource, largest.product, largest.memory) for one in known
     )
     together = f" Together, the {alike} nodes of that kind do not hold it either." if alike > 1 else ""
+    splits = {"tensor_parallel": tuning.tensor_parallel, "pipeline_parallel": tuning.pipeline_parallel}
+    asked = [f"{name} {number}" for name, number in splits.items() if number is not None]
+    if asked:
+        together += f" It is to be split by {' and '.join(asked)}."
     needed = math.ceil((demand.weights + demand.kv) / GIB)
     return Unsupported(
         f"The model needs {needed} GiB of GPU memory for weights and cache, and the largest node has "
@@ -271,7 +320,7 @@ def _too_large(demand: Demand, nodes: Sequence[NodeFacts]) -> Unsupported:
 
 
 def _on(demand: Demand, node: NodeFacts, gpu: NodeGpu, tuning: Tuning) -> Fit | None:
-    room = int(_memory(gpu) * tuning.gpu_memory_share)
+    room = int(_memory(gpu) * _memory_share(tuning))
     for tensor, pipeline in _splits(demand, gpu.count, tuning):
         if demand.per_gpu(tensor * pipeline) <= room:
             return Fit(gpu, node, tensor, pipeline)
@@ -303,7 +352,7 @@ def _products(demand: Demand, nodes: Sequence[NodeFacts], fit: Fit, tuning: Tuni
     known = [gpu for node in _usable(nodes) for gpu in node.gpus if gpu.resource == fit.gpu.resource]
     if any(gpu.product is None for gpu in known):
         return []
-    good = {gpu.product for gpu in known if int(_memory(gpu) * tuning.gpu_memory_share) >= room}
+    good = {gpu.product for gpu in known if int(_memory(gpu) * _memory_share(tuning)) >= room}
     return sorted(product for product in good if product is not None)
 
 

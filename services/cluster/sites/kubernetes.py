@@ -15,7 +15,7 @@ from uuid import UUID
 import httpx
 from pydantic import SecretStr, ValidationError
 
-from services.cluster.engines.base import CloudModel, ContainerPlan, DeployConfig, ModelSource, Tuning, Unsupported
+from services.cluster.engines.base import CloudModel, ContainerPlan, DeployConfig, ModelSource, Unsupported
 from services.cluster.engines.images import Images
 from services.cluster.engines.litellm import secret_name
 from services.cluster.engines.registry import cloud_engine, container_engine_for
@@ -24,7 +24,7 @@ from services.cluster.runtimes.containers import LOADER_TOKEN, MODEL, Delivery, 
 from services.cluster.runtimes.kubernetes import inspect
 from services.cluster.runtimes.kubernetes.reaching import Question
 from services.cluster.runtimes.kubernetes.runtime import KubernetesRuntime
-from services.cluster.sites import delivery
+from services.cluster.sites import adapters, delivery
 from services.cluster.sites.base import DeliveryPlan, Planned, PodPlan, count_of, silent
 from services.cluster.sites.manifest import manifest_of
 from shared import clock
@@ -80,7 +80,7 @@ class KubernetesSite:
             made = self._cloud_plan(spec, parameters)
             return PodPlan(**dict(made), exposure=exposure)
         manifest = await manifest_of(self._objects, spec)
-        made = self._model_plan(spec, manifest, inspection)
+        made = await self._model_plan(spec, manifest, inspection)
         if made.container.pods > 1:
             _check_spanning(spec, inspection)
             on_progress(None, f"No node has the GPUs of a worker: each is {made.container.pods} pods on as many nodes.")
@@ -156,10 +156,13 @@ class KubernetesSite:
             which = f"The node {away[0]} is" if len(away) == 1 else f"{len(away)} nodes are"
             raise Retry("cluster_nodes_away", f"{which} not ready at the moment. {refused.message}") from refused
 
-    def _model_plan(self, spec: DeploySpec, manifest: Manifest, inspection: ClusterInspection) -> ContainerPlan:
+    async def _model_plan(self, spec: DeploySpec, manifest: Manifest, inspection: ClusterInspection) -> ContainerPlan:
         engine = container_engine_for(manifest.files, spec.metadata, inspection.nodes, images_of(self._settings))
-        source = ModelSource(name=spec.name, directory=Path(MODEL), files=manifest.files, metadata=spec.metadata)
-        return engine.container_plan(source, DeployConfig.of(spec.config), inspection.nodes, Tuning())
+        ranks = await adapters.ranks(self._objects, manifest, (spec.tuning.lora or {}).values())
+        source = ModelSource(
+            name=spec.name, directory=Path(MODEL), files=manifest.files, metadata=spec.metadata, lora_ranks=ranks
+        )
+        return engine.container_plan(source, DeployConfig.of(spec.config), inspection.nodes, spec.tuning)
 
     def _cloud_plan(self, spec: DeploySpec, parameters: Sequence[str]) -> ContainerPlan:
         try:
@@ -168,7 +171,7 @@ class KubernetesSite:
             )
         except ValidationError:
             raise Unsupported("The model's URI is not one of a provider's: provider/model.") from None
-        return cloud_engine(images_of(self._settings)).container_plan(model, DeployConfig.of(spec.config))
+        return cloud_engine(images_of(self._settings)).container_plan(model, DeployConfig.of(spec.config), spec.tuning)
 
     def _exposure(self, spec: DeploySpec, inspection: ClusterInspection) -> Exposure | None:
         """By an Ingress where the cluster has a class for it: the default one is for the cluster to choose, without one it

@@ -44,7 +44,7 @@ class LocalSite:
             raise Permanent("engine_unavailable", lacking)
         source = ModelSource(name=spec.name, directory=Path(_HERE), files=manifest.files, metadata=spec.metadata)
         facts = await self.runtime.inspect()
-        return engine.plan(source, DeployConfig.of(spec.config), cpus=facts.nodes[0].cpus)
+        return engine.plan(source, DeployConfig.of(spec.config), cpus=facts.nodes[0].cpus, tuning=spec.tuning)
 
     async def workload(
         self,

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from services.cluster.engines.base import Unsupported
 from services.cluster.sites.base import Site
 from shared.contracts.deployments import DeploySpec
 from shared.contracts.previews import DeployPreview, PlannedWorkers
@@ -23,7 +24,9 @@ async def preview(site: Site, spec: DeploySpec, parameters: Sequence[str]) -> De
         shown = PlannedWorkers.model_validate(plan.model_dump(include=set(PlannedWorkers.model_fields)))
         workload = await site.workload(spec, plan, key=None)
     except Permanent as fault:
-        if fault.code in CODES:  # faults of the cluster have answers of their own
+        if fault.code in CODES and not isinstance(
+            fault, Unsupported
+        ):  # faults of the cluster have answers of their own
             raise
         return DeployPreview(problems=[fault.message], code=fault.code, plan=shown, notes=notes)
     found = await site.preview(workload)

@@ -57,6 +57,9 @@ class NoClusters:
     async def leftovers(self, cluster_id: UUID) -> list[Orphan]:
         return []
 
+    async def identity(self, kubeconfig: bytes) -> str | None:
+        return None
+
     async def preview(self, spec: DeploySpec) -> DeployPreview:
         return DeployPreview(problems=["There is nothing here."], code="insufficient_capacity")
 

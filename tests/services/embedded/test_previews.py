@@ -1,5 +1,6 @@
 """Previews from the API to what answers them: this machine, a real cluster with its own refusals, one of fake GPU nodes."""
 
+import hashlib
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -22,10 +23,12 @@ from services.cluster.reach import Reach
 from services.cluster.runtimes.kubernetes.objects import GROUPS
 from services.cluster.runtimes.local.runtime import LocalRuntime
 from services.cluster.sites.local import LocalSite
+from services.cluster.sites.preview import preview
 from shared.clock import now
-from shared.contracts.models import Manifest
-from shared.jobs.tables import TopicRow
-from shared.objects.store import manifest_key
+from shared.contracts.deployments import DeploySpec
+from shared.contracts.models import Manifest, ModelFile
+from shared.jobs.tables import JobRow, TopicRow
+from shared.objects.store import blob_key, manifest_key
 from tests.services.app import rows
 from tests.services.app.conftest import People, Person
 from tests.services.cluster.runtimes.kubernetes.support import PYTHON, digest_of
@@ -71,6 +74,12 @@ class Previews:
         )
         await rows.insert(self.context.database, row, override)
         return row.id
+
+    async def file(self, path: str, content: bytes) -> ModelFile:
+        """One that is read."""
+        digest = hashlib.sha256(content).hexdigest()
+        await self.context.objects.put(blob_key(digest), content)
+        return ModelFile(path=path, size=len(content), sha256=digest)
 
     async def smol(self) -> UUID:
         source, _ = smollm2()
@@ -250,6 +259,100 @@ async def test_a_model_for_gpus_is_placed_on_nodes_that_have_them(previews: Prev
     many = await previews.shown(cluster_id, model, deploy_config={**CONFIG, "concurrent_requests": 100_000})
     assert (many["fits"], many["code"]) == (False, "insufficient_capacity")
     assert objects_of(kwok.api) == []
+
+
+async def test_settings_of_the_engine_go_all_the_way_to_the_pods(previews: Previews, kwok: KwokCluster) -> None:
+    """From the wizard to its job's input, and as the job's first step would have it: to arguments and GPUs."""
+    cluster_id = await previews.cluster(kwok.api.access_kubeconfig())
+    source = hf_model()
+    files = [*source.files, await previews.file("adapters/sql/adapter_config.json", b'{"r": 48}')]
+    model = await previews.model(files, source.metadata)
+    tuning = {
+        "max_context": 3000, "dtype": "bfloat16", "quantization": "fp8", "gpu_memory_share": 0.75, "tensor_parallel": 2,
+        "pipeline_parallel": 1, "tool_parser": "hermes", "lora": {"sql": "adapters/sql"},
+    }  # fmt: skip
+    body = {
+        "workflow_total_steps": 6, "step_number": 5, "project_id": str(previews.project), "model_id": str(model),
+        "cluster_id": str(cluster_id), "endpoint_name": "chat", "deploy_config": CONFIG, "tuning": tuning,
+    }  # fmt: skip
+    headers = previews.person.headers
+    draft = (await previews.client.post("/models/deploy-workflow", json=body, headers=headers)).json()
+    shown = (await previews.client.post(f"/workflows/{draft['workflow_id']}/preview", headers=headers)).json()
+    assert (shown["fits"], shown["problems"], shown["plan"]["context_tokens"]) == (True, [], 3000)
+
+    again = {"workflow_id": draft["workflow_id"], "step_number": 5, "trigger_workflow": True}
+    answer = await previews.client.post("/models/deploy-workflow", json=again, headers=headers)
+    async with previews.context.database.transaction() as session:
+        job = await session.get_one(JobRow, UUID(answer.json()["job"]["id"]))
+    site = previews.tools.kubernetes(cluster_id, kwok.api.access_kubeconfig(), None)
+    made = await preview(site, DeploySpec.model_validate(job.input), [])
+    for manifests in (shown["manifests"], made.manifests):
+        (found,) = [one for one in manifests if one["kind"] == "Deployment"]
+        server = found["spec"]["template"]["spec"]["containers"][0]
+        assert {
+            "--max-model-len=3000", "--dtype=bfloat16", "--quantization=fp8", "--gpu-memory-utilization=0.75",
+            "--tensor-parallel-size=2", "--pipeline-parallel-size=1", "--tool-call-parser=hermes",
+            "--enable-auto-tool-choice", "--enable-lora", "--max-lora-rank=64", "sql=/models/adapters/sql",
+        } <= {*server["args"]}  # fmt: skip
+        assert server["resources"]["limits"]["nvidia.com/gpu"] == "2"
+
+
+@pytest.mark.parametrize(
+    ("tuning", "code", "said"),
+    [
+        (
+            {"tensor_parallel": 3},
+            "tuning_unsupported",
+            "tensor_parallel 3 does not divide the model's 32 attention heads",
+        ),
+        ({"tensor_parallel": 32}, "insufficient_capacity", "asks for 32 GPUs of one node"),
+        ({"lora": {"sql": "adapters/sql"}}, "tuning_unsupported", "no LoRA adapter adapters/sql"),
+        ({"max_context": 9000}, "tuning_unsupported", "the model takes 8192"),
+    ],
+)
+async def test_what_an_engine_on_a_cluster_cannot_follow_is_said_before(
+    previews: Previews, kwok: KwokCluster, tuning: Json, code: str, said: str
+) -> None:
+    cluster_id, source = await previews.cluster(kwok.api.access_kubeconfig()), hf_model()
+    shown = await previews.shown(cluster_id, await previews.model(source.files, source.metadata), tuning=tuning)
+    assert (shown["fits"], shown["code"], shown["plan"]) == (False, code, None)
+    assert said in shown["problems"][0]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b'{"r": 1024}', "of rank 512 at most, and one has 1024"), (b'{"r": "8"}', "does not tell its rank"),
+        (b'{"r": true}', "does not tell its rank"), (b"[" * 100_000, "does not tell its rank"), (b"[]", "does not tell its rank"),
+        (b'{"r": 8}' + b" " * 300_000, "does not tell its rank"), (b"\xff", "does not tell its rank"),
+    ],
+    ids=range(7),
+)  # fmt: skip
+async def test_an_adapter_says_its_rank_or_is_refused(
+    previews: Previews, kwok: KwokCluster, content: bytes, said: str
+) -> None:
+    cluster_id, source = await previews.cluster(kwok.api.access_kubeconfig()), hf_model()
+    files = [*source.files, await previews.file("sql/adapter_config.json", content)]
+    shown = await previews.shown(
+        cluster_id, await previews.model(files, source.metadata), tuning={"lora": {"a": "sql"}}
+    )
+    assert (shown["fits"], shown["code"]) == (False, "tuning_unsupported")
+    assert said in shown["problems"][0]
+
+
+async def test_llama_cpp_follows_the_longest_request_and_says_what_it_does_not(
+    previews: Previews, cluster: Cluster
+) -> None:
+    cluster_id, smol = await previews.cluster(cluster.api.access_kubeconfig()), await previews.smol()
+    shown = await previews.shown(cluster_id, smol, tuning={"max_context": 1024})
+    server = resources_of(shown, "Deployment")["spec"]["template"]["spec"]["containers"][0]
+    assert shown["plan"]["context_tokens"] == 1024
+    assert "1024" in dict(zip(server["args"], server["args"][1:], strict=False))["--ctx-size"]
+    refused = await previews.shown(cluster_id, smol, tuning={"tensor_parallel": 2})
+    assert (refused["fits"], refused["code"]) == (False, "tuning_unsupported")
+    assert refused["problems"] == ["The engine llama_cpp has no such setting: tensor_parallel."]
+    here = await previews.shown(previews.tools.local.id, smol, tuning={"max_context": 1024})
+    assert here["plan"]["context_tokens"] == 1024
 
 
 async def test_a_cluster_that_does_not_answer_is_a_problem(previews: Previews, monkeypatch: pytest.MonkeyPatch) -> None:

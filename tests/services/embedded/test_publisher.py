@@ -117,6 +117,13 @@ async def test_workers_are_reached_as_their_runtime_says(platform: Platform) -> 
         assert (one.api_key.get_secret_value(), one.capacity) == (WORKER_KEY, 3)
 
 
+async def test_adapters_are_published_with_their_endpoint(platform: Platform) -> None:
+    cluster = await platform.cluster("https://127.0.0.1:1")
+    plain = await platform.route(await platform.endpoint(cluster))
+    tuned = await platform.route(await platform.endpoint(cluster, tuning={"lora": {"sql": "a", "chat": "b"}}))
+    assert (plain.adapters, tuned.adapters) == ((), ("chat", "sql"))
+
+
 async def test_only_ready_workers_are_published(platform: Platform) -> None:
     cluster = await platform.cluster("https://127.0.0.1:1")
     workers = [pod("https://127.0.0.1:1", state=state) for state in ("starting", "unhealthy", "crash_loop")]

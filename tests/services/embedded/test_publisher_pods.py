@@ -13,11 +13,12 @@ from pydantic import SecretStr
 
 from services.app.clusters.tables import ClusterRow
 from services.app.endpoints.tables import EndpointRow
-from services.cluster.engines.base import DeployConfig, Tuning
+from services.cluster.engines.base import DeployConfig
 from services.cluster.engines.images import Images
 from services.cluster.engines.llama_cpp_container import LlamaCppContainer
 from services.cluster.runtimes.containers import Delivery
 from services.cluster.runtimes.kubernetes.runtime import KubernetesRuntime
+from shared.contracts.deployments import Tuning
 from tests.services.app import rows
 from tests.services.app.conftest import People, Person
 from tests.services.app.endpoints.conftest import Running, SlowStore, make_served, running, store

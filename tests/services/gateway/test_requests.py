@@ -120,6 +120,21 @@ async def test_the_model_s_name_becomes_the_worker_s(serve: Serve, name: str | N
     assert [seen.body for seen in worker.seen] == [{**body, "model": UPSTREAM_NAME}] * 2
 
 
+async def test_an_adapter_is_asked_for_by_its_own_name(serve: Serve) -> None:
+    bench = await serve()
+    worker = await bench.worker()
+    route = bench.table.get(bench.endpoint_id)
+    assert route is not None
+    bench.table.replace(bench.endpoint_id, route.model_copy(update={"adapters": ("sql",)}))
+    assert (await post(bench, json={"model": "sql"})).status_code == 200
+    assert worker.seen[-1].body == {"model": "sql"}
+    assert (await post(bench, json={"model": "nosql"})).status_code == 404
+    async with bench.http as http:
+        listed = (await http.get("/models")).json()["data"]
+        assert [one["id"] for one in listed] == [SERVED, "sql"]
+        assert (await http.get("/models/sql")).json()["id"] == "sql"
+
+
 async def test_the_endpoint_s_id_is_a_name_too(serve: Serve) -> None:
     bench = await serve()
     await bench.worker()

@@ -40,6 +40,15 @@ def test_a_route_of_another_endpoint_is_refused() -> None:
         RouteTable().replace(uuid4(), route(uuid4(), 1))
 
 
+def test_adapters_are_models_of_their_own() -> None:
+    found = route(uuid4(), 1).model_copy(update={"aliases": ("a",), "adapters": ("sql", "a")})
+    names = {
+        name: found.name_for_worker(name) for name in (None, "m", "s", "a", "sql", str(found.endpoint_id), "other")
+    }
+    assert names == {None: "m", "m": "m", "s": "m", "a": "m", str(found.endpoint_id): "m", "sql": "sql", "other": None}
+    assert found.models == ("s", "sql", "a")
+
+
 def test_keys_are_not_shown() -> None:
     found = route(uuid4(), 1)
     assert "sesame" not in repr(found) + str(found) + found.model_dump_json()

@@ -235,12 +235,13 @@ def test_a_form_with_a_file(run: Run, tmp_path: Path) -> None:
 
 
 def test_asked_step_by_step(run: Run, model: dict[str, Any]) -> None:
-    answers = ["default", "SmolLM2", "Small test", "asked", "2", "", "", "", "", "", "1", "n"]
+    answers = ["default", "SmolLM2", "Small test", "asked", "2", "", "", "", "", "", '{"max_context": 512}', "1", "n"]
     result = run("wizard", "run", "model_deployment", "-o", "json", stdin="\n".join(answers) + "\n")
     assert result.code == 0, result.err
     assert result.json["missing"] == []
     fields = result.json["workflow_steps"]
     assert (fields["endpoint_name"], fields["deploy_config"]) == ("asked", {"concurrent_requests": 2})
+    assert fields["tuning"] == {"max_context": 512}
     assert (fields["model"]["name"], fields["cluster"]["name"]) == ("SmolLM2", "this machine")
     assert "fits" in result.err
     run("workflows", "delete", result.json["workflow_id"], "--yes")
@@ -268,7 +269,7 @@ def test_a_wrong_answer_is_asked_again(run: Run, model: dict[str, Any]) -> None:
 def test_a_draft_is_taken_up_where_it_was(run: Run, model: dict[str, Any]) -> None:
     draft = run("wizard", "run", "model_deployment", "--no-input", "--no-trigger", "--set", "model_id=SmolLM2", "--set",
                 "project_id=default", "-o", "json").json["workflow_id"]  # fmt: skip
-    answers = ["", "", "Small test", "taken up", "", "", "", "", "", "", "1", "n"]
+    answers = ["", "", "Small test", "taken up", "", "", "", "", "", "", "", "1", "n"]
     result = run("wizard", "run", "model_deployment", "--resume", draft, "-o", "json", stdin="\n".join(answers) + "\n")
     assert result.code == 0, result.err
     assert result.json["workflow_id"] == draft

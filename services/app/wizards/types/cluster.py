@@ -1,11 +1,13 @@
 """Register a Kubernetes cluster by its kubeconfig. The file is checked and sealed at the step; the job connects."""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from services.app.clusters import onboarding
+from services.app.context import AppContext
 from services.app.wizards.contract import Fields, Missing, Option, StepModel, Variant, Visit, Wizard, WizardStep
 from services.app.wizards.fields import FilledText, Flag, Name
 from services.app.wizards.tables import WorkflowRow
@@ -40,6 +42,7 @@ class ClusterOnboarding(Wizard):
     )  # fmt: skip
     variants = (Variant({}, ("cluster", "job", "result"), ("name", "configuration_file")),)
     result_schema = onboarding.RESULT_SCHEMA
+    asks_ahead = True
 
     async def check(self, visit: Visit, fields: Fields, changed: set[str]) -> list[Fault]:
         return onboarding.faults(fields, changed)
@@ -59,6 +62,9 @@ class ClusterOnboarding(Wizard):
             return []
         why = "The server would not be verified: set allow_insecure_tls, or send a file with its CA certificate."
         return [Missing("configuration_file", why, "inconsistent")]
+
+    async def ask_ahead(self, context: AppContext, fields: Fields, files: Mapping[str, bytes]) -> object:
+        return await onboarding.identity_of(context, fields, files.get("configuration_file"))
 
     async def start(self, visit: Visit, workflow: WorkflowRow) -> JobRequest:
         return await onboarding.start(visit, workflow)

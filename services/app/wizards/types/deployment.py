@@ -3,6 +3,7 @@
 from typing import Any, ClassVar
 from uuid import UUID
 
+from pydantic import Field
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from services.app.endpoints import deploy, repository
@@ -11,7 +12,7 @@ from services.app.wizards.contract import Fields, Missing, Option, StepModel, Va
 from services.app.wizards.credentials import type_faults
 from services.app.wizards.fields import CONFIG_REQUIRED, DeployConfig, Id, Name, dns_label
 from services.app.wizards.tables import WorkflowRow
-from shared.contracts.deployments import DeploySpec
+from shared.contracts.deployments import DeploySpec, Tuning
 from shared.errors import Fault
 from shared.jobs.ledger import JobRequest, JobView
 
@@ -35,6 +36,7 @@ class TemplateStep(StepModel):
 class ConfigStep(StepModel):
     endpoint_name: Name
     deploy_config: DeployConfig | None = None
+    tuning: Tuning | None = Field(None, title="Settings of the engine")
 
 
 class ClusterStep(StepModel):
@@ -58,7 +60,7 @@ class ModelDeployment(Wizard):
         WizardStep(
             "template", "Template", "Defaults for a kind of use.", TemplateStep, {"template_id": Option("/templates")},
         ),
-        WizardStep("config", "Endpoint", "Its name, and what it is to carry.", ConfigStep),
+        WizardStep("config", "Endpoint", "Its name, what it is to carry, and settings of the engine.", ConfigStep),
         WizardStep("clusters", "Recommendations", "Which clusters fit, and how well."),
         WizardStep(
             "cluster", "Cluster", "Where it runs.", ClusterStep,

@@ -6,7 +6,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from services.cluster.runtimes.base import Reason, WorkerState
@@ -307,9 +307,13 @@ def event_time(event: Json) -> str:
 
 
 def moment(text: object) -> datetime | None:
+    """A time of the cluster's, in UTC; one without a zone is taken to be in it."""
+    if not isinstance(text, str):
+        return None
     try:
-        return datetime.fromisoformat(text) if isinstance(text, str) else None
-    except ValueError:
+        found = datetime.fromisoformat(text)
+        return found.replace(tzinfo=UTC) if found.utcoffset() is None else found.astimezone(UTC)
+    except (ValueError, OverflowError):  # the latter at both ends of the calendar
         return None
 
 

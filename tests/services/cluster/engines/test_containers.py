@@ -12,19 +12,22 @@ from services.cluster.engines.base import (
     DeployConfig,
     EnginePlan,
     ModelSource,
-    Tuning,
+    Plan,
+    SettingUnsupported,
     Unsupported,
 )
 from services.cluster.engines.images import Images
 from services.cluster.engines.litellm import LiteLlm, secret_name
 from services.cluster.engines.llama_cpp import LlamaCpp
 from services.cluster.engines.llama_cpp_container import LlamaCppContainer
-from services.cluster.engines.registry import cloud_engine, container_engine_for, container_engines
+from services.cluster.engines.registry import ENGINES, cloud_engine, container_engine_for, container_engines
 from services.cluster.engines.vllm import Vllm
 from services.cluster.engines.vllm_key import KeyHeader
 from shared.contracts.clusters import NodeFacts, NodeGpu
+from shared.contracts.deployments import FOLLOWED, Tuning
 from shared.contracts.models import ModelFile, ModelMetadata
 
+Json = dict[str, Any]
 GIB = 1024**3
 L4 = NodeGpu(resource="nvidia.com/gpu", count=4, product="NVIDIA-L4", memory=24 * GIB)
 H100 = NodeGpu(resource="nvidia.com/gpu", count=8, product="NVIDIA-H100", memory=80 * GIB)
@@ -81,7 +84,8 @@ def test_the_model_and_the_nodes_pick_the_engine() -> None:
     with pytest.raises(Unsupported, match="no node that is ready"):
         container_engine_for(files("a.gguf"), ModelMetadata(), [node(ready=False)], images)
     names = [engine.name for engine in container_engines(images)] + [cloud_engine(images).name]
-    assert len(names) == len(set(names))
+    assert sorted(names) == sorted(FOLLOWED)
+    assert {engine.name for engine in ENGINES} <= FOLLOWED.keys()
 
 
 # --- vllm
@@ -187,6 +191,39 @@ def test_vllm_takes_what_an_operator_sets() -> None:
     assert made.container.shared_memory_bytes == 4 * GIB
     with pytest.raises(Unsupported, match="no LoRA adapter other"):
         vllm(LLAMA_8B, node(L4), tuning=Tuning(lora={"x": "other"}), names=adapters)
+    longer = vllm(LLAMA_8B, node(L4), tuning=Tuning(max_context=8000))
+    assert (longer.context_tokens, vllm(LLAMA_8B, node(L4)).context_tokens) == (8000, 2048)
+
+
+def test_vllm_needs_more_gpus_for_a_wider_type_and_for_less_of_each() -> None:
+    def gpus(tuning: Tuning) -> int:
+        resources = vllm(LLAMA_70B, node(H100), tuning=tuning).container.resources
+        assert resources.gpus is not None
+        return resources.gpus.count
+
+    assert gpus(Tuning()) < gpus(Tuning(dtype="float32"))
+    assert gpus(Tuning()) < gpus(Tuning(gpu_memory_share=0.4))
+
+
+@pytest.mark.parametrize(
+    ("tuning", "code", "said"),
+    [
+        (
+            {"tensor_parallel": 3},
+            "tuning_unsupported",
+            "tensor_parallel 3 does not divide the model's 32 attention heads",
+        ),
+        ({"pipeline_parallel": 64}, "tuning_unsupported", "pipeline_parallel 64 is more than the model's 32 layers"),
+        ({"tensor_parallel": 8}, "insufficient_capacity", "asks for 8 GPUs of one node, and none has more than 4"),
+        ({"pipeline_parallel": 7}, "engine_unsupported", "It is to be split by pipeline_parallel 7"),
+        ({"max_context": 1_000_000}, "tuning_unsupported", "requests of 1000000 tokens, and the model takes 8192"),
+        ({"lora": {"sql": "none"}}, "tuning_unsupported", "no LoRA adapter none"),
+    ],
+)
+def test_vllm_refuses_what_model_or_nodes_do_not_have(tuning: Json, code: str, said: str) -> None:
+    with pytest.raises(Unsupported, match=said) as caught:
+        vllm(LLAMA_8B, node(L4), tuning=Tuning(**tuning))
+    assert caught.value.code == code
 
 
 def test_vllm_neither_downloads_nor_trusts_code_and_has_the_time_to_load() -> None:
@@ -240,7 +277,37 @@ def test_llama_cpp_weighs_a_worker_as_on_this_machine_and_against_the_largest_no
         LlamaCppContainer(Images()).container_plan(model, config, [node(memory_allocatable=4 * GIB)], Tuning())
 
 
+def test_llama_cpp_takes_the_longest_request_and_no_other_setting() -> None:
+    metadata = ModelMetadata(weights_bytes=GIB, context_length=8192)
+    model, config = source(metadata, "m.gguf"), DeployConfig(concurrent_requests=2)
+
+    def plans(tuning: Tuning) -> list[Plan]:
+        pods = LlamaCppContainer(Images()).container_plan(model, config, [node()], tuning)
+        return [pods, LlamaCpp().plan(model, config, cpus=16, tuning=tuning)]
+
+    for plain, made in zip(plans(Tuning()), plans(Tuning(max_context=8000)), strict=True):
+        assert (plain.context_tokens, made.context_tokens) == (2048, 7936)  # it counts in steps of 256
+        assert made.memory_bytes > plain.memory_bytes
+    pods = plans(Tuning(max_context=256))[0]
+    assert isinstance(pods, ContainerPlan)
+    assert (
+        dict(zip(pods.container.args, pods.container.args[1:], strict=False))["--ctx-size"] == "512"
+    )  # of two requests
+    for tuning in (Tuning(tensor_parallel=2), Tuning(max_context=512, dtype="auto"), Tuning(max_context=8193)):
+        with pytest.raises(SettingUnsupported):
+            plans(tuning)
+    with pytest.raises(SettingUnsupported, match="The engine llama_cpp has no such setting: dtype, lora"):
+        LlamaCpp().plan(model, config, cpus=16, tuning=Tuning(dtype="auto", lora={"a": "b"}))
+
+
 # --- litellm
+
+
+def test_a_proxy_to_a_cloud_model_has_no_settings() -> None:
+    cloud = CloudModel(name="a model", uri="openai/gpt-4o")
+    assert LiteLlm(Images()).container_plan(cloud, DeployConfig(), Tuning(lora={})) is not None
+    with pytest.raises(SettingUnsupported, match="The engine litellm has no such setting: max_context"):
+        LiteLlm(Images()).container_plan(cloud, DeployConfig(), Tuning(max_context=4096))
 
 
 def test_litellm_names_variables_and_never_values() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from services.cluster.engines.base import CloudModel, ContainerPlan, DeployConfig, ModelSource, Tuning
+from services.cluster.engines.base import CloudModel, ContainerPlan, DeployConfig, ModelSource
 from services.cluster.engines.images import Images
 from services.cluster.engines.litellm import LiteLlm
 from services.cluster.engines.llama_cpp_container import LlamaCppContainer
@@ -21,7 +21,7 @@ from services.cluster.runtimes.kubernetes.manifests import Builder
 from services.cluster.runtimes.kubernetes.objects import Refused
 from services.cluster.runtimes.kubernetes.runtime import KubernetesRuntime
 from shared.contracts.clusters import NodeFacts, NodeGpu
-from shared.contracts.deployments import Autoscale
+from shared.contracts.deployments import Autoscale, Tuning
 from shared.contracts.models import ModelFile, ModelMetadata
 from shared.jobs.outcomes import Permanent
 from tests.services.cluster.runtimes.kubernetes.support import (

@@ -10,12 +10,13 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from services.cluster.engines.base import DeployConfig, ModelSource, Tuning
+from services.cluster.engines.base import DeployConfig, ModelSource
 from services.cluster.engines.images import Images
 from services.cluster.engines.llama_cpp_container import LlamaCppContainer
 from services.cluster.runtimes.base import Observation, Workload
 from services.cluster.runtimes.containers import Claim, Probes
 from services.cluster.runtimes.kubernetes.runtime import KubernetesRuntime
+from shared.contracts.deployments import Tuning
 from shared.contracts.models import ModelFile, ModelMetadata
 from shared.jobs.outcomes import Permanent
 from tests.services.cluster.runtimes.kubernetes import test_loader

@@ -1,13 +1,15 @@
 """Why a pod is not ready, from what clusters really say."""
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.cluster.runtimes.kubernetes import reasons
+from services.cluster.runtimes.kubernetes import inspect, reasons
 from services.cluster.runtimes.kubernetes.reasons import Fault
+from shared import clock
 
 OLD, NEW = "2026-01-01T00:00:00Z", "2026-01-01T00:01:00Z"
 
@@ -245,3 +247,29 @@ def test_nothing_that_a_cluster_says_is_too_strange(status: dict[str, Any], even
         reasons.of_set({"status": status}),
     ):
         assert found is None or len(found.message) < 2000
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [
+        ("2026-01-02T03:04:05Z", datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)),
+        ("2026-01-02T03:04:05", datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)),
+        ("2026-01-02", datetime(2026, 1, 2, tzinfo=UTC)),
+        ("2026-01-02T03:04:05+05:30", datetime(2026, 1, 1, 21, 34, 5, tzinfo=UTC)),
+        ("0001-01-01T00:00:00+23:59", None),
+        ("9999-12-31T23:59:59-23:59", None),
+        ("soon", None), ("", None), (None, None), (20260102, None), ({}, None),
+    ],
+)  # fmt: skip
+def test_times_are_in_utc_whatever_a_cluster_writes(said: object, meant: datetime | None) -> None:
+    assert reasons.moment(said) == meant
+    node = {"status": {"conditions": [{"type": "Ready", "status": "False", "lastTransitionTime": said}]}}
+    away = inspect.node(node).away_since
+    assert away == meant
+    assert away is None or away < clock.now()
+
+
+@given(st.one_of(st.text(max_size=40), st.datetimes(timezones=st.none() | st.timezones()).map(datetime.isoformat)))
+def test_every_time_can_be_compared(said: str) -> None:
+    found = reasons.moment(said)
+    assert found is None or (found.tzinfo is UTC and (found > clock.now()) in (True, False))
