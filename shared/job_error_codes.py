@@ -73,6 +73,9 @@ JOB_CODES: dict[str, JobCode] = {
     "autoscaled": JobCode("The cluster sets the number of workers itself", "Change the autoscaler, or remove it."),
     "being_removed": JobCode("The endpoint is still being removed", "Retry in a while."),
     "cluster_conflict": JobCode("Several change the endpoint at once", "Retry the job."),
+    "call_refused": JobCode(
+        "One of our services refused another", "Check that all services have keys of one installation and one version."
+    ),
     "cluster_gone": JobCode("The cluster is not registered any more", "Choose another cluster."),
     "cluster_nodes_away": JobCode("Nodes that have room are not ready", "Retry when they are."),
     "credentials_superseded": JobCode("Other credentials have been sent since", "Send these again if they are meant."),
@@ -89,10 +92,12 @@ JOB_CODES: dict[str, JobCode] = {
         "The cluster cannot fetch the model", "Set an address that its pods can reach, or give it a storage class."
     ),
     "not_gone_yet": JobCode("Something is still in the cluster", _CLUSTER),
+    "not_your_job": JobCode("A service asked about another service's job", "Check the services' keys."),
     "owned_by_another": JobCode(
         "Another installation owns this in the cluster", "Use another namespace, or remove what is left over there."
     ),
     "probe_failed": JobCode("A worker did not answer the first inference", "Read the endpoint's logs, then retry."),
+    "process_unknown": JobCode("A process was taken for dead", _NOTHING),
     "runtime_busy": JobCode("Somebody else changes the endpoint", "Retry in a while."),
     "runtime_elsewhere": JobCode("The cluster is another machine", "Deploy to the machine that the processes share."),
     "runtime_stopping": JobCode("The service is stopping", "Retry when it is up again."),
@@ -100,6 +105,7 @@ JOB_CODES: dict[str, JobCode] = {
     "secret_missing": JobCode(
         "A secret that the workload needs is missing", "Choose a credential with all its fields."
     ),
+    "service_away": JobCode("One of our services does not answer", _RETRY),
     "setting_unusable": JobCode("A setting of the service cannot be used", "Mend the setting that the message names."),
     "stale_epoch": JobCode("Another process looks after the cluster", _RETRY),
     "superseded": JobCode("A later change has taken its place", _NOTHING),
