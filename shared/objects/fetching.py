@@ -12,7 +12,7 @@ from shared.objects.blocking import settled
 from shared.objects.durable import write_at
 from shared.objects.store import ObjectStore, WrongDigest, blob_key
 
-CHUNK = 4 * 1024 * 1024  # bytes; two of them are in memory
+CHUNK = 4 * 1024 * 1024  # bytes
 SPARE_BYTES = 256 * 1024 * 1024  # left free on the disk for everything else
 
 
@@ -67,25 +67,18 @@ async def _append(
     objects: ObjectStore, sha256: str, descriptor: int, start: int, digest: "hashlib._Hash",
     on_bytes: Callable[[int], None] | None,
 ) -> int:  # fmt: skip
-    """While one chunk is hashed and written, the next one is on its way."""
+    loop = asyncio.get_running_loop()
+    at = start
 
-    def take(data: bytes, at: int) -> None:
+    def take(data: bytes) -> None:
+        nonlocal at
         digest.update(data)
         write_at(descriptor, memoryview(data), at)
+        at += len(data)
+        if on_bytes:
+            loop.call_soon_threadsafe(on_bytes, at)
 
-    at = start
-    writing: asyncio.Future[None] | None = None
-    try:
-        async for data in objects.read(blob_key(sha256), start=start, chunk=CHUNK):
-            if writing is not None:
-                await writing
-            writing = asyncio.ensure_future(settled(take, data, at))
-            at += len(data)
-            if on_bytes:
-                on_bytes(at)
-    finally:
-        if writing is not None:
-            await writing
+    await objects.pour(blob_key(sha256), take, start=start)
     return at
 
 

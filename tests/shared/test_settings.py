@@ -66,4 +66,4 @@ def test_half_a_bucket_is_refused_without_its_secret(change: dict[str, str | Non
     given = {name: value for name, value in {**BUCKET, **change}.items() if value is not None}
     with pytest.raises(ValidationError) as raised:
         settings.load(given)
-    assert all("hidden-secret" not in one["msg"] for one in raised.value.errors(include_input=False))
+    assert "hidden-secret" not in str(raised.value)
