@@ -5,6 +5,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from shared.jobs.outcomes import Permanent
@@ -67,18 +68,23 @@ async def _append(
     objects: ObjectStore, sha256: str, descriptor: int, start: int, digest: "hashlib._Hash",
     on_bytes: Callable[[int], None] | None,
 ) -> int:  # fmt: skip
+    """While one thread writes a chunk and receives the next, another one hashes."""
     loop = asyncio.get_running_loop()
     at = start
+    hashing: Future[None] | None = None
 
     def take(data: bytes) -> None:
-        nonlocal at
-        digest.update(data)
+        nonlocal at, hashing
+        if hashing is not None:
+            hashing.result()
+        hashing = hasher.submit(digest.update, data)
         write_at(descriptor, memoryview(data), at)
         at += len(data)
         if on_bytes:
             loop.call_soon_threadsafe(on_bytes, at)
 
-    await objects.pour(blob_key(sha256), take, start=start)
+    with ThreadPoolExecutor(1) as hasher:  # whose end waits for the last chunk, which takes a millisecond
+        await objects.pour(blob_key(sha256), take, start=start)
     return at
 
 
