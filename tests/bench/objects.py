@@ -70,9 +70,7 @@ def _round(
     mc: "_Mc", place: S3Place, folder: Path, sha256: str
 ) -> tuple[tuple[float, float, float], tuple[float, float]]:
     """Seconds up and down, of the store and of mc."""
-    os.sync()
     peer = mc.up(folder / "file"), mc.down(folder / "out")
-    os.sync()
     return asyncio.run(_ours(place, folder, sha256)), peer
 
 
@@ -82,15 +80,15 @@ async def _ours(place: S3Place, folder: Path, sha256: str) -> tuple[float, float
     await store.prepare()
     given = folder / "given"
     given.hardlink_to(folder / "file")
-    began = time.perf_counter()
+    began = _quiet()
     await store.adopt(given, sha256)
     up = time.perf_counter() - began
-    began = time.perf_counter()
+    began = _quiet()
     with (folder / "out").open("wb", buffering=0) as out:
         await store.pour(blob_key(sha256), lambda data: write_all(out.fileno(), data))
     down = time.perf_counter() - began
     (folder / "out").unlink()
-    began = time.perf_counter()
+    began = _quiet()
     await fetch(store, sha256, folder / "out")
     checked = time.perf_counter() - began
     (folder / "out").unlink()
@@ -116,10 +114,16 @@ class _Mc:
         return seconds
 
     def _run(self, *arguments: str) -> float:
-        began = time.perf_counter()
+        began = _quiet()
         command = [str(program("mc").path), "--quiet", *arguments]
         subprocess.run(command, env=self._environment, check=True, stdout=subprocess.DEVNULL)
         return time.perf_counter() - began
+
+
+def _quiet() -> float:
+    """When a transfer begins: not before the disk is done with what the one before has left to be written."""
+    os.sync()
+    return time.perf_counter()
 
 
 def _file(path: Path, size: int) -> str:
