@@ -100,7 +100,7 @@ class Settings(BaseModel):
     otlp_endpoint: BaseUrl | None = None  # of an OpenTelemetry collector, for OTLP over HTTP; None: no spans are made
     trace_ratio: float = Field(1.0, ge=0.0, le=1.0)  # of the traces that are kept
 
-    model_config = {"populate_by_name": True}
+    model_config = {"populate_by_name": True, "hide_input_in_errors": True}  # an input may be a secret
 
     @model_validator(mode="after")
     def _whole(self) -> "Settings":

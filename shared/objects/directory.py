@@ -100,6 +100,10 @@ class DirectoryStore:
         finally:
             file.close()
 
+    async def pour(self, key: str, take: Callable[[bytes], None], *, start: int = 0) -> None:
+        async for data in self.read(key, start=start):
+            await settled(take, data)
+
     async def stat(self, key: str) -> ObjectInfo:
         return await settled(self._stat, checked_key(key))
 

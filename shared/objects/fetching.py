@@ -5,6 +5,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from shared.jobs.outcomes import Permanent
@@ -12,7 +13,7 @@ from shared.objects.blocking import settled
 from shared.objects.durable import write_at
 from shared.objects.store import ObjectStore, WrongDigest, blob_key
 
-CHUNK = 4 * 1024 * 1024  # bytes; two of them are in memory
+CHUNK = 4 * 1024 * 1024  # bytes
 SPARE_BYTES = 256 * 1024 * 1024  # left free on the disk for everything else
 
 
@@ -67,25 +68,23 @@ async def _append(
     objects: ObjectStore, sha256: str, descriptor: int, start: int, digest: "hashlib._Hash",
     on_bytes: Callable[[int], None] | None,
 ) -> int:  # fmt: skip
-    """While one chunk is hashed and written, the next one is on its way."""
-
-    def take(data: bytes, at: int) -> None:
-        digest.update(data)
-        write_at(descriptor, memoryview(data), at)
-
+    """While one thread writes a chunk and receives the next, another one hashes."""
+    loop = asyncio.get_running_loop()
     at = start
-    writing: asyncio.Future[None] | None = None
-    try:
-        async for data in objects.read(blob_key(sha256), start=start, chunk=CHUNK):
-            if writing is not None:
-                await writing
-            writing = asyncio.ensure_future(settled(take, data, at))
-            at += len(data)
-            if on_bytes:
-                on_bytes(at)
-    finally:
-        if writing is not None:
-            await writing
+    hashing: Future[None] | None = None
+
+    def take(data: bytes) -> None:
+        nonlocal at, hashing
+        if hashing is not None:
+            hashing.result()
+        hashing = hasher.submit(digest.update, data)
+        write_at(descriptor, memoryview(data), at)
+        at += len(data)
+        if on_bytes:
+            loop.call_soon_threadsafe(on_bytes, at)
+
+    with ThreadPoolExecutor(1) as hasher:  # whose end waits for the last chunk, which takes a millisecond
+        await objects.pour(blob_key(sha256), take, start=start)
     return at
 
 

@@ -135,6 +135,13 @@ class S3Store:
         finally:
             reading.close()
 
+    async def pour(self, key: str, take: Callable[[bytes], None], *, start: int = 0) -> None:
+        reading = Reading(self._bucket, checked_key(key), start, None)
+        try:
+            await self._threads.run(reading.pour, take, CHUNK, stop=reading.close, settle=True)
+        finally:
+            reading.close()
+
     async def stat(self, key: str) -> ObjectInfo:
         try:
             found = await self._ask(self._bucket.stat, checked_key(key))

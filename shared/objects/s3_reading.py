@@ -4,6 +4,7 @@ Memory: one chunk, and what the socket holds. Blocks; `s3` runs it in threads.
 """
 
 import threading
+from collections.abc import Callable
 
 import urllib3
 
@@ -41,6 +42,11 @@ class Reading:
                 if self._stop.is_set():
                     self._let_go()
 
+    def pour(self, take: Callable[[bytes], None], size: int) -> None:
+        """All chunks, one after the other, while they are still in the processor's cache."""
+        while data := self.next(size):
+            take(data)
+
     def close(self) -> None:
         """Let go of the connection; a `next` that waits for bytes ends with an error."""
         with self._lock:
@@ -58,6 +64,8 @@ class Reading:
     def _next(self, size: int) -> bytes:
         patience = Patience(self._bucket.patience)
         while True:
+            if self._stop.is_set():
+                raise StoreUnavailable(f"The read of {self._name} was ended.")
             try:
                 if self._answer is None and not self._open():
                     return b""

@@ -35,3 +35,35 @@ def test_without_an_address_only_the_allowed_hosts_are() -> None:
 def test_what_is_no_address_is_refused(given: str) -> None:
     with pytest.raises(ValidationError):
         settings.load({"STEPWAY_ADVERTISED_URL": given})
+
+
+BUCKET = {
+    "STEPWAY_S3_ENDPOINT": "https://s3.example:9000", "STEPWAY_S3_BUCKET": "models", "STEPWAY_S3_ACCESS_KEY": "key",
+    "STEPWAY_S3_SECRET_KEY": "hidden-secret",
+}  # fmt: skip
+
+
+def test_a_bucket_is_described_wholly_and_its_secret_is_not_shown() -> None:
+    found = settings.load({**BUCKET, "STEPWAY_S3_PREFIX": "/team/one/"})
+    assert (found.s3_bucket, found.s3_prefix, found.s3_region) == ("models", "team/one/", "us-east-1")
+    assert "hidden-secret" not in f"{found!r} {found} {found.model_dump_json()}"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"STEPWAY_S3_ENDPOINT": None}, {"STEPWAY_S3_ACCESS_KEY": None}, {"STEPWAY_S3_SECRET_KEY": None},
+        {"STEPWAY_S3_SECRET_KEY_FILE": "/a/file"}, {"STEPWAY_S3_ENDPOINT": "https://s3.example/models"},
+        {"STEPWAY_S3_ENDPOINT": "s3.example:9000"}, {"STEPWAY_S3_BUCKET": "My_Bucket"}, {"STEPWAY_S3_PREFIX": "a//b"},
+        {"STEPWAY_S3_PREFIX": "../a"}, {"STEPWAY_S3_ACCESS_KEY": "a b"}, {"STEPWAY_S3_REGION": "a\nb"},
+    ],
+    ids=[
+        "no-endpoint", "no-key", "no-secret", "two-secrets", "endpoint-path", "no-scheme", "bucket", "prefix", "dots",
+        "key", "region",
+    ],
+)  # fmt: skip
+def test_half_a_bucket_is_refused_without_its_secret(change: dict[str, str | None]) -> None:
+    given = {name: value for name, value in {**BUCKET, **change}.items() if value is not None}
+    with pytest.raises(ValidationError) as raised:
+        settings.load(given)
+    assert "hidden-secret" not in str(raised.value)

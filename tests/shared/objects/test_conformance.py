@@ -1,9 +1,11 @@
 """What every store keeps, the folder and the bucket alike: the promises of `shared.objects.store.ObjectStore`."""
 
 import asyncio
+import errno
 import fcntl
 import hashlib
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -217,3 +219,38 @@ async def test_a_reader_may_stop_early(store: ObjectStore, source: Path) -> None
         assert await anext(reader) == DATA[:1000]
         await reader.aclose()  # type: ignore[attr-defined]  # an async generator
     assert await read(store, info.key) == DATA
+
+
+async def test_an_object_is_poured_into_a_function(store: ObjectStore, source: Path) -> None:
+    info = await store.ingest(source)
+    taken: list[bytes] = []
+    await store.pour(info.key, taken.append, start=1000)
+    assert b"".join(taken) == DATA[1000:]
+
+    def full(data: bytes) -> None:
+        raise OSError(errno.ENOSPC, "the disk is full")
+
+    with pytest.raises(OSError, match="full"):
+        await store.pour(info.key, full)
+    with pytest.raises(ObjectNotFound):
+        await store.pour("manifests/none.json", taken.append)
+
+
+async def test_a_cancelled_pour_takes_nothing_more(store: ObjectStore, source: Path) -> None:
+    info = await store.ingest(source)
+    loop, begun = asyncio.get_running_loop(), asyncio.Event()
+    taken: list[int] = []
+    go_on = threading.Event()
+
+    def take(data: bytes) -> None:
+        taken.append(len(data))
+        loop.call_soon_threadsafe(begun.set)
+        go_on.wait(30)
+
+    task = asyncio.create_task(store.pour(info.key, take))
+    await begun.wait()
+    task.cancel()
+    loop.call_later(0.05, go_on.set)
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert len(taken) == 1
