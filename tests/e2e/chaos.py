@@ -5,6 +5,7 @@ a state that is true, each once; every sequence of events is without a gap; and 
 """
 
 import random
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -18,7 +19,7 @@ import httpx
 from tests.e2e.instance import FINAL, ICON, Stepway, until
 from tests.testbed.cluster import Cluster
 
-PATIENCE = 240.0  # seconds that one request, or one job, may take with all that happens to it
+PATIENCE = 120.0  # seconds that one request, or one job, may take with all that happens to it
 PAUSES = (0.2, 2.5)  # seconds between two kills
 AWAY = (0.0, 2.0)  # seconds until what was killed is started again
 
@@ -51,10 +52,12 @@ class Chaos(threading.Thread):
             while len(self.killed) < self._kills and not self.enough.wait(self._random.uniform(*PAUSES)):
                 victim = self._random.choice(self._victims)
                 victim.kill()
-                self.killed.append(victim.name)
+                self.killed.append(victim.name)  # said at once, for whoever reads why it failed
+                sys.stderr.write(f"{time.strftime('%X')} killed {victim.name}\n")
                 self.enough.wait(self._random.uniform(*AWAY))
                 victim.start()
         except BaseException as fault:
+            sys.stderr.write(f"{time.strftime('%X')} {type(fault).__name__}: {fault}"[:2000] + "\n")
             self.fault = fault
 
     def end(self) -> None:
@@ -78,8 +81,11 @@ class Asker:
         while True:
             answer = self._once(method, path, headers=headers, **options)
             # A first try may still be at work: its answer is the one that counts.
-            if answer is not None and answer.status_code < 500 and answer.json().get("code") != "idempotency_in_flight":
+            if answer is not None and answer.status_code < 500 and "idempotency_in_flight" not in answer.text:
                 return answer
+            sys.stderr.write(
+                f"{time.strftime('%X')} {method} {path}: {answer.text[:200] if answer is not None else None}\n"
+            )
             assert time.monotonic() < deadline, f"{method} {path} got no answer: {answer.text if answer else None}"
             time.sleep(0.2)
 

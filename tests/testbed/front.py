@@ -33,7 +33,8 @@ class Front:
                 return await self._passed(request, next(turns), body)
             except (httpx.ConnectError, httpx.ConnectTimeout):
                 continue  # that one is away: the next one
-            except httpx.HTTPError:
+            except httpx.HTTPError as error:
+                sys.stderr.write(f"{request.method} {path}: {error!r}\n")
                 break
         return JSONResponse({"code": "unavailable", "detail": "No service answers."}, 502)
 
