@@ -3,10 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
-NAMES ?= kube kwok coredns
+NAMES ?= kube kwok coredns minio dapr
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev demo up test test-faults testbed lint format bench docs clean
+.PHONY: help install install-dev demo up up-distributed test test-faults testbed lint format bench docs clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -36,6 +36,9 @@ demo: $(VENV)/installed ## A real model through the wizards to a live endpoint (
 
 up: $(VENV)/installed ## Run Stepway (ARGS="--port 8400 --data-dir …")
 	@$(BIN)/stepway up $(ARGS)
+
+up-distributed: $(VENV)/installed-dev ## Run Stepway as services over Dapr, from the test bed's binaries (ARGS="--replicas 2")
+	@$(BIN)/python -m tests.testbed.distributed $(ARGS)
 
 test: $(VENV)/installed-dev ## Run the tests, with a seeded sample of the fault matrices
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)

@@ -6,6 +6,7 @@
 import contextlib
 import fcntl
 import os
+import random
 import shutil
 import signal
 import socket
@@ -17,6 +18,7 @@ from pathlib import Path
 
 STOP_SECONDS = 10.0
 LONGEST_PAUSE = 0.4  # seconds between two looks
+PORTS = (12_000, 32_000)
 
 
 class StartError(RuntimeError):
@@ -120,7 +122,9 @@ class Folder:
 
     def close(self) -> None:
         shutil.rmtree(self.path, ignore_errors=True)
-        os.close(self._lock)
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
 
 
 def _remove_if_free(folder: Path) -> None:
@@ -131,7 +135,14 @@ def _remove_if_free(folder: Path) -> None:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of 127.0.0.1 on which nothing listens, all different."""
-    with contextlib.ExitStack() as stack:
-        held = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [one.getsockname()[1] for one in held]
+    """Ports of 127.0.0.1 on which nothing listens, all different.
+
+    Not of those that the system gives to connections: it could give one away before, or while, its server is started anew.
+    """
+    found: list[int] = []
+    while len(found) < count:
+        port = random.randrange(*PORTS)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            if port not in found:
+                found.append(port)
+    return found
