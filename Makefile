@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
-NAMES ?= kube kwok coredns minio dapr
+NAMES ?= kube kwok coredns minio dapr helm
 
 .DEFAULT_GOAL := help
 .PHONY: help install install-dev demo up up-distributed test test-faults testbed lint format bench docs clean
@@ -48,8 +48,8 @@ test-faults: $(VENV)/installed-dev ## Run the whole fault matrices
 
 testbed: $(VENV)/installed-dev ## Build the servers and images that tests on real clusters need (NAMES="minio …" for others)
 	-@bash tests/testbed/packages.sh
-	$(BIN)/python -m tests.testbed.build $(NAMES)
 	$(BIN)/python -m tests.testbed.images
+	$(BIN)/python -m tests.testbed.build $(NAMES)
 
 lint: $(VENV)/installed-dev ## Check style, types and layers
 	$(BIN)/ruff check .

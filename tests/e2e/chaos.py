@@ -36,7 +36,10 @@ class Victim:
 
 
 class Chaos(threading.Thread):
-    """Kills one victim after the other, until it is told to stop; then all of them are there."""
+    """Kills one victim after the other, until it is told to stop; then all of them are there.
+
+    The thread lives on to the end of the process, for what it has started ends with it.
+    """
 
     def __init__(self, victims: Sequence[Victim], seed: int, kills: int) -> None:
         super().__init__(name="chaos", daemon=True)
@@ -44,6 +47,7 @@ class Chaos(threading.Thread):
         self._random = random.Random(seed)
         self._kills = kills
         self.enough = threading.Event()
+        self._over = threading.Event()
         self.killed: list[str] = []
         self.fault: BaseException | None = None
 
@@ -59,11 +63,12 @@ class Chaos(threading.Thread):
         except BaseException as fault:
             sys.stderr.write(f"{time.strftime('%X')} {type(fault).__name__}: {fault}"[:2000] + "\n")
             self.fault = fault
+        self._over.set()
+        threading.Event().wait()
 
     def end(self) -> None:
         self.enough.set()
-        self.join(PATIENCE)
-        assert not self.is_alive(), "what was killed does not come back"
+        assert self._over.wait(PATIENCE), "what was killed does not come back"
         if self.fault is not None:
             raise self.fault
 
