@@ -4,6 +4,7 @@ Whoever asks repeats what got no answer, as a bot does: each request has an Idem
 a state that is true, each once; every sequence of events is without a gap; and nothing is left over.
 """
 
+import itertools
 import random
 import sys
 import threading
@@ -20,8 +21,11 @@ from tests.e2e.instance import FINAL, ICON, Stepway, until
 from tests.testbed.cluster import Cluster
 
 PATIENCE = 120.0  # seconds that one request, or one job, may take with all that happens to it
-PAUSES = (0.2, 2.5)  # seconds between two kills
-AWAY = (0.0, 2.0)  # seconds until what was killed is started again
+PAUSES = (0.1, 1.0)  # seconds between two kills
+AWAY = (0.0, 1.5)  # seconds until what was killed is started again
+
+BOTS = 4
+MOST = 4  # times as many rounds as are asked for, where the kills take longer
 
 Json = dict[str, Any]
 
@@ -47,7 +51,7 @@ class Chaos(threading.Thread):
         self._random = random.Random(seed)
         self._kills = kills
         self.enough = threading.Event()
-        self._over = threading.Event()
+        self.over = threading.Event()
         self.killed: list[str] = []
         self.fault: BaseException | None = None
 
@@ -63,12 +67,12 @@ class Chaos(threading.Thread):
         except BaseException as fault:
             sys.stderr.write(f"{time.strftime('%X')} {type(fault).__name__}: {fault}"[:2000] + "\n")
             self.fault = fault
-        self._over.set()
+        self.over.set()
         threading.Event().wait()
 
     def end(self) -> None:
         self.enough.set()
-        assert self._over.wait(PATIENCE), "what was killed does not come back"
+        assert self.over.wait(PATIENCE), "what was killed does not come back"
         if self.fault is not None:
             raise self.fault
 
@@ -222,16 +226,22 @@ def run(
     """All of it at once; returns when all jobs have ended and all victims are back."""
     tally = Tally()
     chaos = Chaos(victims, seed, kills)
-    bots = [Bot(asker, tally, seed * 100 + number, uri) for number in range(rounds)]
+    numbers = itertools.count()
+
+    def work() -> None:
+        """At least `rounds` by all together, and as long as something is being killed."""
+        while (number := next(numbers)) < rounds or (number < MOST * rounds and not chaos.over.is_set()):
+            Bot(asker, tally, seed * 1000 + number, uri).round(number)
+
     chaos.start()
     try:
-        with ThreadPoolExecutor(max_workers=4) as pool:
-            work = [pool.submit(bot.round, number) for number, bot in enumerate(bots)]
+        with ThreadPoolExecutor(max_workers=BOTS) as pool:
+            bots = [pool.submit(work) for _ in range(BOTS)]
             if cluster is not None:
                 operator = Operator(asker, tally, cluster)
                 for _ in range(max(rounds // 10, 1)):
                     operator.round()
-            for one in work:
+            for one in bots:
                 one.result()
     finally:
         chaos.end()

@@ -17,6 +17,7 @@ from services.app.internal import AppAccess
 from shared.db.engine import Database
 from shared.jobs.outcomes import Permanent
 from shared.jobs.tables import JobRow
+from shared.rpc.server import caller
 from tests.services.app import rows
 from tests.services.app.conftest import People
 
@@ -61,6 +62,24 @@ async def test_a_living_job_gets_the_key_of_the_endpoint_that_it_names(
         await access.worker_key(job_id, other)
     with pytest.raises(Permanent, match="does not name"):
         await access.worker_key(uuid4(), mine)
+
+
+async def test_a_service_gets_nothing_for_the_job_of_another(
+    app_context: AppContext, people: People, database: Database
+) -> None:
+    access = AppAccess(app_context, {"deploy_model": "cluster"})
+    mine = await endpoint(app_context, people)
+    job_id = await job(database, endpoint_id=mine)
+    for service in ("cluster", "model"):
+        known = caller.set(service)
+        try:
+            if service == "cluster":
+                assert await access.worker_key(job_id, mine) == "worker-key"
+            else:
+                with pytest.raises(Permanent, match="another service's"):
+                    await access.worker_key(job_id, mine)
+        finally:
+            caller.reset(known)
 
 
 @pytest.mark.parametrize("state", ["pending", "succeeded", "failed", "cancelled"])
