@@ -38,9 +38,9 @@ class Services(Stepway):
 
 
 @contextmanager
-def running_services(settings: Mapping[str, object], *, replicas: int = 1) -> Iterator[Services]:
+def running_services(settings: Mapping[str, object], *, replicas: int = 1, durable: bool = False) -> Iterator[Services]:
     need("dapr", "minio")
-    made = Distributed(settings, replicas=replicas)
+    made = Distributed(settings, replicas=replicas, durable=durable)
     try:
         yield Services(made.start())
     finally:

@@ -92,7 +92,7 @@ def of_process(stepway: Stepway) -> Victim:
 
 @contextmanager
 def shared_postgres(folder: Path) -> Iterator[tuple[EmbeddedPostgres, str]]:
-    postgres = EmbeddedPostgres(folder / "postgres", durable=False)
+    postgres = EmbeddedPostgres(folder / "postgres")  # it is killed, and must not forget
     try:
         yield postgres, postgres.start()
     finally:
@@ -104,7 +104,7 @@ def shared_postgres(folder: Path) -> Iterator[tuple[EmbeddedPostgres, str]]:
 @pytest.mark.parametrize("seed", SEEDS)
 def test_services(seed: int, cluster: Cluster) -> None:
     rounds, kills = WHOLE if os.environ.get("STEPWAY_FAULTS") == "all" else SAMPLE
-    with Models() as models, running_services(settings_for(models, cluster), replicas=2) as services:
+    with Models() as models, running_services(settings_for(models, cluster), replicas=2, durable=True) as services:
         asker = Asker(services)
         tally, killed = run(
             asker, of_services(services), models.uri, seed=seed, rounds=rounds, kills=kills, cluster=cluster
