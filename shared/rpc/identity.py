@@ -37,8 +37,8 @@ class Identity:
         caller = headers.get(SERVICE_HEADER, "")
         if not caller or APP not in (self.service, caller):
             return None
-        shown = headers.get(KEY_HEADER, "").encode()
-        return caller if hmac.compare_digest(shown, self._shared_with(caller).encode()) else None
+        shown, wanted = headers.get(KEY_HEADER, ""), self._shared_with(caller)
+        return caller if wanted and hmac.compare_digest(shown.encode(), wanted.encode()) else None
 
     def _shared_with(self, other: str) -> str:
         if self.secret is not None:

@@ -7,9 +7,11 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, create_model
 
+MAX_BODY = 16 * 1024 * 1024  # bytes of a call; sidecars take no more either
+
 _AS_JSON = ConfigDict(
     ser_json_bytes="base64", val_json_bytes="base64", ser_json_inf_nan="strings", extra="forbid",
-    arbitrary_types_allowed=False, protected_namespaces=(),
+    arbitrary_types_allowed=False, protected_namespaces=(), hide_input_in_errors=True,
 )  # fmt: skip
 
 

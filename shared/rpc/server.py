@@ -20,10 +20,9 @@ from starlette.routing import Route
 
 from shared.rpc.faults import REFUSED, packed
 from shared.rpc.identity import Identity
-from shared.rpc.methods import Method, methods_of, port_name
+from shared.rpc.methods import MAX_BODY, Method, methods_of, port_name
 
 TOKEN_HEADER = "dapr-api-token"  # noqa: S105 (a header's name)
-MAX_BODY = 16 * 1024 * 1024
 
 log = structlog.get_logger(__name__)
 
