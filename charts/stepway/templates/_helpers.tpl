@@ -81,7 +81,7 @@ seccompProfile: {type: RuntimeDefault}
 {{- if .Values.objects.bundled.enabled -}}
 http://{{ include "stepway.fullname" . }}-minio:9000
 {{- else -}}
-{{ required "objects.endpoint, or objects.bundled.enabled for trying out, is needed" .Values.objects.endpoint }}
+{{ .Values.objects.endpoint }}
 {{- end -}}
 {{- end }}
 
@@ -103,22 +103,4 @@ http://{{ include "stepway.fullname" . }}-minio:9000
 {{- if $found -}}
 {{- index ($found.data | default dict) .key | default "" | b64dec -}}
 {{- end -}}
-{{- end }}
-
-{{- define "stepway.faults" -}}
-{{- if and .Values.database.existingSecret .Values.database.bundled.enabled }}
-{{- fail "database.existingSecret and database.bundled.enabled exclude each other" }}
-{{- end }}
-{{- if not (or .Values.database.existingSecret .Values.database.bundled.enabled) }}
-{{- fail "database.existingSecret is needed, or database.bundled.enabled for trying out" }}
-{{- end }}
-{{- if and .Values.objects.bundled.enabled (or .Values.objects.endpoint .Values.objects.existingSecret) }}
-{{- fail "objects.bundled.enabled excludes objects.endpoint and objects.existingSecret" }}
-{{- end }}
-{{- if not (or .Values.objects.existingSecret .Values.objects.bundled.enabled) }}
-{{- fail "objects.existingSecret is needed, or objects.bundled.enabled for trying out" }}
-{{- end }}
-{{- if and .Values.ingress.enabled .Values.httpRoute.enabled }}
-{{- fail "ingress and httpRoute exclude each other" }}
-{{- end }}
 {{- end }}
