@@ -33,7 +33,8 @@ Json = dict[str, Any]
 def values(**settings: object) -> Json:
     """One replica of each, of the images of the test bed, with little asked of the node."""
     servers = {
-        name: {"image": _DAPR, "command": ["/usr/local/bin/dapr", name]} for name in ("placement", "scheduler", "sentry")
+        name: {"image": _DAPR, "command": ["/usr/local/bin/dapr", name]}
+        for name in ("placement", "scheduler", "sentry")
     }
     database, objects = dict(BUNDLED["database"]["bundled"]), dict(BUNDLED["objects"]["bundled"])
     database |= {"image": "stepway-testbed/postgres:1", "runAsUser": _NOBODY, "resources": _LITTLE}
@@ -93,7 +94,10 @@ class Installed(Stepway):
             for one in self.cluster.api.get(f"{root}/{kind}", labelSelector=_OF)["items"]:
                 status = one["status"]
                 counts = {status.get(name, 0) for name in ("replicas", "readyReplicas", "updatedReplicas")}
-                if counts != {one["spec"]["replicas"]} or status.get("observedGeneration") != one["metadata"]["generation"]:
+                if (
+                    counts != {one["spec"]["replicas"]}
+                    or status.get("observedGeneration") != one["metadata"]["generation"]
+                ):
                     return False
         return True
 
