@@ -1,6 +1,6 @@
 """Small HTTP servers for tests: files with ranges and validators, and faults that a test asks for.
 
-`tests.hub` is the one that speaks a hub's routes. Everything listens on 127.0.0.1 on a free port.
+`tests.hub` is the one that speaks a hub's routes. Everything listens on a free port, of 127.0.0.1 unless told otherwise.
 """
 
 import threading
@@ -44,7 +44,7 @@ Body = bytes | Path
 class Server:
     """Use as `with Server() as server`. Subclasses answer in `answer`."""
 
-    def __init__(self) -> None:
+    def __init__(self, host: str = "127.0.0.1") -> None:
         self.seen: list[Seen] = []
         self.sent = 0  # bytes of bodies
         self.resume = threading.Event()
@@ -68,7 +68,7 @@ class Server:
             def handle_error(self, request: object, client_address: object) -> None:
                 """A client that hangs up is what many tests do."""
 
-        self._server = Quiet(("127.0.0.1", 0), Handler)
+        self._server = Quiet((host, 0), Handler)
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
 
@@ -78,7 +78,7 @@ class Server:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self._server.server_address[0]}:{self.port}"
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -200,8 +200,8 @@ Route = Callable[[BaseHTTPRequestHandler, "Fault | None"], None]
 class FileServer(Server):
     """Files at paths, redirects, and routes of a test's own."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, host: str = "127.0.0.1") -> None:
+        super().__init__(host)
         self._files: dict[str, tuple[Body, dict[str, str]]] = {}
         self._redirects: dict[str, str] = {}
         self._routes: dict[str, Route] = {}

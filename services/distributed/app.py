@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from uuid import UUID
 
 from sqlalchemy import text
@@ -21,7 +20,7 @@ from services.app.models import catalog as catalogue
 from services.app.templates import builtin as templates
 from services.assembly.process import StartError
 from services.cluster.jobs import JOBS as CLUSTER_JOBS
-from services.distributed.parts import ASK_PATIENCE, Parts
+from services.distributed.parts import ASK_PATIENCE, Parts, scratch_of
 from services.model.jobs import JOBS as MODEL_JOBS
 from shared.contracts.gateway import Admitted, PublishedTable, Shown
 from shared.contracts.ports import AppPort, GatewayPort, ObserverPort, ReachPort
@@ -172,9 +171,3 @@ def keyring_of(settings: Settings) -> Keyring:
     if not path.exists():
         raise StartError(f"There is no encryption key in {path}; `stepway db make-key FILE` makes one.")
     return Keyring.load(path)
-
-
-def scratch_of(settings: Settings) -> Path:
-    """Where unfinished work is kept, and objects where there is no bucket."""
-    root = settings.data_dir.expanduser().absolute()
-    return (settings.objects_dir or root / "objects").expanduser().absolute()

@@ -10,9 +10,8 @@ from services.cluster.reach import Reach
 from services.cluster.sites.clients import Clients
 from services.cluster.watch.watches import Watches
 from services.cluster.watch.world import World
-from services.distributed.app import scratch_of
 from services.distributed.drives import Drives
-from services.distributed.parts import Parts
+from services.distributed.parts import Parts, scratch_of
 from shared.contracts.ports import AppPort, ObserverPort, ReachPort
 from shared.jobs.declare import Registry
 from shared.objects.opened import open_store

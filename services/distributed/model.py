@@ -2,9 +2,8 @@
 
 from starlette.types import ASGIApp
 
-from services.distributed.app import scratch_of
 from services.distributed.drives import Drives
-from services.distributed.parts import Parts
+from services.distributed.parts import Parts, scratch_of
 from services.model.jobs import JOBS
 from services.model.jobs.tools import ModelTools
 from shared.contracts.ports import AppPort

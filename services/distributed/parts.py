@@ -1,6 +1,7 @@
 """What every service is made of: its settings checked, who it is, its sidecar, and the ports of others through it."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from pydantic import SecretStr
@@ -73,3 +74,9 @@ class Parts:
     def app(self, port: type[Any], patience: float = CALL_PATIENCE) -> Any:
         """A port of the app's."""
         return remote(port, APP, self.sidecar, patience=patience)
+
+
+def scratch_of(settings: Settings) -> Path:
+    """Where unfinished work is kept, and objects where there is no bucket."""
+    root = settings.data_dir.expanduser().absolute()
+    return (settings.objects_dir or root / "objects").expanduser().absolute()

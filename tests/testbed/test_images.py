@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from services.cluster.engines import llama_cpp_server
-from tests.testbed import images
+from tests.testbed import images, oci
 from tests.testbed.machine import need
 
 
@@ -50,7 +50,7 @@ def test_an_archive_is_an_oci_layout_whose_digests_are_right() -> None:
 
 def test_an_image_made_again_from_the_same_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = layout("pause")
-    monkeypatch.setattr(images, "_FOLDER", tmp_path)
+    monkeypatch.setattr(oci, "FOLDER", tmp_path)
     assert layout("pause") == before
     assert [path.name[:6] for path in tmp_path.iterdir()] == ["pause-"]
 
