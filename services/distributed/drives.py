@@ -1,6 +1,6 @@
 """What the services that drive runs have in common: a worker beside its sidecar, its probes and its metrics."""
 
-from services.distributed.parts import LEDGER_PATIENCE, Parts
+from services.distributed.parts import BEAT_PATIENCE, LEDGER_PATIENCE, Parts
 from shared.jobs.dapr.ports import JobsPort, RunsPort
 from shared.jobs.dapr.worker import Worker
 from shared.jobs.declare import Registry
@@ -14,8 +14,9 @@ from shared.telemetry.probes import Health, Readiness
 class Drives:
     def __init__(self, parts: Parts, registry: Registry, *more: Read) -> None:
         self._parts = parts
-        self.jobs: JobsPort = parts.app(JobsPort, LEDGER_PATIENCE)
-        self.worker = Worker(parts.service, registry, parts.sidecar, self.jobs)
+        jobs: JobsPort = parts.app(JobsPort, LEDGER_PATIENCE)
+        self._beats: JobsPort = parts.app(JobsPort, BEAT_PATIENCE)
+        self.worker = Worker(parts.service, registry, parts.sidecar, jobs, self._beats)
         self.ports = [Served(RunsPort, self.worker, frozenset({APP}))]
         self._readiness = Readiness({"sidecar": parts.sidecar.is_ready, "app": self._joined})
         self._metrics = metrics.registry(*more)
@@ -32,7 +33,7 @@ class Drives:
 
     async def hold(self, name: str) -> int | None:
         """Take or keep a named duty of this service's replicas."""
-        return await self.jobs.hold(self.worker.process, name)
+        return await self._beats.hold(self.worker.process, name)
 
     async def _joined(self) -> bool:
         return self.worker.joined.is_set()

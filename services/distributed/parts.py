@@ -17,6 +17,7 @@ from shared.telemetry.probes import Health
 
 CALL_PATIENCE = 120.0  # seconds that a step waits for the app, which may be starting again
 LEDGER_PATIENCE = 7 * 86400.0  # reports are worth waiting for: who has lost the run is stopped by the beat
+BEAT_PATIENCE = 2.0  # seconds: what a beat tells is stale by then
 ASK_PATIENCE = 5.0  # seconds, where a request waits
 
 

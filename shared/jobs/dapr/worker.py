@@ -34,11 +34,14 @@ log = structlog.get_logger(__name__)
 
 
 class Worker:
-    """Drives runs of `registry`'s jobs. Implements `RunsPort` for the app."""
+    """Drives runs of `registry`'s jobs. Implements `RunsPort` for the app.
 
-    def __init__(self, service: str, registry: Registry, sidecar: Sidecar, jobs: JobsPort) -> None:
+    Reports are worth waiting for (`jobs`); a beat that gets no answer soon (`beats`) is a fault.
+    """
+
+    def __init__(self, service: str, registry: Registry, sidecar: Sidecar, jobs: JobsPort, beats: JobsPort) -> None:
         self._sidecar = sidecar
-        self._jobs = jobs
+        self._beats = beats
         self._activities = Activities(registry, jobs)
         self._registry = registry
         self._replica = Replica(
@@ -78,7 +81,7 @@ class Worker:
             await asyncio.wait({stopping}, timeout=STOP_SECONDS)
         with contextlib.suppress(Exception):  # the app may be gone already: the lease ends by itself
             async with asyncio.timeout(1.0):
-                await self._jobs.leave(self._replica.id)
+                await self._beats.leave(self._replica.id)
 
     # ---- what the app asks
 
@@ -133,9 +136,9 @@ class Worker:
         while True:
             try:
                 if not self.joined.is_set():
-                    await self._jobs.join(self._replica)
+                    await self._beats.join(self._replica)
                     self.joined.set()
-                self._activities.stop(await self._jobs.beat(self._replica.id, self._activities.working))
+                self._activities.stop(await self._beats.beat(self._replica.id, self._activities.working))
                 last = clock()
             except Permanent as refused:  # taken for dead
                 log.warning("process_unknown", code=refused.code)
