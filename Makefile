@@ -6,7 +6,7 @@ ARGS ?=
 NAMES ?= kube kwok coredns minio dapr helm
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev demo up up-distributed test test-faults testbed lint format bench docs clean
+.PHONY: help install install-dev demo up up-distributed test test-faults testbed lint chart-lint format bench docs clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -57,6 +57,9 @@ lint: $(VENV)/installed-dev ## Check style, types and layers
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+chart-lint: $(VENV)/installed-dev ## Check the chart, the Dockerfile and the compose file (the test bed's helm)
+	$(BIN)/python -m pytest -q tests/charts/test_template.py tests/deploy $(ARGS)
+
 format: $(VENV)/installed-dev ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -70,6 +73,7 @@ lock: ## Renew the locks from pyproject.toml and locks/*.in (needs uv)
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate -c locks/run.txt pyproject.toml locks/dev.in -o locks/dev.txt
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-deps locks/demo.in -o locks/demo.txt
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate locks/bench.in -o locks/bench.txt
+	for service in app model cluster gateway; do uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate -c locks/run.txt --group pyproject.toml:$$service -o locks/$$service.txt || exit 1; done
 
 clean: ## Remove what was installed and built
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis bench-results

@@ -45,6 +45,7 @@ class Server:
     """Use as `with Server() as server`. Subclasses answer in `answer`."""
 
     def __init__(self, host: str = "127.0.0.1") -> None:
+        self._host = host
         self.seen: list[Seen] = []
         self.sent = 0  # bytes of bodies
         self.resume = threading.Event()
@@ -78,7 +79,7 @@ class Server:
 
     @property
     def url(self) -> str:
-        return f"http://{self._server.server_address[0]}:{self.port}"
+        return f"http://{self._host}:{self.port}"
 
     def __enter__(self) -> Self:
         self._thread.start()

@@ -140,7 +140,8 @@ class Installed(Stepway):
 
     def _client(self) -> client.ApiClient:
         configuration = client.Configuration()
-        load_kube_config_from_dict(yaml.safe_load(self._kubeconfig.read_text()), client_configuration=configuration)
+        given = yaml.safe_load(self._kubeconfig.read_text())
+        load_kube_config_from_dict(given, client_configuration=configuration)  # type: ignore[no-untyped-call]  # its own
         return client.ApiClient(configuration)
 
     def objects(self) -> list[str]:

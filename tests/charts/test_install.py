@@ -177,7 +177,7 @@ def test_an_upgrade_loses_no_request_and_no_job(
     secrets = _secrets(stepway)
     models.fail(Fault(at="/slow.gguf", method="GET", pause_after=4 << 20))
     slow = stepway.import_model(models.add("/slow.gguf", model_file.read_bytes()), source="url", name="slow")
-    assert models.paused.wait(120)
+    assert models.paused.wait(120), stepway.get(f"/jobs/{slow['job']['id']}")
     with Asking(stepway, served) as asking:
         until(lambda: all(asking.count.values()), what="the first answers")
         changed = {"podAnnotations": {"example.com/rolled": "once"}}

@@ -112,8 +112,10 @@ def test_a_service_gets_every_setting_that_it_needs_and_no_other(objects: list[J
         assert None not in (settings.database_url, settings.key_file, settings.service_secret)
         assert settings.service_key is None
     else:
-        assert settings.service_key
-        assert settings.database_url is settings.service_secret is settings.key_file is None
+        assert settings.service_key is not None
+        assert settings.database_url is None
+        assert settings.service_secret is None
+        assert settings.key_file is None
     assert (settings.s3_bucket is None) == (service == "gateway")
 
 

