@@ -3,7 +3,7 @@
 `observers` has the same for the observers of clusters.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from services.app.clusters import onboarding
 from services.app.clusters import repository as clusters
+from services.app.context import AppContext
 from services.app.credentials import repository as credential_rows
 from services.app.credentials import service as credentials
 from services.app.endpoints import repository as endpoints
@@ -27,12 +28,20 @@ from services.app.projects import quotas
 from shared.contracts.models import ModelFile
 from shared.errors import Problem
 from shared.jobs.outcomes import Permanent
+from shared.rpc.server import caller
 
 log = structlog.get_logger(__name__)
 
 
 class AppAccess(ObserverAccess):
-    """Both ports, for one process, and behind the internal routes for others."""
+    """Both ports, for one process, and behind the internal routes for others.
+
+    `services` says which service drives a kind of job: another one may ask nothing in that job's name.
+    """
+
+    def __init__(self, context: AppContext, services: Mapping[str, str] | None = None) -> None:
+        super().__init__(context)
+        self._services = services or {}
 
     async def credential(self, job_id: UUID, credential_id: UUID) -> dict[str, str]:
         async with self._context.database.transaction() as session:
@@ -153,6 +162,9 @@ class AppAccess(ObserverAccess):
         if row is None or any(row.input.get(name) != value for name, value in wanted.items()):
             log.warning("internal_call_refused", job=str(job_id))
             raise Permanent("not_this_jobs_business", "The job does not name what it asks for.")
+        if caller.get() not in (None, self._services.get(row.kind)):
+            log.warning("internal_call_refused", job=str(job_id), service=caller.get())
+            raise Permanent("not_your_job", "The job is another service's.")
         return row
 
 

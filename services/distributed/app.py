@@ -85,7 +85,7 @@ class AppService:
                  lambda: {"": self._app.state.stream_slots.open}),
         )  # fmt: skip
         workers = frozenset(SERVES)
-        access = AppAccess(self.context)
+        access = AppAccess(self.context, self._dispatcher.kinds)
         self.ports = [
             Served(JobsPort, self._ledger_access, workers),
             Served(AppPort, access, workers),
