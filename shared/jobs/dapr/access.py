@@ -29,16 +29,22 @@ _BEAT = text(f"""
         SELECT * FROM unnest(CAST(:jobs AS uuid[]), CAST(:fences AS bigint[]), CAST(:keys AS text[]),
                              CAST(:tokens AS uuid[]), CAST(:undos AS boolean[])) AS g(job, fence, key, token, undo)),
     renewed AS (
-        UPDATE jobs.job SET lease_until = {RENEWED} WHERE worker IS NOT NULL
+        UPDATE jobs.job SET lease_until = {RENEWED} WHERE worker IS NOT NULL AND kind = ANY(:kinds)
            AND (id, fence) IN (SELECT job, fence FROM given))
     SELECT given.token, given.undo, job.id IS NULL OR (NOT given.undo AND step.token IS DISTINCT FROM given.token) AS stale,
            job.phase = 'undo' AS cancelled, job.deadline <= clock_timestamp() AS overdue
       FROM given
       LEFT JOIN jobs.job job ON job.id = given.job AND job.fence = given.fence AND job.worker IS NOT NULL
+                                 AND job.kind = ANY(:kinds)
       LEFT JOIN jobs.step step ON step.job_id = job.id AND step.key = given.key""")
 
 _RENEW_PROCESS = text("""
-    UPDATE jobs.process SET lease_until = clock_timestamp() + make_interval(secs => :lease) WHERE id = :id RETURNING id""")
+    UPDATE jobs.process SET lease_until = clock_timestamp() + make_interval(secs => :lease)
+     WHERE id = :id AND service = coalesce(:service, service) RETURNING id""")
+
+_LEAVE = text("DELETE FROM jobs.process WHERE id = :id AND service = coalesce(:service, service)")
+
+_SERVICE_OF = text("SELECT service FROM jobs.process WHERE id = :id")
 
 _RELEASE = text("""
     UPDATE jobs.job SET worker = NULL, fence = fence + 1, run_at = clock_timestamp()
@@ -70,11 +76,12 @@ class LedgerAccess:
 
     async def leave(self, process: UUID) -> None:
         async with self._database.statement() as connection:
-            await connection.execute(text("DELETE FROM jobs.process WHERE id = :id"), {"id": process})
+            await connection.execute(_LEAVE, {"id": process, "service": caller.get()})
 
     async def beat(self, process: UUID, working: list[Working]) -> list[Stop]:
         async with self._database.statement() as connection:
-            renewed = await connection.execute(_RENEW_PROCESS, {"id": process, "lease": REPLICA_LEASE})
+            values = {"id": process, "lease": REPLICA_LEASE, "service": caller.get()}
+            renewed = await connection.execute(_RENEW_PROCESS, values)
             if renewed.one_or_none() is None:
                 raise Permanent("process_unknown", "The process was taken for dead; it joins again.")
         if not working:
@@ -90,6 +97,11 @@ class LedgerAccess:
         return stops
 
     async def hold(self, process: UUID, name: str) -> int | None:
+        async with self._database.statement() as connection:
+            service = await connection.scalar(_SERVICE_OF, {"id": process})
+        if service is None:
+            return None  # taken for dead: it joins again
+        self._check_service(service)
         return await self._claims(process).hold(name)
 
     async def _stops(self, working: list[Working]) -> list[Stop]:
@@ -97,6 +109,7 @@ class LedgerAccess:
             "jobs": [one.job_id for one in working], "fences": [one.fence for one in working],
             "keys": [one.key for one in working], "tokens": [one.token for one in working],
             "undos": [one.undo for one in working],
+            "kinds": [kind for kind, service in self._services.items() if caller.get() in (None, service)],
         }  # fmt: skip
         async with self._database.statement() as connection:
             rows = (await connection.execute(_BEAT, values)).all()

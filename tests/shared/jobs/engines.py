@@ -136,9 +136,9 @@ class Side:
     _serving: "asyncio.Task[None] | None" = None
 
     @classmethod
-    def beside(cls, dapr: Dapr, identity: Identity, database_url: str, prefix: str) -> "Side":
+    def beside(cls, dapr: Dapr, identity: Identity, database_url: str, prefix: str, name: str | None = None) -> "Side":
         listener = socket.create_server(("127.0.0.1", 0))
-        daprd = dapr.sidecar(identity.service, listener.getsockname()[1], database_url, prefix)
+        daprd = dapr.sidecar(identity.service, listener.getsockname()[1], database_url, prefix, name)
         return cls(listener, daprd, Sidecar(daprd.address, identity), identity)
 
     def serve(self, *ports: Served) -> None:
