@@ -4,10 +4,12 @@ A service that does not answer is waited for: it may be starting again. What it 
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager
+from http import HTTPStatus
 from typing import Any, Protocol
 
-import httpx
+import aiohttp
 import structlog
 from pydantic_core import from_json
 
@@ -17,17 +19,21 @@ from shared.rpc.methods import MAX_BODY, Method, methods_of, port_name
 from shared.telemetry.traces import outgoing
 
 PAUSE, LONGEST_PAUSE = 0.05, 2.0  # seconds between two tries
+NO_ANSWER = (aiohttp.ClientError, TimeoutError)
 
 log = structlog.get_logger(__name__)
 
 
 class Invoke(Protocol):
-    """The way to other services. Raises httpx's errors."""
+    """The way to other services."""
 
-    def request(self, service: str, path: str, body: bytes, timeout: float) -> httpx.Request: ...
+    def post(
+        self, service: str, path: str, body: bytes, headers: Mapping[str, str], timeout: float | None
+    ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+        """The answer, once its headers are there. All of it may take `timeout` seconds; None: it may go on for ever.
 
-    @property
-    def http(self) -> httpx.AsyncClient: ...
+        Raises one of `NO_ANSWER`, as reading the answer may do.
+        """
 
 
 def remote(port: type[Any], service: str, invoke: Invoke, *, patience: float, timeout: float = 60.0) -> Any:
@@ -59,15 +65,14 @@ class _Call:
         clock = asyncio.get_running_loop().time
         end, pause = clock() + self._patience, PAUSE
         while True:
-            fault = "no answer"
             try:
-                response = await self._invoke.http.send(self._request(body))
-            except httpx.HTTPError as error:
+                status, content = await self._tried(body)
+            except NO_ANSWER as error:
                 fault = type(error).__name__
             else:
-                if response.status_code == httpx.codes.OK:
-                    return self._method.answer.validate_json(response.content)
-                fault = self._refused(response.status_code, response.content)
+                if status == HTTPStatus.OK:
+                    return self._method.answer.validate_json(content)
+                fault = self._refused(status, content)
             if clock() + pause > end:
                 raise Retry("service_away", f"The service {self._service} does not answer ({fault}).")
             log.info("service_away", service=self._service, path=self._path, fault=fault)
@@ -76,21 +81,16 @@ class _Call:
 
     async def stream(self, *args: Any, **named: Any) -> AsyncIterator[Any]:
         """Tried once: whoever reads tells the person who waits."""
-        request = self._request(self._method.pack(args, named), seconds=None)
+        body = self._method.pack(args, named)
         try:
-            response = await self._invoke.http.send(request, stream=True)
-        except httpx.HTTPError as error:
-            raise Retry("service_away", f"The service {self._service} does not answer.") from error
-        try:
-            if response.status_code != httpx.codes.OK:
-                fault = self._refused(response.status_code, await response.aread())
-                raise Retry("service_away", f"The service {self._service} does not answer ({fault}).")
-            async for line in _lines(response):
-                yield self._line(line)
-        except httpx.HTTPError as error:
-            raise Retry("service_away", f"The service {self._service} has gone.") from error
-        finally:
-            await response.aclose()
+            async with self._post(body, None) as response:
+                if response.status != HTTPStatus.OK:
+                    fault = self._refused(response.status, await response.read())
+                    raise Retry("service_away", f"The service {self._service} does not answer ({fault}).")
+                async for line in _lines(response):
+                    yield self._line(line)
+        except NO_ANSWER as error:
+            raise Retry("service_away", f"The service {self._service} does not answer, or has gone.") from error
 
     def _line(self, line: bytes) -> Any:
         given = from_json(line)
@@ -98,13 +98,14 @@ class _Call:
             raise unpacked(given["fault"])
         return self._method.answer.validate_python(given)
 
-    def _request(self, body: bytes, seconds: float | None = 0.0) -> httpx.Request:
+    async def _tried(self, body: bytes) -> tuple[int, bytes]:
+        async with self._post(body, self._timeout) as response:
+            return response.status, await response.read()
+
+    def _post(self, body: bytes, timeout: float | None) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
         if len(body) > MAX_BODY:  # a sidecar would not say so: it closes the connection
             raise Permanent("call_refused", f"A call to the service {self._service} is too large.")
-        timeout = self._timeout if seconds == 0.0 else 3600.0
-        request = self._invoke.request(self._service, self._path, body, timeout)
-        request.headers.update(outgoing())
-        return request
+        return self._invoke.post(self._service, self._path, body, outgoing(), timeout)
 
     def _refused(self, status: int, content: bytes) -> str:
         """What to say of an answer after which the call is tried again; what is final is raised."""
@@ -115,10 +116,10 @@ class _Call:
         return f"status {status}"
 
 
-async def _lines(response: httpx.Response) -> AsyncIterator[bytes]:
-    """By line feeds alone: what httpx takes for the end of a line may also be within JSON's strings."""
+async def _lines(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    """However long they are."""
     begun: list[bytes] = []
-    async for part in response.aiter_bytes():
+    async for part in response.content.iter_any():
         *whole, rest = part.split(b"\n")
         for line in whole:
             yield b"".join([*begun, line])

@@ -58,7 +58,8 @@ class World:
 @pytest.fixture(scope="module")
 def world() -> Iterator[World]:
     with Hub() as hub, Receiver() as traces:
-        with running_services({"hf_endpoint": hub.url, "otlp_endpoint": traces.url}, replicas=2) as services:
+        settings = {"hf_endpoint": hub.url, "otlp_endpoint": traces.url}
+        with running_services(settings, replicas=2) as services:
             yield World(services, hub, traces)
 
 
@@ -78,15 +79,15 @@ class Reader(threading.Thread):
         if self._after is not None:
             headers["Last-Event-ID"] = str(self._after)
         try:
-            with httpx.Client(base_url=self._app.url, timeout=60, trust_env=False) as client:
-                with client.stream("GET", self._path, headers=headers) as answer:
-                    self.open.set()
-                    number = 0
-                    for line in answer.iter_lines():
-                        if line.startswith("id: "):
-                            number = int(line[4:])
-                        elif line.startswith("data: "):
-                            self.seen.append((number, line))
+            url = f"{self._app.url}{self._path}"
+            with httpx.stream("GET", url, headers=headers, timeout=60, trust_env=False) as answer:
+                self.open.set()
+                number = 0
+                for line in answer.iter_lines():
+                    if line.startswith("id: "):
+                        number = int(line[4:])
+                    elif line.startswith("data: "):
+                        self.seen.append((number, line))
         except httpx.HTTPError:
             self.broken = True
 

@@ -192,7 +192,6 @@ class LedgerAccess:
         await self._check(job)
         async with self._once(job, fence):
             await self._endings.park(job, fence, seconds, names)
-        self._hub.publish(WORK)
 
     async def end_undone(
         self, job: UUID, fence: int, left: list[dict[str, Any]], failure: dict[str, Any] | None
@@ -211,9 +210,10 @@ class LedgerAccess:
 
     @asynccontextmanager
     async def _once(self, job: UUID, fence: int) -> AsyncIterator[None]:
-        """An end that is reported again is passed over."""
+        """An end that is reported again is passed over. With each, a place for another run is free."""
         try:
             yield
+            self._hub.publish(WORK)
         except StaleFence:
             statement = text("SELECT 1 FROM jobs.job WHERE id = :id AND fence = :fence AND worker IS NULL")
             async with self._database.statement() as connection:

@@ -63,17 +63,26 @@ class ServiceClaims(Claims):
     async def _slots(self, session: AsyncSession) -> Slots:
         """Only versions that every replica knows: the workflow engine places a run on any of them."""
         await session.execute(text("SELECT pg_advisory_xact_lock(hashtext(:name))"), {"name": self._service.name})
-        found = await session.execute(_REPLICAS, {"service": self._service.name})
-        replicas: list[Mapping[str, list[int]]] = [row.kinds for row in found]
+        values = {"service": self._service.name, "worker": self._service.worker}
+        found = (await session.execute(_REPLICAS, values)).one()
+        replicas: list[Mapping[str, list[int]]] = found.replicas
+        busy: Mapping[str, int] = found.busy
         if not replicas:
             return {}
-        busy = {row.kind: int(row.running) for row in await session.execute(_BUSY, {"worker": self._service.worker})}
         slots = {}
         for kind, most in _slots_of(self._service.jobs).items():
             known = set.intersection(*(set(one.get(kind, [])) for one in replicas))
             if known:
                 slots[kind] = (sorted(known), most * len(replicas) - busy.get(kind, 0))
         return slots
+
+    async def due(self) -> tuple[bool, float]:
+        """Whether something may be claimed now, and the seconds until more may be, or until the next look."""
+        kinds = [job.kind for job in self._service.jobs]
+        async with self._database.statement() as connection:
+            row = (await connection.execute(_DUE, {"kinds": kinds})).one()
+        left = POLL_SECONDS if row.left is None else min(max(float(row.left), 0.0), POLL_SECONDS)
+        return row.now, left
 
     async def _claimed(self, session: AsyncSession, row: Any) -> Claim:
         await session.execute(_GIVEN, {"job": row.id, "fence": row.fence, "service": self._service.name})
@@ -143,15 +152,17 @@ class Dispatcher:
 
     async def _give_forever(self, name: str) -> None:
         service, claims = self._services[name], self._claims[name]
-        kinds = [job.kind for job in service.jobs]
         while True:
             due = POLL_SECONDS
             work = self._ledger.hub.watch(WORK)
             try:
-                while claim := await claims.take_for_service():
+                (
+                    now,
+                    due,
+                ) = await claims.due()  # most news are of other services' jobs: a claim costs far more than a look
+                while now and (claim := await claims.take_for_service()):
                     self._spawn(self._give(service, claims, claim))
-                next_due = await claims.next_due(kinds)
-                due = POLL_SECONDS if next_due is None else min(next_due, POLL_SECONDS)
+                    now, due = await claims.due()
             except Exception as error:
                 log.warning("claim_failed", service=name, error=f"{type(error).__name__}: {error}"[:300])
             with contextlib.suppress(TimeoutError):
@@ -258,9 +269,19 @@ def _slots_of(jobs: Iterable[JobDef]) -> dict[str, int]:
     return slots
 
 
-_REPLICAS = text("SELECT kinds FROM jobs.process WHERE service = :service AND lease_until > clock_timestamp()")
+_REPLICAS = text("""
+    SELECT coalesce((SELECT jsonb_agg(kinds) FROM jobs.process
+                      WHERE service = :service AND lease_until > clock_timestamp()), '[]') AS replicas,
+           coalesce((SELECT jsonb_object_agg(kind, running) FROM (
+                     SELECT kind, count(*) AS running FROM jobs.job WHERE worker = :worker GROUP BY kind) busy), '{}') AS busy
+""")
 
-_BUSY = text("SELECT kind, count(*) AS running FROM jobs.job WHERE worker = :worker GROUP BY kind")
+_LIVE = "kind = ANY(:kinds) AND worker IS NULL AND state IN ('pending', 'running', 'waiting', 'cancelling')"
+
+_DUE = text(f"""
+    SELECT EXISTS (SELECT 1 FROM jobs.job WHERE {_LIVE} AND run_at <= clock_timestamp()) AS now,
+           (SELECT extract(epoch FROM min(run_at) - clock_timestamp()) FROM jobs.job
+             WHERE {_LIVE} AND run_at > clock_timestamp() AND isfinite(run_at)) AS left""")
 
 _GIVEN = text("""
     INSERT INTO jobs.instance (job_id, fence, service) VALUES (:job, :fence, :service) ON CONFLICT DO NOTHING""")

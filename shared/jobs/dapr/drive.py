@@ -26,6 +26,8 @@ WAKE = "wake"  # the event that makes what rests look again
 FAULT_PAUSE = 1.0  # seconds before an activity that has failed by a fault of ours, or was lost, is tried again
 FAULTS = 30  # such failures of one activity, after which the run is given back
 
+_ABOUT = {"job_id", "fence", "kind", "version", "topic", "traceparent"}  # of its run, for every activity
+
 Answer = dict[str, Any]
 
 
@@ -192,7 +194,7 @@ class Driver:
 
     def __init__(self, context: DaprWorkflowContext, order: RunOrder) -> None:
         self._context = context
-        self._order = order
+        self._about = order.model_dump(mode="json", include=_ABOUT)
         self._branches: list[Branch] = []
         self._wake: Task | None = None
         self.stopped: str | None = None
@@ -313,9 +315,7 @@ class Driver:
             self._await(parent, parent.advance(forked))
 
     def _activity(self, call: Call) -> Any:
-        order = self._order
-        about = order.model_dump(mode="json", include={"job_id", "fence", "kind", "version", "topic", "traceparent"})
-        return self._context.call_activity(call.activity, input=about | call.given)
+        return self._context.call_activity(call.activity, input=self._about | call.given)
 
 
 Workflow = Callable[[DaprWorkflowContext, dict[str, Any]], Generator[Any, Any, None]]

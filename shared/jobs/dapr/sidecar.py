@@ -4,20 +4,25 @@ Only this module and `worker` know Dapr's API. Both of the sidecar's tokens come
 """
 
 import asyncio
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
+import aiohttp
 import grpc
-import httpx
 from dapr.conf import settings as dapr_settings
 from dapr.ext.workflow import DaprWorkflowClient
 
+from shared.rpc.client import NO_ANSWER
 from shared.rpc.identity import Identity
 from shared.rpc.server import TOKEN_HEADER
 
 LOOK_EVERY = 0.25  # seconds between two looks whether the sidecar is there
 _ENDED = ("COMPLETED", "FAILED", "TERMINATED")
-_LIMITS = httpx.Limits(max_connections=256, max_keepalive_connections=64, keepalive_expiry=30.0)
+_CONNECTIONS, _KEPT_SECONDS = 256, 30.0
+_READY = aiohttp.ClientTimeout(total=2.0)
+_ENDLESS = aiohttp.ClientTimeout(total=None, connect=60.0, sock_read=3600.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,33 +40,46 @@ class SidecarAddress:
 
 
 class Sidecar:
-    """Implements `shared.rpc.client.Invoke`."""
+    """Implements `shared.rpc.client.Invoke`. Belongs to the event loop on which it is made.
+
+    It uses aiohttp, whose calls cost an eighth of what httpx's do: of a step's time in our processes that was the most.
+    """
 
     def __init__(self, address: SidecarAddress, identity: Identity) -> None:
         self.address = address
         self._identity = identity
-        self.http = httpx.AsyncClient(limits=_LIMITS, trust_env=False)
+        connector = aiohttp.TCPConnector(limit=_CONNECTIONS, keepalive_timeout=_KEPT_SECONDS)
+        self._http = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
         self._base = f"http://{address.host}:{address.http_port}/v1.0"
         self._headers = {TOKEN_HEADER: address.token, "content-type": "application/json"}
         self._workflows: DaprWorkflowClient | None = None
 
     async def aclose(self) -> None:
-        await self.http.aclose()
+        await self._http.close()
         if self._workflows is not None:
             await asyncio.to_thread(self._workflows.close)
 
-    def request(self, service: str, path: str, body: bytes, timeout: float) -> httpx.Request:
+    def way_to(self, service: str, path: str) -> tuple[str, dict[str, str]]:
+        """URL and headers of a call."""
         url = f"{self._base}/invoke/{self.address.prefix}{service}/method/{path}"
-        headers = self._headers | self._identity.headers_for(service)
-        return self.http.build_request("POST", url, content=body, headers=headers, timeout=timeout)
+        return url, self._headers | self._identity.headers_for(service)
+
+    def post(
+        self, service: str, path: str, body: bytes, headers: Mapping[str, str], timeout: float | None
+    ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+        url, own = self.way_to(service, path)
+        limit = _ENDLESS if timeout is None else aiohttp.ClientTimeout(total=timeout)
+        return self._http.post(url, data=body, headers={**own, **headers}, timeout=limit, allow_redirects=False)
 
     async def is_ready(self) -> bool:
         """Whether the sidecar can be used: its own components, not those of the services behind it."""
         try:
-            answer = await self.http.get(f"{self._base}/healthz/outbound", headers=self._headers, timeout=2.0)
-        except httpx.HTTPError:
+            async with self._http.get(
+                f"{self._base}/healthz/outbound", headers=self._headers, timeout=_READY
+            ) as answer:
+                return answer.ok
+        except NO_ANSWER:
             return False
-        return answer.is_success
 
     async def wait_ready(self) -> None:
         ready = await self.is_ready()

@@ -464,6 +464,20 @@ async def test_slots_bound_a_kind_and_leave_others_alone(
     assert ends == ["succeeded"] * 3
 
 
+async def test_the_end_of_a_run_lets_the_next_one_begin(
+    start: Start, database: Database, registry: Registry, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where nobody looks by himself."""
+    for engine_module in ("engine", "dapr.dispatcher"):
+        monkeypatch.setattr(f"shared.jobs.{engine_module}.POLL_SECONDS", 10 * PATIENCE)
+    async with start(database, registry) as engine:
+        gates = [await engine.submit(one_at_a_time, Number(value=i)) for i in range(3)]
+        await world.reached("gate")
+        world.gate.set()
+        ends = [(await engine.until(one))["state"] for one in gates]
+    assert ends == ["succeeded"] * 3
+
+
 async def test_progress_reaches_readers(start: Start, database: Database, registry: Registry, world: World) -> None:
     async with start(database, registry) as engine:
         job_id = await engine.submit(gated, Number(value=1))
