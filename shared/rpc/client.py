@@ -4,6 +4,7 @@ A service that does not answer is waited for: it may be starting again. What it 
 """
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from typing import Any, Protocol
 
@@ -14,9 +15,12 @@ from pydantic_core import from_json
 from shared.jobs.outcomes import Permanent, Retry
 from shared.rpc.faults import REFUSED, unpacked
 from shared.rpc.methods import MAX_BODY, Method, methods_of, port_name
+from shared.rpc.parts import ELSEWHERE, END_HEADER, STREAM_HEADER
 from shared.telemetry.traces import outgoing
 
 PAUSE, LONGEST_PAUSE = 0.05, 2.0  # seconds between two tries
+ELSEWHERE_TRIES = 50  # to meet the replica that holds a stream
+LEAVE_SECONDS = 2.0
 
 log = structlog.get_logger(__name__)
 
@@ -76,34 +80,49 @@ class _Call:
 
     async def stream(self, *args: Any, **named: Any) -> AsyncIterator[Any]:
         """Tried once: whoever reads tells the person who waits."""
-        request = self._request(self._method.pack(args, named), seconds=None)
+        body = self._method.pack(args, named)
+        held: str | None = ""
         try:
-            response = await self._invoke.http.send(request, stream=True)
-        except httpx.HTTPError as error:
-            raise Retry("service_away", f"The service {self._service} does not answer.") from error
-        try:
-            if response.status_code != httpx.codes.OK:
-                fault = self._refused(response.status_code, await response.aread())
-                raise Retry("service_away", f"The service {self._service} does not answer ({fault}).")
-            async for line in _lines(response):
-                yield self._line(line)
-        except httpx.HTTPError as error:
-            raise Retry("service_away", f"The service {self._service} has gone.") from error
+            while held is not None:
+                part, held = await self._part(body, held), None
+                for line in part.split(b"\n"):
+                    given = from_json(line) if line else {}
+                    held = given.get("more")
+                    if "item" in given:
+                        yield self._method.answer.validate_python(given["item"])
+                    elif given.get("fault") is not None:
+                        raise unpacked(given["fault"])
+                    elif held is None and "end" not in given:  # it broke off
+                        raise Retry("service_away", f"The service {self._service} has gone.")
         finally:
-            await response.aclose()
+            if held:
+                await self._leave(held)
 
-    def _line(self, line: bytes) -> Any:
-        given = from_json(line)
-        if isinstance(given, dict) and given.keys() == {"fault"}:
-            raise unpacked(given["fault"])
-        return self._method.answer.validate_python(given)
+    async def _part(self, body: bytes, held: str) -> bytes:
+        for pause in (0.0, *[PAUSE] * ELSEWHERE_TRIES):  # sidecars go round the replicas
+            await asyncio.sleep(pause)
+            try:
+                response = await self._invoke.http.send(self._request(body, {STREAM_HEADER: held} if held else {}))
+            except httpx.HTTPError as error:
+                raise Retry("service_away", f"The service {self._service} does not answer.") from error
+            if response.status_code == httpx.codes.OK:
+                return response.content
+            fault = self._refused(response.status_code, response.content)
+            if not held or response.status_code != ELSEWHERE:
+                raise Retry("service_away", f"The service {self._service} does not answer ({fault}).")
+        raise Retry("service_away", f"The service {self._service} has gone.")
 
-    def _request(self, body: bytes, seconds: float | None = 0.0) -> httpx.Request:
+    async def _leave(self, held: str) -> None:
+        """Say that no more is wanted. Where that is not heard, the stream ends by itself."""
+        with contextlib.suppress(httpx.HTTPError, TimeoutError):
+            async with asyncio.timeout(LEAVE_SECONDS):
+                await self._invoke.http.send(self._request(b"{}", {STREAM_HEADER: held, END_HEADER: "1"}))
+
+    def _request(self, body: bytes, headers: dict[str, str] | None = None) -> httpx.Request:
         if len(body) > MAX_BODY:  # a sidecar would not say so: it closes the connection
             raise Permanent("call_refused", f"A call to the service {self._service} is too large.")
-        timeout = self._timeout if seconds == 0.0 else 3600.0
-        request = self._invoke.request(self._service, self._path, body, timeout)
-        request.headers.update(outgoing())
+        request = self._invoke.request(self._service, self._path, body, self._timeout)
+        request.headers.update(outgoing() | (headers or {}))
         return request
 
     def _refused(self, status: int, content: bytes) -> str:
@@ -113,14 +132,3 @@ class _Call:
         if status in (401, 403, 413, 422):
             raise Permanent("call_refused", f"The service {self._service} refused a call of ours ({status}).")
         return f"status {status}"
-
-
-async def _lines(response: httpx.Response) -> AsyncIterator[bytes]:
-    """By line feeds alone: what httpx takes for the end of a line may also be within JSON's strings."""
-    begun: list[bytes] = []
-    async for part in response.aiter_bytes():
-        *whole, rest = part.split(b"\n")
-        for line in whole:
-            yield b"".join([*begun, line])
-            begun.clear()
-        begun.append(rest)
