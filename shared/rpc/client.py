@@ -4,6 +4,7 @@ A service that does not answer is waited for: it may be starting again. What it 
 """
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from http import HTTPStatus
@@ -16,10 +17,13 @@ from pydantic_core import from_json
 from shared.jobs.outcomes import Permanent, Retry
 from shared.rpc.faults import REFUSED, unpacked
 from shared.rpc.methods import MAX_BODY, Method, methods_of, port_name
+from shared.rpc.parts import ELSEWHERE, END_HEADER, STREAM_HEADER
 from shared.telemetry.traces import outgoing
 
 PAUSE, LONGEST_PAUSE = 0.05, 2.0  # seconds between two tries
 NO_ANSWER = (aiohttp.ClientError, TimeoutError)
+ELSEWHERE_TRIES = 50  # to meet the replica that holds a stream
+LEAVE_SECONDS = 2.0
 
 log = structlog.get_logger(__name__)
 
@@ -82,30 +86,49 @@ class _Call:
     async def stream(self, *args: Any, **named: Any) -> AsyncIterator[Any]:
         """Tried once: whoever reads tells the person who waits."""
         body = self._method.pack(args, named)
+        held: str | None = ""
         try:
-            async with self._post(body, None) as response:
-                if response.status != HTTPStatus.OK:
-                    fault = self._refused(response.status, await response.read())
-                    raise Retry("service_away", f"The service {self._service} does not answer ({fault}).")
-                async for line in _lines(response):
-                    yield self._line(line)
-        except NO_ANSWER as error:
-            raise Retry("service_away", f"The service {self._service} does not answer, or has gone.") from error
+            while held is not None:
+                part, held = await self._part(body, held), None
+                for line in part.split(b"\n"):
+                    given = from_json(line) if line else {}
+                    held = given.get("more")
+                    if "item" in given:
+                        yield self._method.answer.validate_python(given["item"])
+                    elif given.get("fault") is not None:
+                        raise unpacked(given["fault"])
+                    elif held is None and "end" not in given:  # it broke off
+                        raise Retry("service_away", f"The service {self._service} has gone.")
+        finally:
+            if held:
+                await self._leave(held)
 
-    def _line(self, line: bytes) -> Any:
-        given = from_json(line)
-        if isinstance(given, dict) and given.keys() == {"fault"}:
-            raise unpacked(given["fault"])
-        return self._method.answer.validate_python(given)
+    async def _part(self, body: bytes, held: str) -> bytes:
+        for pause in (0.0, *[PAUSE] * ELSEWHERE_TRIES):  # sidecars go round the replicas
+            await asyncio.sleep(pause)
+            try:
+                status, content = await self._tried(body, {STREAM_HEADER: held} if held else {})
+            except NO_ANSWER as error:
+                raise Retry("service_away", f"The service {self._service} does not answer.") from error
+            if status == HTTPStatus.OK:
+                return content
+            fault = self._refused(status, content)
+            if not held or status != ELSEWHERE:
+                raise Retry("service_away", f"The service {self._service} does not answer ({fault}).")
+        raise Retry("service_away", f"The service {self._service} has gone.")
 
-    async def _tried(self, body: bytes) -> tuple[int, bytes]:
-        async with self._post(body, self._timeout) as response:
-            return response.status, await response.read()
+    async def _leave(self, held: str) -> None:
+        """Say that no more is wanted. Where that is not heard, the stream ends by itself."""
+        with contextlib.suppress(*NO_ANSWER):
+            async with asyncio.timeout(LEAVE_SECONDS):
+                await self._tried(b"{}", {STREAM_HEADER: held, END_HEADER: "1"})
 
-    def _post(self, body: bytes, timeout: float | None) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+    async def _tried(self, body: bytes, headers: Mapping[str, str] | None = None) -> tuple[int, bytes]:
         if len(body) > MAX_BODY:  # a sidecar would not say so: it closes the connection
             raise Permanent("call_refused", f"A call to the service {self._service} is too large.")
-        return self._invoke.post(self._service, self._path, body, outgoing(), timeout)
+        given = {**outgoing(), **(headers or {})}
+        async with self._invoke.post(self._service, self._path, body, given, self._timeout) as response:
+            return response.status, await response.read()
 
     def _refused(self, status: int, content: bytes) -> str:
         """What to say of an answer after which the call is tried again; what is final is raised."""
@@ -114,14 +137,3 @@ class _Call:
         if status in (401, 403, 413, 422):
             raise Permanent("call_refused", f"The service {self._service} refused a call of ours ({status}).")
         return f"status {status}"
-
-
-async def _lines(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
-    """However long they are."""
-    begun: list[bytes] = []
-    async for part in response.content.iter_any():
-        *whole, rest = part.split(b"\n")
-        for line in whole:
-            yield b"".join([*begun, line])
-            begun.clear()
-        begun.append(rest)

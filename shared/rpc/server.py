@@ -6,22 +6,23 @@ checks.
 """
 
 import hmac
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
 import structlog
 from pydantic import SecretStr, ValidationError
-from pydantic_core import to_json
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from shared.rpc.faults import REFUSED, packed
 from shared.rpc.identity import Identity
 from shared.rpc.methods import MAX_BODY, Method, methods_of, port_name
+from shared.rpc.parts import ELSEWHERE, END_HEADER, STREAM_HEADER, Held
 
+LINES = "application/x-ndjson"
 TOKEN_HEADER = "dapr-api-token"  # noqa: S105 (a header's name)
 
 log = structlog.get_logger(__name__)
@@ -59,6 +60,7 @@ class _Endpoint:
         self._identity = identity
         self._token = token.get_secret_value().encode()
         self._call = getattr(served.target, method.name)
+        self._streams: dict[str, Held] = {}
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         response = await self._answer(Request(scope, receive))
@@ -71,6 +73,8 @@ class _Endpoint:
         if service not in self._served.callers:
             log.warning("call_refused", service=service, method=self._method.name)
             return JSONResponse({"error": "forbidden"}, 403)
+        if STREAM_HEADER in request.headers:
+            return await self._next_part(request)
         body = await _bounded(request)
         if body is None:
             return JSONResponse({"error": "too_large"}, 413)
@@ -91,30 +95,19 @@ class _Endpoint:
 
     async def _called(self, arguments: dict[str, Any]) -> Response:
         answer = self._method.answer
-        if not self._method.streams:
-            given = answer.dump_json(await self._call(**arguments))
-            return Response(given, media_type="application/json")
-        lines = self._lines(self._call(**arguments))
-        first = await anext(lines, None)  # a refusal comes before the answer has begun
-        return StreamingResponse(_after(first, lines), media_type="application/x-ndjson")
+        if self._method.streams:
+            held = Held(self._call(**arguments), answer.dump_json, self._streams)
+            return Response(await held.part(), media_type=LINES)
+        return Response(answer.dump_json(await self._call(**arguments)), media_type="application/json")
 
-    async def _lines(self, given: AsyncIterator[Any]) -> AsyncIterator[bytes]:
-        async for one in given:
-            yield self._method.answer.dump_json(one) + b"\n"
-
-
-async def _after(first: bytes | None, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    if first is None:
-        return
-    yield first
-    try:
-        async for line in rest:
-            yield line
-    except BaseException as error:
-        fault = packed(error)
-        if fault is None:
-            raise
-        yield to_json({"fault": fault}) + b"\n"
+    async def _next_part(self, request: Request) -> Response:
+        held = self._streams.get(request.headers[STREAM_HEADER])
+        if held is None:
+            return JSONResponse({"error": "elsewhere"}, ELSEWHERE)
+        if END_HEADER in request.headers:
+            held.close()
+            return Response(b"", media_type=LINES)
+        return Response(await held.part(), media_type=LINES)
 
 
 async def _bounded(request: Request) -> bytes | None:

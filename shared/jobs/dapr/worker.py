@@ -39,9 +39,11 @@ class Worker:
     Reports are worth waiting for (`jobs`); a beat that gets no answer soon (`beats`) is a fault.
     """
 
-    def __init__(self, service: str, registry: Registry, sidecar: Sidecar, jobs: JobsPort, beats: JobsPort) -> None:
+    def __init__(
+        self, service: str, registry: Registry, sidecar: Sidecar, jobs: JobsPort, beats: JobsPort | None = None
+    ) -> None:
         self._sidecar = sidecar
-        self._beats = beats
+        self._beats = beats or jobs
         self._activities = Activities(registry, jobs)
         self._registry = registry
         self._replica = Replica(

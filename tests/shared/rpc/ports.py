@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any, Literal, Protocol
 from uuid import UUID
 
+import aiohttp
 import httpx
 import uvicorn
 from pydantic import BaseModel, SecretStr
@@ -143,15 +144,19 @@ class Direct:
     """The way to a service without a sidecar between: what a sidecar would add is added here. Implements `Invoke`."""
 
     def __init__(self, identity: Identity, port: int, token: str = TOKEN) -> None:
-        self.http = httpx.AsyncClient(trust_env=False)
         self.port = port
         self._identity = identity
         self._token = token
 
-    def request(self, service: str, path: str, body: bytes, timeout: float) -> httpx.Request:
-        headers = {TOKEN_HEADER: self._token, **self._identity.headers_for(service)}
-        url = f"http://127.0.0.1:{self.port}/{path}"
-        return self.http.build_request("POST", url, content=body, headers=headers, timeout=timeout)
+    @asynccontextmanager
+    async def post(
+        self, service: str, path: str, body: bytes, headers: Mapping[str, str], timeout: float | None
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        own = {TOKEN_HEADER: self._token, **self._identity.headers_for(service)}
+        url, limit = f"http://127.0.0.1:{self.port}/{path}", aiohttp.ClientTimeout(total=timeout)
+        async with aiohttp.ClientSession(timeout=limit) as session:
+            async with session.post(url, data=body, headers={**own, **headers}) as answer:
+                yield answer
 
 
 class Serving:
