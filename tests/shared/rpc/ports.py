@@ -154,9 +154,11 @@ class Direct:
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         own = {TOKEN_HEADER: self._token, **self._identity.headers_for(service)}
         url, limit = f"http://127.0.0.1:{self.port}/{path}", aiohttp.ClientTimeout(total=timeout)
-        async with aiohttp.ClientSession(timeout=limit) as session:
-            async with session.post(url, data=body, headers={**own, **headers}) as answer:
-                yield answer
+        async with (
+            aiohttp.ClientSession(timeout=limit) as session,
+            session.post(url, data=body, headers={**own, **headers}) as answer,
+        ):
+            yield answer
 
 
 class Serving:
