@@ -20,19 +20,19 @@ import structlog
 
 from shared.jobs.attempts import Attempts, Begun, CancelRequested, Remembered
 from shared.jobs.claims import Claim
-from shared.jobs.declare import MAX_DATA_BYTES, JobDef, RetryPolicy, StepDef
+from shared.jobs.declare import MAX_DATA_BYTES, JobDef, StepDef
 from shared.jobs.hub import Hub, signal_name
 from shared.jobs.ledger import StaleFence
 from shared.jobs.outcomes import Permanent, Retry, StepError
 from shared.jobs.run import PlannedStep, StepFailed
 from shared.jobs.stored import json_text, short_text
+from shared.jobs.undoing import undo_step
 from shared.telemetry.work import step_span
 
 SHORT_WAIT = 1.0  # seconds that a run waits in its slot rather than giving it up
 CRASHES = 3  # how often a step, or its undo, may take its process down before it counts as failed
 LOST = "The process was lost each time while this {} ran."
 PROGRESS_INTERVAL = 0.5
-_UNDO_RETRY = RetryPolicy(attempts=4, delay=0.5, timeout=300)
 
 log = structlog.get_logger(__name__)
 
@@ -387,25 +387,9 @@ class EmbeddedRun:
                 done.result = done.definition.result.validate_python(results[done.key])
 
     async def _undo_one(self, done: _Done) -> Exception | None:
-        undo = done.definition.undo
         context = StepContext(self.job_id, done.key, 0, self._tools)
-        failure: Exception | None = None
-        for tries in range(1, _UNDO_RETRY.attempts + 1):
-            try:
-                with self._seen(done.definition, done.key, tries, undo=True):
-                    async with asyncio.timeout(_UNDO_RETRY.timeout):
-                        if undo is not None:
-                            await undo(context, done.argument, done.result)
-            except Exception as error:  # told to whoever looks after the job: what is left, and why
-                failure = error
-                log.warning("undo_failed", job=str(self.job_id), step=done.key, tries=tries, error=describe(error)[1])
-                if isinstance(error, Permanent):
-                    return error
-                if tries < _UNDO_RETRY.attempts:
-                    await asyncio.sleep(_UNDO_RETRY.backoff(tries))
-            else:
-                return None
-        return failure
+        seen = partial(self._seen, done.definition, done.key, undo=True)
+        return await undo_step(done.definition, context, done.argument, done.result, seen)
 
     # ----
 

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -17,7 +18,7 @@ import structlog
 from shared.jobs.attempts import CancelRequested
 from shared.jobs.dapr.drive import END, PLAN, STEP, UNDO, WAIT, Answer
 from shared.jobs.dapr.ports import Begin, JobsPort, Planned, Stop, Working
-from shared.jobs.declare import Registry, RetryPolicy, StepDef, step_named
+from shared.jobs.declare import Registry, StepDef, step_named
 from shared.jobs.driver import (
     CRASHES,
     LOST,
@@ -30,9 +31,8 @@ from shared.jobs.driver import (
 )
 from shared.jobs.ledger import StaleFence
 from shared.jobs.outcomes import Permanent, Retry
+from shared.jobs.undoing import undo_step
 from shared.telemetry.work import step_span
-
-UNDO_RETRY = RetryPolicy(attempts=4, delay=0.5, timeout=300)
 
 log = structlog.get_logger(__name__)
 
@@ -181,11 +181,9 @@ class Activities:
         if begun.tries <= CRASHES:
             argument = definition.argument.validate_python(given.about["argument"])
             result = None if begun.result is None else definition.result.validate_python(begun.result)
-            undoing = self._undo_one(given, definition, StepContext(job, key, 0, tools), argument, result)
-            with self._seen(given, definition, begun.tries, undo=True):
-                error = await self._guarded(
-                    Working(job_id=job, fence=fence, key=key, token=uuid4(), undo=True), undoing
-                )
+            seen = partial(self._seen, given, definition, undo=True)
+            undoing = undo_step(definition, StepContext(job, key, 0, tools), argument, result, seen)
+            error = await self._guarded(Working(job_id=job, fence=fence, key=key, token=uuid4(), undo=True), undoing)
         if error is None:
             await self.jobs.undone(job, fence, key)
             return {}
@@ -266,27 +264,6 @@ class Activities:
         body = error_body("worker_lost", message, given.key)
         await self.jobs.fail(given.job_id, given.fence, given.key, token, body, False, 0.0)
         return {"failed": ["worker_lost", message]}
-
-    async def _undo_one(
-        self, given: Given, definition: StepDef, context: StepContext, argument: Any, result: Any
-    ) -> Exception | None:
-        failure: Exception | None = None
-        for tries in range(1, UNDO_RETRY.attempts + 1):
-            try:
-                async with asyncio.timeout(UNDO_RETRY.timeout):
-                    if definition.undo is not None:
-                        await definition.undo(context, argument, result)
-            except Exception as error:  # told to whoever looks after the job: what is left, and why
-                failure = error
-                about = describe(error)[1]
-                log.warning("undo_failed", job=str(given.job_id), step=given.key, tries=tries, error=about)
-                if isinstance(error, Permanent):
-                    return error
-                if tries < UNDO_RETRY.attempts:
-                    await asyncio.sleep(UNDO_RETRY.backoff(tries))
-            else:
-                return None
-        return failure
 
     def _seen(self, given: Given, step: StepDef, attempt: int, *, undo: bool = False) -> AbstractContextManager[None]:
         return step_span(
