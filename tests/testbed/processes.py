@@ -6,6 +6,7 @@
 import contextlib
 import fcntl
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -17,6 +18,7 @@ from pathlib import Path
 
 STOP_SECONDS = 10.0
 LONGEST_PAUSE = 0.4  # seconds between two looks
+_PORTS = range(10_000, 30_000)  # below those that a system gives to connections, and to services of a cluster
 
 
 class StartError(RuntimeError):
@@ -131,7 +133,13 @@ def _remove_if_free(folder: Path) -> None:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of 127.0.0.1 on which nothing listens, all different."""
+    """Ports of 127.0.0.1 on which nothing listens, all different. None of them is given to a connection meanwhile."""
     with contextlib.ExitStack() as stack:
-        held = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [one.getsockname()[1] for one in held]
+        held: list[int] = []
+        while len(held) < count:
+            with contextlib.suppress(OSError):
+                one = stack.enter_context(
+                    socket.create_server(("127.0.0.1", _PORTS.start + secrets.randbelow(len(_PORTS))))
+                )
+                held.append(one.getsockname()[1])
+        return held
