@@ -40,8 +40,8 @@ class Services(Stepway):
 @contextmanager
 def running_services(settings: Mapping[str, object], *, replicas: int = 1, durable: bool = False) -> Iterator[Services]:
     need("dapr", "minio")
-    made = Distributed(settings, replicas=replicas, durable=durable)
+    made = Distributed(settings, replicas=replicas, durable=durable).start()
     try:
-        yield Services(made.start())
+        yield Services(made)
     finally:
         made.close()

@@ -57,10 +57,12 @@ class World:
 
 @pytest.fixture(scope="module")
 def world() -> Iterator[World]:
-    with Hub() as hub, Receiver() as traces:
-        settings = {"hf_endpoint": hub.url, "otlp_endpoint": traces.url}
-        with running_services(settings, replicas=2) as services:
-            yield World(services, hub, traces)
+    with (
+        Hub() as hub,
+        Receiver() as traces,
+        running_services({"hf_endpoint": hub.url, "otlp_endpoint": traces.url}, replicas=2) as services,
+    ):
+        yield World(services, hub, traces)
 
 
 class Reader(threading.Thread):
@@ -70,8 +72,6 @@ class Reader(threading.Thread):
         super().__init__(daemon=True)
         self._app, self._path, self._after = app, path, after
         self.seen: list[tuple[int, str]] = []
-        self.open = threading.Event()
-        self.broken = False
         self.start()
 
     def run(self) -> None:
@@ -79,9 +79,10 @@ class Reader(threading.Thread):
         if self._after is not None:
             headers["Last-Event-ID"] = str(self._after)
         try:
-            url = f"{self._app.url}{self._path}"
-            with httpx.stream("GET", url, headers=headers, timeout=60, trust_env=False) as answer:
-                self.open.set()
+            with (
+                httpx.Client(base_url=self._app.url, timeout=60, trust_env=False) as client,
+                client.stream("GET", self._path, headers=headers) as answer,
+            ):
                 number = 0
                 for line in answer.iter_lines():
                     if line.startswith("id: "):
@@ -89,7 +90,7 @@ class Reader(threading.Thread):
                     elif line.startswith("data: "):
                         self.seen.append((number, line))
         except httpx.HTTPError:
-            self.broken = True
+            return  # the app is gone
 
     def all(self) -> list[tuple[int, str]]:
         self.join(PATIENCE)

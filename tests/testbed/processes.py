@@ -6,7 +6,7 @@
 import contextlib
 import fcntl
 import os
-import random
+import secrets
 import shutil
 import signal
 import socket
@@ -18,7 +18,7 @@ from pathlib import Path
 
 STOP_SECONDS = 10.0
 LONGEST_PAUSE = 0.4  # seconds between two looks
-PORTS = (12_000, 32_000)
+_PORTS = range(10_000, 30_000)  # below those that a system gives to connections, and to services of a cluster
 
 
 class StartError(RuntimeError):
@@ -122,9 +122,7 @@ class Folder:
 
     def close(self) -> None:
         shutil.rmtree(self.path, ignore_errors=True)
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
+        os.close(self._lock)
 
 
 def _remove_if_free(folder: Path) -> None:
@@ -135,14 +133,13 @@ def _remove_if_free(folder: Path) -> None:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of 127.0.0.1 on which nothing listens, all different.
-
-    Not of those that the system gives to connections: it could give one away before, or while, its server is started anew.
-    """
-    found: list[int] = []
-    while len(found) < count:
-        port = random.randrange(*PORTS)
-        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
-            if port not in found:
-                found.append(port)
-    return found
+    """Ports of 127.0.0.1 on which nothing listens, all different. None of them is given to a connection meanwhile."""
+    with contextlib.ExitStack() as stack:
+        held: list[int] = []
+        while len(held) < count:
+            with contextlib.suppress(OSError):
+                one = stack.enter_context(
+                    socket.create_server(("127.0.0.1", _PORTS.start + secrets.randbelow(len(_PORTS))))
+                )
+                held.append(one.getsockname()[1])
+        return held

@@ -220,14 +220,22 @@ class Dispatcher:
             for service in self._services.values():
                 try:
                     await self._forget(service)
-                except Exception as error:  # the service is away: its next replica forgets
-                    log.info("not_forgotten", service=service.name, error=f"{type(error).__name__}: {error}"[:300])
+                except Exception as error:
+                    log.warning("forget_failed", service=service.name, error=f"{type(error).__name__}: {error}"[:300])
 
     async def _forget(self, service: Service) -> None:
         async with self._database.statement() as connection:
             rows = (await connection.execute(_OVER, {"service": service.name, "grace": FORGET_GRACE})).all()
         for row in rows:
-            if await service.runs.forget(instance_id(row.job_id, row.fence), row.stale):
+            instance = instance_id(row.job_id, row.fence)
+            try:
+                forgotten = await service.runs.forget(instance, row.stale)
+            except (
+                Exception
+            ) as error:  # one does not hold up the others; where the service is away, its next replica forgets
+                log.info("not_forgotten", instance=instance, error=f"{type(error).__name__}: {error}"[:300])
+                continue
+            if forgotten:
                 async with self._database.statement() as connection:
                     await connection.execute(_FORGOTTEN, {"job": row.job_id, "fence": row.fence})
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import aiohttp
 import grpc
+import structlog
 from dapr.conf import settings as dapr_settings
 from dapr.ext.workflow import DaprWorkflowClient
 
@@ -18,11 +19,14 @@ from shared.rpc.client import NO_ANSWER
 from shared.rpc.identity import Identity
 from shared.rpc.server import TOKEN_HEADER
 
+CALL_SECONDS = 20  # of one call of Dapr's own client: it would wait for ever where a workflow cannot be ended
 LOOK_EVERY = 0.25  # seconds between two looks whether the sidecar is there
 _ENDED = ("COMPLETED", "FAILED", "TERMINATED")
 _CONNECTIONS, _KEPT_SECONDS = 256, 30.0
 _READY = aiohttp.ClientTimeout(total=2.0)
 _ENDLESS = aiohttp.ClientTimeout(total=None, connect=60.0, sock_read=3600.0)
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +113,9 @@ class Sidecar:
         if state is None:
             return True
         if state.runtime_status.name not in _ENDED:
+            if not state.name:  # what came for it after its state was lost: it never begins, and so cannot be ended
+                log.warning("workflow_lost", instance=instance)
+                return True
             if not terminate:
                 return False
             self._client.terminate_workflow(instance)
@@ -117,7 +124,8 @@ class Sidecar:
         return True
 
     def show_token(self) -> None:
-        """Dapr's own clients read it there, when they are made."""
+        """Dapr's own clients read it there, when they are made, and how long a call may take."""
+        dapr_settings.DAPR_API_TIMEOUT_SECONDS = CALL_SECONDS  # type: ignore[attr-defined]  # made by its constructor
         dapr_settings.DAPR_API_TOKEN = self.address.token  # type: ignore[attr-defined]  # made by its constructor
 
     @property

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from uuid import UUID
 
 import pytest
+from sqlalchemy import text
 
 from shared.db.engine import Database
 from shared.jobs.declare import RetryPolicy, job, step
@@ -111,6 +112,23 @@ async def test_work_spreads_and_moves_from_one_that_dies(database: Database, pyt
         assert shared.by("begin") == begun  # what had succeeded is not done again
         assert shared.by("held") == {"second": 12}
         assert set(shared.by("end_old")) == {"second"}
+        await made.until_none("SELECT count(*) FROM jobs.instance")
+
+
+async def test_work_survives_the_loss_of_all_that_dapr_keeps(database: Database, pytestconfig: pytest.Config) -> None:
+    async with fleet(session_dapr(pytestconfig), database, [old]) as made:
+        shared = Shared()
+        first = await made.join("first", [old], Tools("first", shared))
+        jobs = [await made.submit(old, number) for number in range(3)]
+        await shared.reached("hold", jobs)
+        await first.die()  # and with it what its sidecar remembers
+        async with database.statement() as connection:
+            await connection.execute(text("DELETE FROM public.dapr_state"))
+        await made.join("second", [old], Tools("second", shared))
+        shared.gate.set()
+        await ends(made, jobs, *(f"old {number + 2}" for number in range(3)))
+        assert shared.by("begin") == {"first": 3}
+        assert shared.by("held") == {"second": 3}
         await made.until_none("SELECT count(*) FROM jobs.instance")
 
 
