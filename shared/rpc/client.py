@@ -89,16 +89,15 @@ class _Call:
         held: str | None = ""
         try:
             while held is not None:
-                part, held = await self._part(body, held), None
-                for line in part.split(b"\n"):
-                    given = from_json(line) if line else {}
-                    held = given.get("more")
-                    if "item" in given:
-                        yield self._method.answer.validate_python(given["item"])
-                    elif given.get("fault") is not None:
-                        raise unpacked(given["fault"])
-                    elif held is None and "end" not in given:  # it broke off
-                        raise Retry("service_away", f"The service {self._service} has gone.")
+                *lines, last = (await self._part(body, held)).split(b"\n")
+                told = _told(last)
+                held = told.get("more")
+                for line in lines:
+                    yield self._method.answer.validate_python(from_json(line)["item"])
+                if told.get("fault") is not None:
+                    raise unpacked(told["fault"])
+                if held is None and "end" not in told:  # it broke off
+                    raise Retry("service_away", f"The service {self._service} has gone.")
         finally:
             if held:
                 await self._leave(held)
@@ -137,3 +136,12 @@ class _Call:
         if status in (401, 403, 413, 422):
             raise Permanent("call_refused", f"The service {self._service} refused a call of ours ({status}).")
         return f"status {status}"
+
+
+def _told(line: bytes) -> dict[str, Any]:
+    """What the last line of a part says; nothing, where it is not all there."""
+    try:
+        told: dict[str, Any] = from_json(line)
+    except ValueError:
+        return {}
+    return told

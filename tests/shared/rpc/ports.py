@@ -24,6 +24,8 @@ from tests.shared.jobs.engines import Server
 
 SECRET = SecretStr("what the app makes all keys of")
 TOKEN = "of-the-sidecar"
+NAMES = {"stepway-service": "model", "stepway-service-key": service_key(SECRET, "model")}
+SIDECAR = {TOKEN_HEADER: TOKEN}
 INSIDE = "a detail that is nobody else's business"
 
 

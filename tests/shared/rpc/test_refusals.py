@@ -14,10 +14,7 @@ from shared.jobs.outcomes import Permanent, Retry
 from shared.rpc.identity import APP, Identity, service_key
 from shared.rpc.methods import MAX_BODY
 from shared.rpc.server import Served, routes
-from tests.shared.rpc.ports import INSIDE, SECRET, TOKEN, Serving, Shapes, ShapesPort, refusal, serving
-
-NAMES = {"stepway-service": "model", "stepway-service-key": service_key(SECRET, "model")}
-SIDECAR = {"dapr-api-token": TOKEN}
+from tests.shared.rpc.ports import INSIDE, NAMES, SECRET, SIDECAR, TOKEN, Serving, Shapes, ShapesPort, refusal, serving
 
 
 @pytest.fixture

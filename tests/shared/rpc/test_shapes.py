@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shared.rpc import parts
 from shared.rpc.methods import methods_of
-from tests.shared.rpc.ports import Part, Serving, ShapesPort, Whole, serving
+from tests.shared.rpc.ports import NAMES, SIDECAR, Part, Serving, ShapesPort, Whole, serving
 
 ID = UUID(int=7)
 
@@ -86,9 +87,17 @@ async def test_a_line_is_there_before_the_next_is_made(app: Serving) -> None:
     assert [one async for one in lines] == []
 
 
-async def test_a_reader_who_leaves_ends_the_stream_over_there(app: Serving) -> None:
+async def test_a_stream_that_nobody_reads_ends(app: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts, "SILENT", 0.05)
+    await app.ask("lines", SIDECAR | NAMES, b'{"given": ["first"], "end": "hold"}')
+    async with asyncio.timeout(60):
+        await app.shapes.closed.wait()
+
+
+async def test_a_reader_who_leaves_ends_the_stream_over_there(app: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
     port: ShapesPort = app.caller()
-    lines = port.lines(["first"], "hold")
+    monkeypatch.setattr(parts, "SILENT", 600.0)  # it is told
+    lines = port.lines(["first", "second"], "hold")
     assert await anext(lines) == "first"
     await lines.aclose()  # type: ignore[attr-defined]  # it is a generator
     async with asyncio.timeout(60):
