@@ -54,8 +54,6 @@ from tests.testbed.processes import free_ports
 
 ROOT = Path(__file__).parents[2]
 STEPS = 20  # of one job
-JOBS_OF_ROUND = 3  # one at a time
-STARTS = 20  # of a round
 ALONE = "alone"  # Dapr Workflow that knows of no ledger
 AT_LEAST = 0.7
 PATIENCE = 60.0
@@ -68,7 +66,7 @@ Way = Callable[[int], Awaitable[float]]
 def run(quick: bool) -> list[Figure]:
     if lacking := missing("dapr"):
         raise Skipped("; ".join(lacking))
-    rounds = 1 if quick else 3
+    size = Size(1, 1, 8, TOGETHER) if quick else Size(3, 3, 20, 2 * TOGETHER)
     with tempfile.TemporaryDirectory(prefix="stepway-bench-") as folder:
         server = EmbeddedPostgres(Path(folder) / "postgres")
         try:
@@ -79,10 +77,20 @@ def run(quick: bool) -> list[Figure]:
             migrate.upgrade(url)
             migrate.upgrade(_beside(url, HERE))
             with dapr.running() as plane, asyncio.Runner(loop_factory=loop_factory()) as runner:
-                taken = runner.run(_measure(plane, url, rounds))
+                taken = runner.run(_measure(plane, url, size))
         finally:
             server.stop()
     return _figures(taken, AT_LEAST if not quick else None)
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How many rounds, and in each how many jobs of each way: one at a time, of one step, and ten at a time."""
+
+    rounds: int
+    single: int
+    starts: int
+    together: int
 
 
 @dataclass
@@ -95,24 +103,24 @@ class Taken:
     load: list[float] = field(default_factory=list)  # of the machine, before each round
 
 
-async def _measure(plane: Dapr, url: str, rounds: int) -> Taken:
+async def _measure(plane: Dapr, url: str, size: Size) -> Taken:
     taken = Taken()
     async with _app(plane, url) as app, _embedded(_beside(url, HERE)) as here:
         ways = {ONE: app.by_stepway(ONE), BY_HAND: app.by_hand, TWO: app.by_stepway(TWO), ALONE: app.alone, HERE: here}
         for way in ways.values():
             await _steps_per_second(way, TOGETHER, TOGETHER)  # warm: connections, plans, code
-        for number in range(rounds):
+        for number in range(size.rounds):
             taken.load.append(os.getloadavg()[0])
             turn = list(reversed(ways.items()) if number % 2 else ways.items())
             single = {name: way for name, way in turn if name != TWO}
-            for name, jobs in (await _in_turns(single, STEPS, JOBS_OF_ROUND)).items():
+            for name, jobs in (await _in_turns(single, STEPS, size.single)).items():
                 seconds = sum(whole for _, whole in jobs)
-                taken.single.setdefault(name, []).append(JOBS_OF_ROUND * STEPS / seconds)
-            for name, jobs in (await _in_turns(single, 1, STARTS)).items():
+                taken.single.setdefault(name, []).append(size.single * STEPS / seconds)
+            for name, jobs in (await _in_turns(single, 1, size.starts)).items():
                 taken.starts.setdefault(name, []).append([1000 * start for start, _ in jobs])
             for name, way in turn:
                 await app.settled()
-                taken.together.setdefault(name, []).append(await _steps_per_second(way, 2 * TOGETHER, TOGETHER))
+                taken.together.setdefault(name, []).append(await _steps_per_second(way, size.together, TOGETHER))
     return taken
 
 
