@@ -76,7 +76,7 @@ async def _data_directory(settings: Settings, places: Places, findings: Findings
             findings.wrong(
                 f"{folder} may not be read and written by this user.", f"Give it to the user (chown {_user()})."
             )
-        elif folder == places.root and status.st_uid != os.geteuid():
+        elif folder == places.root and settings.database_url is None and status.st_uid != os.geteuid():
             findings.wrong(f"{folder} belongs to another user.", f"Give it to the user (chown {_user()}).")
         elif folder == places.root and status.st_mode & 0o077:
             findings.wrong(f"{folder} may be entered by others.", "Make it private (chmod 700).")
@@ -106,7 +106,7 @@ async def _key(settings: Settings, places: Places, findings: Findings) -> None:
         reason = (error.strerror or "") if isinstance(error, OSError) else str(error)
         findings.wrong(f"The encryption key {path} cannot be used: {reason}", "Restore it from the backup.")
         return
-    if path.stat().st_mode & 0o077:
+    if path.stat().st_mode & 0o037:  # a group may read it: so it comes into a pod
         findings.wrong(f"The encryption key {path} may be read by others.", "Make it private (chmod 600).")
         return
     findings.ok(f"The encryption key {path} can be used.")

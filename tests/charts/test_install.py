@@ -74,6 +74,15 @@ def test_a_model_is_served_to_who_asks_through_the_front(stepway: Installed, ser
     assert stepway.get(f"/endpoints/{served}")["state"] == "running"
 
 
+def test_settings_can_be_tried_and_the_database_dumped_in_a_pod(stepway: Installed) -> None:
+    said = stepway.command_in("app", "check")
+    for check in ("encryption key", "database", "object store"):
+        levels = [line.split()[0] for line in said.splitlines() if line[5:].strip().startswith(f"{check}:")]
+        assert levels, said
+        assert "WRONG" not in levels, said
+    assert stepway.command_in("app", "db", "dump", "/var/lib/stepway/dump").startswith("Dumped to ")
+
+
 _CALL = """
 import os, sys, urllib.request, urllib.error
 request = urllib.request.Request("http://127.0.0.1:3500/v1.0/invoke/stepway-" + sys.argv[1] + "/method/" + sys.argv[2],

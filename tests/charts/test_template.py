@@ -323,3 +323,10 @@ def test_a_real_api_server_takes_every_object(api_server: ApiServer, name: str) 
         assert answer.status_code == 201, f"{one['kind']} {one['metadata']['name']}: {answer.text}"
         seen += 1
     assert seen > 15
+
+
+def test_the_values_in_the_documentation_render() -> None:
+    text = (CHART.parents[1] / "docs" / "kubernetes.md").read_text()
+    values = yaml.safe_load(text.partition("```yaml\n")[2].partition("```")[0])
+    pods = pod_specs(template(values))
+    assert pods["stepway-app"]["spec"]["containers"][0]["image"] == "registry.example/stepway-app:0.1.0"

@@ -12,7 +12,7 @@ from services.distributed.services import SERVICES
 ROOT = Path(__file__).parents[2]
 COMMAND = ("stepway.cli.main",)
 MODULES = {
-    "app": ("services.distributed.app", "services.assembly.database", "shared.db.dump"),
+    "app": ("services.distributed.app", "services.assembly.database", "services.embedded.check", "shared.db.dump"),
     "model": ("services.distributed.model", "services.model.scan.checks.pickle_code", "services.model.scan.scanner",
               "services.model.scan.checks.template_rules"),
     "cluster": ("services.distributed.cluster",),
