@@ -19,6 +19,8 @@ from pathlib import Path
 STOP_SECONDS = 10.0
 LONGEST_PAUSE = 0.4  # seconds between two looks
 _PORTS = range(10_000, 30_000)  # below those that a system gives to connections, and to services of a cluster
+_WORKERS = 4  # processes of one test run
+_GIVEN: set[int] = set()
 
 
 class StartError(RuntimeError):
@@ -133,13 +135,16 @@ def _remove_if_free(folder: Path) -> None:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of 127.0.0.1 on which nothing listens, all different. None of them is given to a connection meanwhile."""
-    with contextlib.ExitStack() as stack:
-        held: list[int] = []
-        while len(held) < count:
-            with contextlib.suppress(OSError):
-                one = stack.enter_context(
-                    socket.create_server(("127.0.0.1", _PORTS.start + secrets.randbelow(len(_PORTS))))
-                )
-                held.append(one.getsockname()[1])
-        return held
+    """Ports of 127.0.0.1 on which nothing listens. None is given to a connection meanwhile, and none is given out twice.
+
+    Their servers start later: so what was given out counts as taken, and each process of a test run has ports of its own.
+    """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % _WORKERS
+    found: list[int] = []
+    while len(found) < count:
+        port = _PORTS.start + worker + _WORKERS * secrets.randbelow(len(_PORTS) // _WORKERS)
+        if port not in _GIVEN:
+            _GIVEN.add(port)
+            with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+                found.append(port)
+    return found
