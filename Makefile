@@ -50,6 +50,7 @@ testbed: $(VENV)/installed-dev ## Build the servers and images that tests on rea
 	-@bash tests/testbed/packages.sh
 	$(BIN)/python -m tests.testbed.images
 	$(BIN)/python -m tests.testbed.build $(NAMES)
+	$(BIN)/python -m tests.testbed.images
 
 lint: $(VENV)/installed-dev ## Check style, types and layers
 	$(BIN)/ruff check .
