@@ -4,13 +4,13 @@ import asyncio
 import contextlib
 import errno
 import logging as standard_logging
-import os
 import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import structlog
 import uvicorn
 from sqlalchemy.exc import DBAPIError
 
@@ -18,6 +18,9 @@ from shared import log as logging
 from shared.db.embedded import PostgresError
 from shared.objects.store import StoreRefused
 from shared.security.envelope import SealError
+from shared.settings import Settings
+from shared.telemetry.probes import Health
+from shared.telemetry.server import ProbeServer
 
 QUIET = (
     "alembic",
@@ -32,6 +35,8 @@ QUIET = (
 )  # their news are of no use here
 
 Say = Callable[[str], None]
+
+log = structlog.get_logger(__name__)
 
 
 class StartError(Exception):
@@ -136,6 +141,14 @@ def listen(host: str, port: int, hint: str = "Choose another --port.") -> socket
     return listener
 
 
-def give_up() -> None:
-    """End at once, when an orderly end does not come."""
-    os._exit(1)
+def serve_probes(settings: Settings, health: Health) -> ProbeServer | None:
+    """Metrics and probes on a port of their own, where the settings name one."""
+    if settings.metrics_port is None:
+        return None
+    try:
+        server = ProbeServer(health, settings.metrics_host, settings.metrics_port)
+    except (OSError, OverflowError) as error:
+        reason = why(error) if isinstance(error, OSError) else "there is no such port"
+        raise StartError(f"Cannot listen on {settings.metrics_host}:{settings.metrics_port}: {reason}.") from error
+    log.info("metrics_served", host=settings.metrics_host, port=server.port)
+    return server

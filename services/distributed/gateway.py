@@ -29,10 +29,7 @@ class GatewayService:
         app: GatewayPort = parts.app(GatewayPort, ASK_PATIENCE)
         self._table = RouteTable()
         self._clients = Clients()
-        addresses = ServerPolicy(
-            allow_private=settings.allow_private_clusters, allow_loopback=settings.allow_loopback_clusters
-        )
-        self._publisher = Publisher(app, self._table, self._clients, addresses)
+        self._publisher = Publisher(app, self._table, self._clients, ServerPolicy.of(settings))
         self._metrics = metrics.registry()
         limits = Limits(rate_quota=settings.rate_quota, rate_seconds=settings.rate_window)
         self._gateway = Gateway(self._table, GatewayAccess(app), limits, metrics=GatewayMetrics(self._metrics))

@@ -20,6 +20,7 @@ from services.assembly.process import (
     make_server,
     plainly,
     run_on_loop,
+    serve_probes,
     stop_signals,
     until_started,
 )
@@ -85,8 +86,7 @@ class _Process:
         """Returns what ends when the process cannot go on."""
         parts, settings = self._parts, self._parts.settings
         self._health.watch_loop()
-        if settings.metrics_port is not None:
-            self._probes = ProbeServer(self._health, settings.metrics_host, settings.metrics_port)
+        self._probes = serve_probes(settings, self._health)
         traces.start(settings.otlp_endpoint, service=f"stepway-{parts.service}", ratio=settings.trace_ratio)
         self._health.starting = "starting the service"
         self._service = service = self._make(parts)

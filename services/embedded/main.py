@@ -21,9 +21,9 @@ from services.assembly.process import (
     plainly,
     run_on_loop,
     say_aloud,
+    serve_probes,
     stop_signals,
     until_started,
-    why,
 )
 from services.embedded.assembly import Assembly
 from services.embedded.folder import DataFolder, Places, write_private
@@ -110,7 +110,7 @@ class _Instance:
             self._ready_file.unlink(missing_ok=True)  # one that was killed has left it
         self._listener = listen(self._settings.host, self._settings.port)
         self._health.watch_loop()
-        self._probes = _probes(self._settings, self._health)
+        self._probes = serve_probes(self._settings, self._health)
         traces.start(self._settings.otlp_endpoint, service="stepway", ratio=self._settings.trace_ratio)
         self._health.starting = "starting the database"
         url = self._settings.database_url
@@ -176,18 +176,6 @@ class _Instance:
         if self._ready_file is not None:
             content = {"url": url, "admin_key_file": str(key_file) if key_file else None, "pid": os.getpid()}
             write_private(self._ready_file, json.dumps(content) + "\n")
-
-
-def _probes(settings: Settings, health: Health) -> ProbeServer | None:
-    if settings.metrics_port is None:
-        return None
-    try:
-        server = ProbeServer(health, settings.metrics_host, settings.metrics_port)
-    except (OSError, OverflowError) as error:
-        reason = why(error) if isinstance(error, OSError) else "there is no such port"
-        raise StartError(f"Cannot listen on {settings.metrics_host}:{settings.metrics_port}: {reason}.") from error
-    log.info("metrics_served", host=settings.metrics_host, port=server.port)
-    return server
 
 
 def _migrate(url: str) -> None:

@@ -23,7 +23,7 @@ from shared.jobs.stored import json_text, short_text
 from shared.jobs.views import job_percent, step_view
 
 PAUSE, LONGEST_PAUSE = 0.1, 2.0  # seconds between the tries to reach the database
-RUN_LEASE = 30.0  # seconds that a run which a service drives may be silent
+# A run that a service drives may be silent for as long.
 RENEWED = "CASE WHEN job.lease_until IS NOT NULL THEN clock_timestamp() + interval '30 seconds' END"
 
 _PASSING = (psycopg.OperationalError, exc.OperationalError, exc.InterfaceError, exc.TimeoutError)

@@ -20,13 +20,13 @@ import structlog
 
 from shared.jobs.attempts import Attempts, Begun, CancelRequested, Remembered
 from shared.jobs.claims import Claim
-from shared.jobs.declare import MAX_DATA_BYTES, JobDef, StepDef
+from shared.jobs.declare import MAX_DATA_BYTES, JobDef, RetryPolicy, StepDef
 from shared.jobs.hub import Hub, signal_name
 from shared.jobs.ledger import StaleFence
 from shared.jobs.outcomes import Permanent, Retry, StepError
 from shared.jobs.run import PlannedStep, StepFailed
 from shared.jobs.stored import json_text, short_text
-from shared.jobs.undoing import undo_step
+from shared.jobs.undoing import undo_step, unreached
 from shared.telemetry.work import step_span
 
 SHORT_WAIT = 1.0  # seconds that a run waits in its slot rather than giving it up
@@ -59,6 +59,27 @@ def describe(error: BaseException) -> tuple[str, str]:
     if isinstance(error, TimeoutError):
         return "timed_out", "The step took longer than it may."
     return "internal", f"An unexpected fault ({type(error).__name__})."
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What an attempt's failure is told as, and whether and in how many seconds the step is tried again."""
+
+    body: dict[str, Any]
+    again: bool
+    after: float
+
+
+def failure_of_step(job_id: UUID, key: str, retry: RetryPolicy, tries: int, error: BaseException) -> Failure:
+    """`tries` are those of this run, with the one that has failed."""
+    code, message = describe(error)
+    if code == "internal":
+        log.error("step_fault", job=str(job_id), step=key, exc_info=error)
+    after = retry.backoff(tries)
+    if isinstance(error, Retry) and error.after is not None:
+        after = max(error.after, 0.0)
+    again = not isinstance(error, Permanent) and tries < retry.attempts
+    return Failure(error_body(code, message, key), again, after)
 
 
 def small_enough(data: Any, whose: str) -> Any:
@@ -240,19 +261,13 @@ class EmbeddedRun:
 
     async def _record_failure(self, definition: StepDef, key: str, begun: Begun, error: BaseException) -> None:
         """Write the failure down; return when the step is to be tried again, else raise `StepFailed`."""
-        code, message = describe(error)
-        if code == "internal":
-            log.error("step_fault", job=str(self.job_id), step=key, exc_info=error)
-        body = error_body(code, message, key)
-        again = not isinstance(error, Permanent) and begun.tries < definition.retry.attempts
-        after = definition.retry.backoff(begun.tries)
-        if isinstance(error, Retry) and error.after is not None:
-            after = max(error.after, 0.0)
+        failure = failure_of_step(self.job_id, key, definition.retry, begun.tries, error)
         await self._attempts.fail(
-            self.job_id, self._claim.fence, key, begun.token, body, state="pending" if again else "failed", after=after
-        )
-        if not again:
-            raise StepFailed(key, code, message) from error
+            self.job_id, self._claim.fence, key, begun.token, failure.body,
+            state="pending" if failure.again else "failed", after=failure.after,
+        )  # fmt: skip
+        if not failure.again:
+            raise StepFailed(key, failure.body["code"], failure.body["message"]) from error
 
     async def _give_up(self, definition: StepDef, key: str) -> Any:
         message = LOST.format("step")
@@ -349,7 +364,7 @@ class EmbeddedRun:
 
     async def undo(self) -> list[dict[str, Any]]:
         """Undo what has begun, last first. Returns what could not be undone."""
-        left = self._unreached()
+        left = unreached(self._definition, self._claim.steps, self._begun)
         if left:
             return left  # what was done before them may still be in use by them
         await self._refresh_results()
@@ -369,15 +384,6 @@ class EmbeddedRun:
                 left.append(body)
                 break  # what was done before it may still be in use by what is left
         return left
-
-    def _unreached(self) -> list[dict[str, Any]]:
-        """Steps that have begun in an earlier life of this run, and that the job's function did not come to this time."""
-        undos = {step.key for step in self._definition.steps if step.undo is not None}
-        missed = [
-            key for key, one in self._claim.steps.items() if one.may_have_effects and key in undos - set(self._begun)
-        ]
-        message = "The job no longer comes to this step, so it cannot be undone."
-        return [{**error_body("undo_failed", message, key), "cause": "unreached"} for key in missed]
 
     async def _refresh_results(self) -> None:
         """A step may have ended in the moment in which it was cut off: then its result is in the ledger only."""

@@ -1,18 +1,33 @@
-"""Undoes one step, patiently: what both engines do when they take back what was done."""
+"""What both engines do when they take back what was done: find what cannot be reached, and undo steps one by one."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 
-from shared.jobs.declare import RetryPolicy, StepDef
+from shared.jobs.declare import JobDef, RetryPolicy, StepDef
 from shared.jobs.outcomes import Permanent
 
 UNDO_RETRY = RetryPolicy(attempts=4, delay=0.5, timeout=300)
 
 log = structlog.get_logger(__name__)
+
+
+class Remembered(Protocol):
+    """What is known of a step from an earlier life of its run."""
+
+    @property
+    def may_have_effects(self) -> bool: ...
+
+
+def unreached(definition: JobDef, steps: Mapping[str, Remembered], reached: Collection[str]) -> list[dict[str, Any]]:
+    """Steps that have begun in an earlier life of this run, and that the job's function did not come to this time."""
+    undos = {step.key for step in definition.steps if step.undo is not None}
+    missed = [key for key, one in steps.items() if one.may_have_effects and key in undos and key not in reached]
+    message = "The job no longer comes to this step, so it cannot be undone."
+    return [{"code": "undo_failed", "message": message, "step": key, "cause": "unreached"} for key in missed]
 
 
 async def undo_step(

@@ -32,9 +32,9 @@ class Invoke(Protocol):
     """The way to other services."""
 
     def post(
-        self, service: str, path: str, body: bytes, headers: Mapping[str, str], timeout: float | None
+        self, service: str, path: str, body: bytes, headers: Mapping[str, str], timeout: float
     ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
-        """The answer, once its headers are there. All of it may take `timeout` seconds; None: it may go on for ever.
+        """The answer, once its headers are there. All of it may take `timeout` seconds.
 
         Raises one of `NO_ANSWER`, as reading the answer may do.
         """

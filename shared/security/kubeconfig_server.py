@@ -11,6 +11,7 @@ from typing import NoReturn
 from urllib.parse import SplitResult, urlsplit
 
 from shared.errors import Problem
+from shared.settings import Settings
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -39,6 +40,11 @@ class ServerPolicy:
     allow_private: bool = True  # a company's own network is where most clusters are
     allow_loopback: bool = False
     allow_link_local: bool = False
+
+    @classmethod
+    def of(cls, settings: Settings) -> "ServerPolicy":
+        """What this installation allows."""
+        return cls(allow_private=settings.allow_private_clusters, allow_loopback=settings.allow_loopback_clusters)
 
 
 _REFUSALS = {

@@ -43,10 +43,7 @@ def key_context(cluster_id: UUID) -> str:
 
 
 def policy_of(settings: Settings, *, insecure: bool) -> KubeconfigPolicy:
-    addresses = ServerPolicy(
-        allow_private=settings.allow_private_clusters, allow_loopback=settings.allow_loopback_clusters
-    )
-    return KubeconfigPolicy(allow_insecure=insecure, addresses=addresses)
+    return KubeconfigPolicy(allow_insecure=insecure, addresses=ServerPolicy.of(settings))
 
 
 def read(settings: Settings, content: bytes, *, insecure: bool) -> Kubeconfig:

@@ -30,12 +30,14 @@ class Published:
         """The table; one that is `seen` is waited with for a moment, for it may change."""
         changed = self._context.hub.watch(ENDPOINTS)
         table = await self.table(seen)
-        if not table.changed:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_AGAIN):
-                    await changed.wait()
-            table = await self.table(seen)
-        return table
+        if table.changed:
+            return table
+        try:
+            async with asyncio.timeout(LOOK_AGAIN):
+                await changed.wait()
+        except TimeoutError:
+            return table  # whoever asks again looks again
+        return await self.table(seen)
 
     async def table(self, seen: str | None = None) -> PublishedTable:
         async with self._context.database.transaction() as session:

@@ -16,7 +16,6 @@ from shared.jobs.declare import RetryPolicy, job, step
 from shared.jobs.outcomes import Permanent
 from shared.jobs.run import Run, Step
 from shared.security.kubeconfig import Kubeconfig, KubeconfigPolicy, parse
-from shared.security.kubeconfig_server import ServerPolicy
 
 NETWORK = RetryPolicy(attempts=3, delay=1.0, timeout=60.0)
 
@@ -40,13 +39,8 @@ async def _kubeconfig(ctx: Step, spec: ClusterSpec, policy: KubeconfigPolicy) ->
         raise Permanent(problem.code, problem.detail) from problem
 
 
-def _addresses(ctx: Step) -> ServerPolicy:
-    settings = ctx.tools.settings
-    return ServerPolicy(allow_private=settings.allow_private_clusters, allow_loopback=settings.allow_loopback_clusters)
-
-
 async def _connection(ctx: Step, spec: ClusterSpec) -> Connection:
-    addresses = _addresses(ctx)
+    addresses = ctx.tools.addresses
     # Whether its server need not prove itself was the user's word at the wizard's step, kept in the file itself.
     kubeconfig = await _kubeconfig(ctx, spec, KubeconfigPolicy(allow_insecure=True, addresses=addresses))
     return Connection(kubeconfig, addresses)

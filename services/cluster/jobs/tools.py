@@ -76,10 +76,7 @@ class ClusterTools:
     @property
     def addresses(self) -> ServerPolicy:
         """Where clusters may be."""
-        settings = self.settings
-        return ServerPolicy(
-            allow_private=settings.allow_private_clusters, allow_loopback=settings.allow_loopback_clusters
-        )
+        return ServerPolicy.of(self.settings)
 
     async def parameters(self, job_id: UUID, spec: DeploySpec) -> Mapping[str, SecretStr]:
         """The LiteLLM parameters of a cloud model's credential, by name: asked for at the moment of use, never kept."""

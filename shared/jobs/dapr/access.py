@@ -1,7 +1,6 @@
 """The ledger as the app serves it to the services that drive runs. A call for another service's job is refused."""
 
 import asyncio
-import contextlib
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -89,12 +88,14 @@ class LedgerAccess:
             return []
         changed = self._hub.watch(CANCEL)
         stops = await self._stops(working)
-        if not stops:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(HOLD):
-                    await changed.wait()
-            stops = await self._stops(working)
-        return stops
+        if stops:
+            return stops
+        try:
+            async with asyncio.timeout(HOLD):
+                await changed.wait()
+        except TimeoutError:
+            return []  # the next beat comes at once, and looks
+        return await self._stops(working)
 
     async def hold(self, process: UUID, name: str) -> int | None:
         async with self._database.statement() as connection:

@@ -23,14 +23,16 @@ from shared.jobs.driver import (
     CRASHES,
     LOST,
     SHORT_WAIT,
+    Failure,
     StepContext,
     describe,
     error_body,
+    failure_of_step,
     is_being_cancelled,
     small_enough,
 )
 from shared.jobs.ledger import StaleFence
-from shared.jobs.outcomes import Permanent, Retry
+from shared.jobs.outcomes import Permanent
 from shared.jobs.undoing import undo_step
 from shared.telemetry.work import step_span
 
@@ -137,14 +139,14 @@ class Activities:
             except asyncio.CancelledError as error:
                 if is_being_cancelled():
                     raise
-                after = await self._failed(given, definition, begun, error)  # it came from within the step
+                failure = await self._failed(given, definition, begun, error)  # it came from within the step
             except Exception as error:  # every other fault of a step ends in the ledger: tried again, or failed
-                after = await self._failed(given, definition, begun, error)
-            if isinstance(after, list):
-                return {"failed": after}
-            if after > SHORT_WAIT:
-                return {"later": after}
-            await asyncio.sleep(after)
+                failure = await self._failed(given, definition, begun, error)
+            if not failure.again:
+                return {"failed": [failure.body["code"], failure.body["message"]]}
+            if failure.after > SHORT_WAIT:
+                return {"later": failure.after}
+            await asyncio.sleep(failure.after)
 
     async def _wait(self, given: Given) -> Answer:
         about = given.about
@@ -245,19 +247,14 @@ class Activities:
             raise Stopped(attempt.reason)
         return task.result()
 
-    async def _failed(self, given: Given, definition: StepDef, begun: Begin, error: BaseException) -> float | list[str]:
-        """Write the failure down; returns the pause before the next try, or code and message when there is none."""
-        code, message = describe(error)
-        if code == "internal":
-            log.error("step_fault", job=str(given.job_id), step=given.key, exc_info=error)
-        again = not isinstance(error, Permanent) and begun.tries < definition.retry.attempts
-        after = definition.retry.backoff(begun.tries)
-        if isinstance(error, Retry) and error.after is not None:
-            after = max(error.after, 0.0)
-        body = error_body(code, message, given.key)
+    async def _failed(self, given: Given, definition: StepDef, begun: Begin, error: BaseException) -> Failure:
+        """Write the failure down."""
+        failure = failure_of_step(given.job_id, given.key, definition.retry, begun.tries, error)
         assert begun.token is not None
-        await self.jobs.fail(given.job_id, given.fence, given.key, begun.token, body, again, after)
-        return after if again else [code, message]
+        await self.jobs.fail(
+            given.job_id, given.fence, given.key, begun.token, failure.body, failure.again, failure.after
+        )
+        return failure
 
     async def _give_up(self, given: Given, token: UUID) -> Answer:
         message = LOST.format("step")

@@ -156,10 +156,8 @@ class Dispatcher:
             due = POLL_SECONDS
             work = self._ledger.hub.watch(WORK)
             try:
-                (
-                    now,
-                    due,
-                ) = await claims.due()  # most news are of other services' jobs: a claim costs far more than a look
+                # Most news are of other services' jobs, and a claim costs far more than a look.
+                now, due = await claims.due()
                 while now and (claim := await claims.take_for_service()):
                     self._spawn(self._give(service, claims, claim))
                     now, due = await claims.due()
@@ -232,7 +230,7 @@ class Dispatcher:
                 forgotten = await service.runs.forget(instance, row.stale)
             except (
                 Exception
-            ) as error:  # one does not hold up the others; where the service is away, its next replica forgets
+            ) as error:  # no reason to hold up the others; where the service is away, the next round will do
                 log.info("not_forgotten", instance=instance, error=f"{type(error).__name__}: {error}"[:300])
                 continue
             if forgotten:
@@ -259,8 +257,8 @@ def order_of(claim: Claim) -> RunOrder:
         room -= size
         kept = size == 0 or room >= 0
         steps[key] = Memory(
-            state=one.state, attempt=one.attempt, tries=one.tries, result=one.result if kept else None,
-            error=one.error, kept=kept,
+            state=one.state, begun=one.begun, may_have_effects=one.may_have_effects,
+            result=one.result if kept else None, error=one.error, kept=kept,
         )  # fmt: skip
     return RunOrder(
         job_id=claim.job_id, kind=claim.kind, version=claim.version, fence=claim.fence, attempt=claim.attempt,

@@ -9,7 +9,7 @@ import contextlib
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeGuard
 from uuid import UUID
 
 from dapr.ext.workflow import DaprWorkflowContext, when_any
@@ -17,9 +17,10 @@ from dapr.ext.workflow import DaprWorkflowContext, when_any
 from shared.jobs.attempts import CancelRequested
 from shared.jobs.dapr.ports import Memory, Planned, RunOrder
 from shared.jobs.declare import JobDef, StepDef
-from shared.jobs.driver import Park, error_body, small_enough
+from shared.jobs.driver import Park, small_enough
 from shared.jobs.endings import Overdue, failure_of, first_failure
 from shared.jobs.run import PlannedStep, StepFailed
+from shared.jobs.undoing import unreached
 
 STEP, WAIT, PLAN, UNDO, END = "step", "wait", "plan", "undo", "end"
 WAKE = "wake"  # the event that makes what rests look again
@@ -90,11 +91,11 @@ class Branch:
     result: Any = None
     error: BaseException | None = None
 
-    def advance(self, send: Any = None, error: BaseException | None = None) -> Any:
+    def advance(self, send: Any = None) -> Any:
         """Drive it until it awaits something, which is returned, or ends."""
         self.call = self.task = self.rest = self.timer = None
         try:
-            return self.coroutine.throw(error) if error is not None else self.coroutine.send(send)
+            return self.coroutine.send(send)
         except StopIteration as end:
             self.done, self.result = True, end.value
         except BaseException as fault:
@@ -116,14 +117,10 @@ class DaprRun:
         name = self._claim_key(key or definition.key)
         given = definition.argument.dump_python(argument, mode="json")
         memory = self._order.steps.get(name)
-        if memory is not None and _has_begun(memory):
+        if memory is not None and memory.begun:
             self.begun[name] = (definition, given)
-        if memory is not None and memory.state == "succeeded" and memory.kept:
+        if self._is_remembered(memory, name):
             return definition.result.validate_python(memory.result)
-        if memory is not None and memory.state == "failed" and memory.error is not None:
-            raise StepFailed(name, memory.error["code"], memory.error["message"])
-        if self._order.phase == "undo" and (memory is None or memory.state != "succeeded"):
-            raise CancelRequested(str(self.job_id))
         while True:
             answer = await Call(STEP, {"key": name, "step": definition.name, "argument": given})
             if "result" in answer:
@@ -156,12 +153,8 @@ class DaprRun:
     async def _wait(self, key: str, title: str, seconds: float | None, event: str | None) -> Any:
         name = self._claim_key(key)
         memory = self._order.steps.get(name)
-        if memory is not None and memory.state == "succeeded" and memory.kept:
+        if self._is_remembered(memory, name):
             return memory.result
-        if memory is not None and memory.state == "failed" and memory.error is not None:
-            raise StepFailed(name, memory.error["code"], memory.error["message"])
-        if self._order.phase == "undo" and (memory is None or memory.state != "succeeded"):
-            raise CancelRequested(str(self.job_id))
         token = None
         while True:
             given = {"key": name, "title": title, "seconds": seconds, "event": event, "token": token}
@@ -174,13 +167,16 @@ class DaprRun:
             await Rest(answer["left"], (event,) if event else ())
 
     def unreached(self, definition: JobDef) -> list[dict[str, Any]]:
-        """Steps that have begun in an earlier life of this run, and that the job's function did not come to this time."""
-        undos = {step.key for step in definition.steps if step.undo is not None}
-        missed = [
-            key for key, one in self._order.steps.items() if _may_have_effects(one) and key in undos - set(self.begun)
-        ]
-        message = "The job no longer comes to this step, so it cannot be undone."
-        return [{**error_body("undo_failed", message, key), "cause": "unreached"} for key in missed]
+        return unreached(definition, self._order.steps, self.begun)
+
+    def _is_remembered(self, memory: Memory | None, key: str) -> TypeGuard[Memory]:
+        """Whether the step's result is here. Raises its failure, and what ends the way of a run that is to be undone."""
+        if memory is not None and memory.state == "failed" and memory.error is not None:
+            raise StepFailed(key, memory.error["code"], memory.error["message"])
+        succeeded = memory is not None and memory.state == "succeeded"
+        if self._order.phase == "undo" and not succeeded:
+            raise CancelRequested(str(self.job_id))
+        return succeeded and memory is not None and memory.kept
 
     def _claim_key(self, key: str) -> str:
         if key in self._keys:
@@ -387,14 +383,6 @@ def _undo(driver: Driver, definition: JobDef, run: DaprRun, order: RunOrder) -> 
             left.append(answer["left"])
             break  # what was done before it may still be in use by what is left
     yield from driver.call(END, {"how": "undone", "left": left, "failure": first_failure(order.error)})
-
-
-def _has_begun(memory: Memory) -> bool:
-    return memory.attempt > 0 and memory.state not in ("undone", "skipped")
-
-
-def _may_have_effects(memory: Memory) -> bool:
-    return _has_begun(memory) and (memory.state != "pending" or memory.tries > 0)
 
 
 def _coroutine(branch: Awaitable[Any]) -> Coroutine[Any, Any, Any]:

@@ -13,11 +13,13 @@ from shared.jobs.run import PlannedStep
 
 
 class Memory(BaseModel):
-    """What the ledger knows of a step. `kept`: its result is here; else it comes when the step is begun."""
+    """What the ledger knows of a step (see `shared.jobs.claims.StepMemory`). `kept`: its result is here; else it comes when
+    the step is begun.
+    """
 
     state: str
-    attempt: int
-    tries: int
+    begun: bool
+    may_have_effects: bool
     result: Any = None
     error: dict[str, Any] | None = None
     kept: bool = True

@@ -24,7 +24,6 @@ LOOK_EVERY = 0.25  # seconds between two looks whether the sidecar is there
 _ENDED = ("COMPLETED", "FAILED", "TERMINATED")
 _CONNECTIONS, _KEPT_SECONDS = 256, 30.0
 _READY = aiohttp.ClientTimeout(total=2.0)
-_ENDLESS = aiohttp.ClientTimeout(total=None, connect=60.0, sock_read=3600.0)
 
 log = structlog.get_logger(__name__)
 
@@ -69,10 +68,10 @@ class Sidecar:
         return url, self._headers | self._identity.headers_for(service)
 
     def post(
-        self, service: str, path: str, body: bytes, headers: Mapping[str, str], timeout: float | None
+        self, service: str, path: str, body: bytes, headers: Mapping[str, str], timeout: float
     ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
         url, own = self.way_to(service, path)
-        limit = _ENDLESS if timeout is None else aiohttp.ClientTimeout(total=timeout)
+        limit = aiohttp.ClientTimeout(total=timeout)
         return self._http.post(url, data=body, headers={**own, **headers}, timeout=limit, allow_redirects=False)
 
     async def is_ready(self) -> bool:
