@@ -42,6 +42,7 @@ class Dapr:
         self._binary = program("dapr").path
         self._placement, self._scheduler = free_ports(2)
         self._health: dict[str, int] = {}
+        self._databases: set[str] = set()
         (processes.folder / "components").mkdir()
         for component in (DEPLOY / "components").glob("*.yaml"):
             text = component.read_text().replace("scopes: [model, cluster]\n", "")  # our names have a prefix
@@ -101,10 +102,13 @@ class Dapr:
             "DAPR_HOST_IP": "127.0.0.1",
         }  # fmt: skip
         self.processes.start(daprd.name, command, environment)
+        if database_url not in self._databases:  # two that make the tables of a new database would fail each other
+            self.wait_ready(daprd)
+            self._databases.add(database_url)
         return daprd
 
     def wait_ready(self, daprd: Daprd) -> None:
-        """Until the sidecar can be used by its service, which listens by now."""
+        """Until the sidecar has its components, and its service may call through it."""
         port = daprd.address.http_port
         ready = partial(_answers, port, "v1.0/healthz/outbound", daprd.address.token)
         self.processes.wait(f"{daprd.name} is ready", ready, seconds=START_SECONDS, servers=[daprd.name])
