@@ -3,7 +3,7 @@
 from typing import Any, Literal, Protocol
 from uuid import UUID
 
-from pydantic import BaseModel
+from pydantic import BaseModel, field_serializer
 
 from shared.flows.definition import Flow
 
@@ -23,6 +23,11 @@ class FlowRun(BaseModel):
     flow: Flow
     inputs: dict[str, Json] = {}
     credentials: list[UUID] = []
+
+    @field_serializer("flow")
+    def _compact(self, flow: Flow) -> dict[str, Any]:
+        """As it is stored with its version: every change of the job's state carries the job's input."""
+        return flow.model_dump(mode="json", exclude_defaults=True)
 
 
 class TaskDone(BaseModel):
