@@ -81,6 +81,8 @@ class Settings(BaseModel):
     rate_window: float = 10.0  # seconds
     streams_per_key: int = Field(100, ge=1)  # event streams, followed logs and waits that are open at once
     max_model_bytes: int = 500 * 1024**3
+    flows_per_project: int = Field(1000, ge=1)
+    flow_executions_in_flight: int = Field(1000, ge=1)  # of one project
 
     # of services that are processes of their own
     internal_port: int = 8401  # where a service's sidecar reaches it, on the loopback address only

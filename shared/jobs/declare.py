@@ -11,7 +11,7 @@ from typing import Any, get_type_hints
 
 from pydantic import TypeAdapter
 
-MAX_DATA_BYTES = 64 * 1024
+MAX_DATA_BYTES = 64 * 1024  # of what a step takes and returns, and of a job's input where it says nothing else
 
 Undo = Callable[..., Awaitable[None]]
 
@@ -97,7 +97,7 @@ def step(
 
 @dataclass(frozen=True, slots=True)
 class JobDef:
-    """A kind of job at one version. `slots` is how many of it one process runs at a time."""
+    """A kind of job at one version. `slots` is how many of it one process runs at a time; `max_input` is in bytes of JSON."""
 
     kind: str
     version: int
@@ -108,6 +108,7 @@ class JobDef:
     deadline: float | None
     input: TypeAdapter[Any]
     result: TypeAdapter[Any]
+    max_input: int = MAX_DATA_BYTES
 
 
 def job(
@@ -118,6 +119,7 @@ def job(
     undo_on_failure: bool = False,
     slots: int = 4,
     deadline: float | None = None,
+    max_input: int = MAX_DATA_BYTES,
 ) -> Callable[[Callable[..., Awaitable[Any]]], JobDef]:
     """Declare a job. The listed steps are announced when it is made; a job whose steps depend on its input plans them."""
 
@@ -139,6 +141,7 @@ def job(
             deadline,
             TypeAdapter(argument),
             TypeAdapter(returns),
+            max_input,
         )
 
     return wrap
