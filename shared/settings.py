@@ -68,6 +68,7 @@ class Settings(BaseModel):
     allow_private_clusters: bool = True
     allow_loopback_clusters: bool = False
     hf_endpoint: str = Field("https://huggingface.co", validation_alias=AliasChoices("hf_endpoint", "HF_ENDPOINT"))
+    gateway_url: BaseUrl | None = None  # where flows call endpoints; None: this process is the gateway as well
     image_llama_cpp: str = "ghcr.io/ggml-org/llama.cpp:server"
     image_llama_cpp_program: Literal["server", "xllamacpp"] = "server"  # the program that the image starts
     image_vllm: str = "docker.io/vllm/vllm-openai:v0.11.0"

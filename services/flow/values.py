@@ -23,7 +23,9 @@ async def spill(outputs: Mapping[str, Any], context: Context) -> dict[str, Any]:
     while sum(sizes.values()) > MOST:
         name = max(sizes, key=lambda one: sizes[one])
         if is_spilled(kept[name]):
-            raise TaskError("too_large", f"What the task returns is too large, even with its values kept as files: {MOST} bytes.")
+            raise TaskError(
+                "too_large", f"What the task returns is too large, even with its values kept as files: {MOST} bytes."
+            )
         kept[name] = await _keep(name, kept[name], context)
         sizes[name] = len(to_json(kept[name]))
     return kept

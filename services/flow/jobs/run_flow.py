@@ -8,6 +8,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
+from shared.flows.conditions import ConditionFault
+
+from services.flow.checks import checked_inputs
 from services.flow.jobs.steps import (
     Child,
     Outputs,
@@ -21,12 +24,10 @@ from services.flow.jobs.steps import (
     skip_task,
     start_child,
 )
-from services.flow.checks import checked_inputs
 from services.flow.tasks.registry import find_all
 from services.flow.values import MOST, is_spilled
 from shared.contracts.flows import MAX_RUN_INPUT, RUN_FLOW, ChildStarted, FlowResult, FlowRun, TaskDone, child_event
 from shared.flows import conditions, graph
-from shared.flows.conditions import ConditionFault
 from shared.flows.definition import Retry, Task, loop_body
 from shared.flows.references import ReferenceFault, Template, compile_value
 from shared.jobs.declare import RetryPolicy, job
@@ -54,7 +55,9 @@ class Place:
     """Where a task is: by itself, or as the body of a loop, at one of its items."""
 
     key: str
-    item: Mapping[str, Any] = field(default_factory=dict)  # what else can be referred to: `item` and `index`, or `output`
+    item: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # what else can be referred to: `item` and `index`, or `output`
 
 
 class Execution:
@@ -165,7 +168,9 @@ class Execution:
         given = await self._now(task, place, but="task")
         items, lanes, body = given["items"], int(given["concurrency"]), loop_body(task)
         if body is None or len(items) > MOST_ITEMS:
-            await self._refuse(place, "too_many", f"The input items has {len(items)} of them; {MOST_ITEMS} are the most.")
+            await self._refuse(
+                place, "too_many", f"The input items has {len(items)} of them; {MOST_ITEMS} are the most."
+            )
         results: list[Any] = [None] * len(items)
 
         async def lane(first: int) -> None:
