@@ -90,27 +90,31 @@ class Scope:
             return None
         return "number" if reference.root == "index" else "any"
 
-    def need(self, name: str, place: Place, path: str, what: str) -> int | None:
-        """The position of the task of this name, which `what` (a phrase) wants to have run before this place."""
+    def need(self, name: str, place: Place, path: str, reference: Reference | None = None) -> int | None:
+        """The position of the task of this name, which has to run before this place: a reference, else `depends_on`, asks."""
         position = self.positions.get(name)
         if position is None:
             hint = self.faults.nearest(name, self.positions)
-            self.faults.add(path, "unknown_reference", f"{what} names no task of this flow.{hint}")
-        elif place.task is not None:
-            if position == place.task:
-                self.faults.add(path, "cycle", f"{what} names its own task, which would wait for itself.")
-            elif self.sequential and position > place.task:
-                message = (
-                    f"{what} names a task that runs after this one; list it before, or set `execution` to parallel."
-                )
-                self.faults.add(path, "forward_reference", message)
-            else:
-                self.needed[place.task].add(position)
+            message = f"{self._named_by(name, reference)} names no task of this flow.{hint}"
+            self.faults.add(path, "unknown_reference", message)
+        elif place.task is None:
+            pass
+        elif position == place.task:
+            message = f"{self._named_by(name, reference)} names its own task, which would wait for itself."
+            self.faults.add(path, "cycle", message)
+        elif self.sequential and position > place.task:
+            message = "names a task that runs after this one; list it before, or set `execution` to parallel."
+            self.faults.add(path, "forward_reference", f"{self._named_by(name, reference)} {message}")
+        else:
+            self.needed[place.task].add(position)
         return position
+
+    def _named_by(self, name: str, reference: Reference | None) -> str:
+        return f"`{shown(name)}`" if reference is None else self._spelled(reference)
 
     def _task_output(self, use: Use, place: Place) -> ValueType | None:
         reference = use.reference
-        position = self.need(reference.task or "", place, use.path, self._spelled(reference))
+        position = self.need(reference.task or "", place, use.path, reference)
         kind = None if position is None else self.kinds[position]
         if kind is None:
             return None

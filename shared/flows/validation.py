@@ -124,8 +124,7 @@ class _Check:
         self._fallback(task, kind, path, place)
         self._declared(task.outputs, kind, member(path, self.words.output))
         for index, name in enumerate(task.depends_on):
-            at = f"{path}.depends_on[{index}]"
-            self.scope.need(name, place, at, f"`{shown(name)}`")
+            self.scope.need(name, place, f"{path}.depends_on[{index}]")
 
     def _inputs(self, task: Task, kind: TaskType | None, path: str, place: Place) -> None:
         looping = task.is_loop and not place.looping
