@@ -1,7 +1,7 @@
 """Values that are too big for a job's history: kept as artifacts, and read again where a task needs them.
 
-What a task returns is at most `MOST` bytes of JSON; the largest outputs of one that returns more become artifacts. Such a value is
-that of a file with `"spilled"`: what is inside, `text` or `json`.
+What a task returns is at most `MOST` bytes of JSON; the largest outputs of one that returns more become artifacts. Such a value
+is that of a file with `"spilled"`: what is inside, `text` or `json`.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
