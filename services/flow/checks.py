@@ -33,7 +33,7 @@ def checked_inputs(kind: TaskType, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def checked_outputs(kind: TaskType, given: Mapping[str, Any]) -> dict[str, Any]:
-    """All that are declared, null where there is none, and nothing else. Raises `TaskError` (`output_wrong`): a fault of the type's own code."""
+    """All that are declared, null where there is none. Raises `TaskError` (`output_wrong`): a fault of the type itself."""
     wrong = {name for name in given if kind.output(name) is None}
     for field in kind.outputs:
         value = given.get(field.name)
