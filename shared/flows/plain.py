@@ -24,6 +24,42 @@ def problem(value: Json, path: str = "", *, max_depth: int = MAX_DEPTH, storable
 
     `storable`: its texts must be such that the database takes them.
     """
+    return None if _sound(value, max_depth, storable) else _search(value, path, max_depth, storable)
+
+
+def _sound(value: Json, max_depth: int, storable: bool) -> bool:
+    """Whether there is nothing to find; several times faster than a search that knows where it is."""
+    level, size = [value], 0
+    for depth in range(max_depth + 1):
+        below: list[Json] = []
+        for item in level:
+            kind = type(item)
+            if kind is dict or kind is list:
+                size += 2 * len(item) + 2
+                if depth == max_depth or size > MAX_BYTES:
+                    return False
+                if kind is dict:
+                    if _names_problem(item, storable) is not None:
+                        return False
+                    size += sum(map(len, item))
+                    below.extend(item.values())
+                else:
+                    below.extend(item)
+            elif kind is str:
+                size += len(item)
+                if storable and _text_problem(item) is not None:
+                    return False
+            elif _scalar_problem(item, storable) is not None:
+                return False
+            else:
+                size += 1
+        if size > MAX_BYTES:
+            return False
+        level = below
+    return not level
+
+
+def _search(value: Json, path: str, max_depth: int, storable: bool) -> Fault | None:
     level: list[tuple[Json, _Place]] = [(value, None)]
     size = depth = 0
     while level and size <= MAX_BYTES:
@@ -87,13 +123,18 @@ def _scalar_problem(item: Json, storable: bool) -> tuple[str, str] | None:
     if type(item) is int and item.bit_length() > MAX_INTEGER_BITS:
         return "not_allowed", "This number is out of range; write it as a text."
     if storable and type(item) is str:
-        if "\x00" in item:
-            return "not_allowed", "A text must not hold a NUL character."
-        if not item.isascii():
-            try:
-                item.encode()
-            except UnicodeEncodeError:
-                return "not_allowed", "A text must not hold a lone surrogate."
+        return _text_problem(item)
+    return None
+
+
+def _text_problem(text: str) -> tuple[str, str] | None:
+    if "\x00" in text:
+        return "not_allowed", "A text must not hold a NUL character."
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            return "not_allowed", "A text must not hold a lone surrogate."
     return None
 
 
