@@ -6,7 +6,7 @@ import pytest
 
 from shared.flows import dialects
 from shared.flows.faults import FlowFaults
-from shared.flows.given import check_inputs, flow_outputs, task_inputs
+from shared.flows.given import check_inputs, flow_outputs, is_kept, task_inputs
 from tests.shared.flows.kinds import BASE, TYPES, edited
 
 FILE = {"artifact_id": "7f", "name": "a.wav", "media_type": "audio/wav", "size": 3, "sha256": "00"}
@@ -94,3 +94,23 @@ def test_outputs_of_another_type_or_that_are_not_there_are_faults() -> None:
     with pytest.raises(FlowFaults) as refused:
         flow_outputs(dialects.read(body)[1], VALUES, "tasks")
     assert told(refused) == [("outputs[0].value", "wrong_type"), ("outputs[1].value", "unknown_reference")]
+
+
+def test_a_large_value_that_is_kept_may_be_an_output() -> None:
+    kept = {**FILE, "spilled": True}
+    assert is_kept(kept)
+    assert not is_kept(FILE)
+    assert not is_kept({"spilled": True})
+    assert flow_outputs(dialects.read(BASE)[1], {"refs": {"extract": {"output": {"text": kept}}}}) == {"text": kept}
+    with pytest.raises(FlowFaults):
+        flow_outputs(dialects.read(BASE)[1], {"refs": {"extract": {"output": {"text": FILE}}}})
+
+
+def test_nobody_may_give_a_kept_value_for_a_text() -> None:
+    with pytest.raises(FlowFaults):
+        check_inputs(dialects.read(BASE)[1], {"url": {**FILE, "spilled": True}})
+
+
+def test_a_task_takes_values_that_are_larger_than_a_body() -> None:
+    page = "x" * (2 << 20)
+    assert task_inputs(TYPES["text.size"], {"text": page}) == {"text": page}
