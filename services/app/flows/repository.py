@@ -8,7 +8,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from services.app.flows import slugs
-from services.app.flows.tables import ExecutionRow, FlowRow, VersionRow
+from services.app.flows.tables import LIVE, ExecutionRow, FlowRow, VersionRow
 from services.app.identity.caller import Caller
 from shared.http.pages import Listing, Page, PageQuery, paginate
 
@@ -66,7 +66,7 @@ async def versions(session: AsyncSession, flow_id: UUID, query: PageQuery) -> Pa
 
 
 async def in_flight(session: AsyncSession, flow_id: UUID) -> int:
-    statement = select(func.count()).where(ExecutionRow.flow_id == flow_id, ExecutionRow.ended_at.is_(None))
+    statement = select(func.count()).where(ExecutionRow.flow_id == flow_id, ExecutionRow.status.in_(LIVE))
     return (await session.execute(statement)).scalar_one()
 
 
