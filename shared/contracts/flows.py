@@ -72,21 +72,45 @@ class FlowPort(Protocol):
     async def artifact(self, job_id: UUID, artifact_id: UUID) -> ArtifactInfo:
         """A file of any execution of the job's project. `Permanent` (`artifact_gone`) when there is none."""
 
+    async def endpoint(self, job_id: UUID, endpoint: str) -> "EndpointAccess":
+        """How a deployed endpoint of the job's project, by its id or name, is called. `Permanent` (`endpoint_gone`)."""
+
     async def start_child(
         self, job_id: UUID, task: str, workflow_id: str, version: int | None, inputs: dict[str, Json]
-    ) -> UUID:
+    ) -> "ChildStarted":
         """Start a flow of the same project as a part of this execution; the same task has one child.
 
-        A child that has failed is run again from its failed task when the parent is. At its end the parent is sent the
-        event `child:{task}` with a `ChildEnd`. `Permanent`: `flow_gone`, `flow_input_invalid`, `flow_too_deep`,
+        One that has failed or was cancelled is run again from its failed task. When a living child has ended, the parent is
+        sent the event `child_event(task)`. `Permanent`: `flow_gone`, `flow_input_invalid`, `flow_too_deep`,
         `child_cancelled`; `Retry`: `too_many_executions`.
         """
 
+    async def child_end(self, job_id: UUID, task: str) -> "ChildEnd":
+        """The task's child as it is now. `Permanent` (`child_gone`) when there is none."""
+
+    async def cancel_child(self, job_id: UUID, task: str) -> None:
+        """Ask a living child to end; fine when there is none. Of a job that is being undone."""
+
+
+class EndpointAccess(BaseModel):
+    """An OpenAI-compatible base URL, and a key that ends with the job."""
+
+    base_url: str
+    key: str = Field(repr=False)
+
+
+class ChildStarted(BaseModel):
+    """`live`: it has not ended."""
+
+    execution_id: UUID
+    live: bool
+
 
 class ChildEnd(BaseModel):
-    """The data of the event `child:{task}`. `error` is that of the child's job."""
+    """`execution_id` as people see it. `error` is that of the child's job."""
 
-    status: Literal["COMPLETED", "FAILED", "CANCELLED"]
+    execution_id: str
+    status: Literal["PENDING", "RUNNING", "COMPLETED", "FAILED", "CANCELLED"]
     outputs: dict[str, Json] = {}
     error: dict[str, Any] | None = None
 

@@ -4,6 +4,7 @@ A job is an async function over a `Run`; what it does happens in steps. See `sha
 """
 
 import inspect
+import random
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, get_type_hints
@@ -17,17 +18,22 @@ Undo = Callable[..., Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """Seconds throughout. `timeout` bounds one attempt; `attempts` counts the first one too."""
+    """Seconds throughout. `timeout` bounds one attempt; `attempts` counts the first one too.
+
+    `jitter` is the share of a pause by which it may be longer, at random, so that many do not come back at once.
+    """
 
     attempts: int = 3
     delay: float = 1.0
     multiplier: float = 2.0
     max_delay: float = 60.0
     timeout: float | None = None
+    jitter: float = 0.0
 
     def backoff(self, tries: int) -> float:
         """The pause after the given number of tries."""
-        return float(min(self.delay * self.multiplier ** max(tries - 1, 0), self.max_delay))
+        pause = min(self.delay * self.multiplier ** max(tries - 1, 0), self.max_delay)
+        return float(pause * (1 + self.jitter * random.random()))  # noqa: S311  # no secret
 
 
 ONCE = RetryPolicy(attempts=1)
