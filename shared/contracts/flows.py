@@ -3,7 +3,7 @@
 from typing import Any, Literal, Protocol
 from uuid import UUID
 
-from pydantic import BaseModel, field_serializer
+from pydantic import BaseModel, Field, field_serializer
 
 from shared.flows.definition import Flow
 
