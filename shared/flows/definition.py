@@ -115,7 +115,7 @@ def loop_body(task: Task) -> Task | None:
     Only for flows that were read by a dialect.
     """
     body = task.inputs.get("task")
-    if type(body) is not dict:
+    if type(body) is not dict or type(body.get("type")) is not str:
         return None
     rest = {name: body[name] for name in BODY_MEMBERS if name in body}
     kind, spelled = type_names(body["type"])

@@ -18,7 +18,8 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from functools import lru_cache
+from typing import Literal, NamedTuple
 
 from shared.flows import plain
 from shared.flows.faults import Faults, FlowFaults, count, member, shown
@@ -34,8 +35,7 @@ INDEX = re.compile(r"[0-9]{1,9}")
 Root = Literal["input", "refs", "output", "item", "index"]
 
 
-@dataclass(frozen=True, slots=True)
-class Notation:
+class Notation(NamedTuple):
     """The words in which a dialect writes its references."""
 
     input: str
@@ -52,8 +52,7 @@ class Notation:
 CANONICAL = Notation("input", "refs", "output")
 
 
-@dataclass(frozen=True, slots=True)
-class Reference:
+class Reference(NamedTuple):
     """What stands between braces. `task` is set for the root `refs`; `path` is what comes after, from the name on."""
 
     root: Root
@@ -93,7 +92,8 @@ def parse(text: str, notation: Notation = CANONICAL) -> Parts:
         while start > done and text[start - 1] == "\\":
             start -= 1
         backslashes = found - start
-        literal.append(text[done:start] + "\\" * (backslashes // 2))
+        if found > done:
+            literal.append(text[done:start] + "\\" * (backslashes // 2))
         if backslashes % 2:
             literal.append("{{")
             done = found + 2
@@ -145,8 +145,7 @@ def translate(value: Json, source: Notation, target: Notation, path: str, faults
     return value
 
 
-@dataclass(frozen=True, slots=True)
-class Use:
+class Use(NamedTuple):
     """One reference in a value. `whole`: it is all of its text, so that its type is kept."""
 
     path: str
@@ -207,6 +206,7 @@ def look_up(reference: Reference, values: Mapping[str, Json], path: str = "") ->
     return value
 
 
+@lru_cache(maxsize=4096)
 def _reference(content: str, notation: Notation) -> Reference:
     segments = content.split(".")
     if len(segments) > MAX_SEGMENTS or not all(SEGMENT.fullmatch(one) for one in segments):
@@ -228,6 +228,8 @@ def _reference(content: str, notation: Notation) -> Reference:
 def _escaped(text: str, followed: bool) -> str:
     pieces = []
     done = 0
+    if "{{" not in text and "\\" not in text:
+        return text
     while (found := text.find("{{", done)) >= 0:
         before = text[done:found]
         pieces.append(before + "\\" * (_trailing(before) + 1) + "{{")
