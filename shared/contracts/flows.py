@@ -61,9 +61,7 @@ class FlowPort(Protocol):
     async def provider_key(self, job_id: UUID) -> str | None:
         """The key that came with the execution in the header X-Provider-Key; None when none did. Never kept."""
 
-    async def keep_artifact(
-        self, job_id: UUID, task: str, name: str, media_type: str, size: int, sha256: str
-    ) -> UUID:
+    async def keep_artifact(self, job_id: UUID, task: str, name: str, media_type: str, size: int, sha256: str) -> UUID:
         """Name a blob that has been stored a file of the execution, so that it stays; the same file has one id.
 
         `Retry` (`artifact_gone`) when the bytes are not there (any more): store them again.

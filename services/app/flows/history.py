@@ -64,7 +64,7 @@ async def child(session: AsyncSession, parent: UUID, task: str, *, lock: bool = 
 
 async def page(session: AsyncSession, caller: Caller, filters: dict[str, Any], query: PageQuery) -> Page[Any]:
     """Pages of what makes a `Listed`. `filters`: flow_id, project_id, status."""
-    statement: Select[Any] = (
+    statement: Select[*tuple[Any, ...]] = (
         select(ExecutionRow, FlowRow, JobRow.started_at, JobRow.ended_at)
         .join(FlowRow, FlowRow.id == ExecutionRow.flow_id)
         .join(JobRow, JobRow.id == ExecutionRow.id)
@@ -117,7 +117,7 @@ _ITEMS = text("""
 async def items(session: AsyncSession, job_id: UUID, task: str) -> dict[str, int]:
     """How many items of a loop are in each state."""
     rows = await session.execute(_ITEMS, {"job": job_id, "prefix": f"{task}["})
-    return {row.state: row.count for row in rows}
+    return {row[0]: row[1] for row in rows}
 
 
 # ---- files

@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from services.app.flows import slugs
 from services.app.flows.tables import LIVE, ExecutionRow, FlowRow, VersionRow
 from services.app.identity.caller import Caller
+from services.app.projects.tables import ProjectRow
 from shared.http.pages import Listing, Page, PageQuery, paginate
 
 FLOWS = Listing(
@@ -76,7 +77,4 @@ async def purge(session: AsyncSession, days: int) -> None:
 
 
 async def default_project(session: AsyncSession, name: str) -> UUID | None:
-    return await session.scalar(text("SELECT id FROM platform.project WHERE name = :name"), {"name": name})
-
-
-__all__ = ["FLOWS", "add", "count", "delete", "get", "in_flight", "page", "purge", "version", "versions"]
+    return (await session.execute(select(ProjectRow.id).where(ProjectRow.name == name))).scalar_one_or_none()
