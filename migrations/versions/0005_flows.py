@@ -14,6 +14,12 @@ depends_on: Sequence[str] | None = None
 
 def upgrade() -> None:
     op.execute("CREATE SCHEMA IF NOT EXISTS flow")
+    op.add_column("api_key", sa.Column("job_id", sa.Uuid(), nullable=True), schema="platform")
+    op.create_index(op.f("ix_api_key_job_id"), "api_key", ["job_id"], schema="platform")
+    op.create_foreign_key(
+        op.f("fk_api_key_job_id"), "api_key", "job", ["job_id"], ["id"],
+        source_schema="platform", referent_schema="jobs", ondelete="CASCADE",
+    )  # fmt: skip
     op.create_table(
         "flow",
         sa.Column("id", sa.Uuid(), nullable=False),
@@ -153,6 +159,10 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    op.drop_constraint(op.f("fk_api_key_job_id"), "api_key", schema="platform", type_="foreignkey")
+    op.drop_index(op.f("ix_api_key_job_id"), table_name="api_key", schema="platform")
+    op.execute("DELETE FROM platform.api_key WHERE job_id IS NOT NULL")
+    op.drop_column("api_key", "job_id", schema="platform")
     op.drop_table("secret", schema="flow")
     op.drop_index(op.f("ix_artifact_sha256"), table_name="artifact", schema="flow")
     op.drop_index(op.f("ix_artifact_execution_id"), table_name="artifact", schema="flow")

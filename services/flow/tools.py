@@ -4,12 +4,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from uuid import UUID
 
+from shared.security.outgoing import Outgoing, outgoing
+
 from services.flow.context import TaskContext
 from shared.contracts.flows import ArtifactInfo, EndpointAccess, FlowPort
 from shared.contracts.ports import AppPort
 from shared.jobs.run import Step
 from shared.objects.store import ObjectStore
-from shared.security.outgoing import Outgoing, outgoing
 from shared.settings import Settings
 
 

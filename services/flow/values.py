@@ -1,7 +1,7 @@
 """Values that are too big for a job's history: kept as artifacts, and read again where a task needs them.
 
-What a task returns is at most `MOST` bytes of JSON; the largest outputs of one that returns more become artifacts. Such a value is
-that of a file with `"spilled"`: what is inside, `text` or `json`.
+What a task returns is at most `MOST` bytes of JSON; the largest outputs of one that returns more become artifacts. Such a value
+is that of a file with `"spilled"`: what is inside, `text` or `json`.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -23,7 +23,9 @@ async def spill(outputs: Mapping[str, Any], context: Context) -> dict[str, Any]:
     while sum(sizes.values()) > MOST:
         name = max(sizes, key=lambda one: sizes[one])
         if is_spilled(kept[name]):
-            raise TaskError("too_large", f"What the task returns is too large, even with its values kept as files: {MOST} bytes.")
+            raise TaskError(
+                "too_large", f"What the task returns is too large, even with its values kept as files: {MOST} bytes."
+            )
         kept[name] = await _keep(name, kept[name], context)
         sizes[name] = len(to_json(kept[name]))
     return kept

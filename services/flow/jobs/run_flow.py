@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
+from services.flow.checks import checked_inputs
 from services.flow.jobs.steps import (
     Child,
     Outputs,
@@ -21,14 +22,14 @@ from services.flow.jobs.steps import (
     skip_task,
     start_child,
 )
-from services.flow.checks import checked_inputs
 from services.flow.tasks.registry import find_all
 from services.flow.values import MOST, is_spilled
 from shared.contracts.flows import MAX_RUN_INPUT, RUN_FLOW, ChildStarted, FlowResult, FlowRun, TaskDone, child_event
 from shared.flows import conditions, graph
 from shared.flows.conditions import ConditionFault
 from shared.flows.definition import Retry, Task, loop_body
-from shared.flows.references import ReferenceFault, Template, compile_value
+from shared.flows.faults import Faults
+from shared.flows.references import Reference, ReferenceFault, Template, compile_value
 from shared.jobs.declare import RetryPolicy, job
 from shared.jobs.run import PlannedStep, Run, StepFailed
 from stepway.tasks import TaskError, TaskType
@@ -54,7 +55,9 @@ class Place:
     """Where a task is: by itself, or as the body of a loop, at one of its items."""
 
     key: str
-    item: Mapping[str, Any] = field(default_factory=dict)  # what else can be referred to: `item` and `index`, or `output`
+    item: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # what else can be referred to: `item` and `index`, or `output`
 
 
 class Execution:
@@ -93,7 +96,9 @@ class Execution:
             if task.on_error == "fail":
                 self._failed = True
                 raise
-            self._ended[task.name] = TaskDone(outputs=task.fallback or {}) if task.on_error == "default" else None
+            self._ended[task.name] = None
+            if task.on_error == "default":
+                self._ended[task.name] = TaskDone(outputs=await self._fallback(task, Place(task.name)))
 
     async def outputs(self) -> dict[str, Any]:
         """What the flow gives."""
@@ -120,7 +125,8 @@ class Execution:
                 return await self._each(task, place)
             case "flow.subworkflow":
                 return await self._sub(task, place)
-        order = TaskOrder(type=task.type, inputs=task.inputs, values=self._values([compile_value(task.inputs)], place))
+        values = self._values(compile_value(task.inputs).references, place)
+        order = TaskOrder(type=task.type, inputs=task.inputs, values=values)
         own = replace(run_task, title=task.name, retry=policy(task, self._types[task.type]))
         done: TaskDone = await self._run.step(own, order, key=place.key)
         return done
@@ -128,11 +134,12 @@ class Execution:
     async def _why_not(self, task: Task, place: Place) -> str | None:
         """Why the task is passed over; None when it is to run."""
         if task.condition is not None:
-            values = self._values(conditions.templates(task.condition), place)
+            condition = conditions.compile_condition(task.condition, "condition", Faults())
+            values = self._values((use.reference for use in conditions.uses(condition)), place)
             try:
-                if not conditions.evaluate(task.condition, values):
+                if not conditions.evaluate(condition, values):
                     return "Its condition does not hold."
-            except (ConditionFault, ReferenceFault) as fault:
+            except ConditionFault as fault:
                 await self._refuse(place, "bad_condition", fault.message)
         for name in self._required(task):
             before = self._ended.get(name, TaskDone())
@@ -148,6 +155,10 @@ class Execution:
             value = task.inputs.get(field_.name)
             if field_.required and isinstance(value, str):
                 yield from (use.reference.task for use in compile_value(value).uses if use.whole and use.reference.task)
+
+    async def _fallback(self, task: Task, place: Place) -> dict[str, Any]:
+        given: dict[str, Any] = await self._resolved(compile_value(task.fallback or {}), place)
+        return given
 
     # ---- what the engine does itself
 
@@ -165,7 +176,9 @@ class Execution:
         given = await self._now(task, place, but="task")
         items, lanes, body = given["items"], int(given["concurrency"]), loop_body(task)
         if body is None or len(items) > MOST_ITEMS:
-            await self._refuse(place, "too_many", f"The input items has {len(items)} of them; {MOST_ITEMS} are the most.")
+            await self._refuse(
+                place, "too_many", f"The input items has {len(items)} of them; {MOST_ITEMS} are the most."
+            )
         results: list[Any] = [None] * len(items)
 
         async def lane(first: int) -> None:
@@ -184,7 +197,7 @@ class Execution:
         except StepFailed:
             if body.on_error == "fail":
                 raise
-            return body.fallback if body.on_error == "default" else None
+            return await self._fallback(body, at) if body.on_error == "default" else None
 
     async def _sub(self, task: Task, place: Place) -> TaskDone:
         """The sub-flow is a job of its own. With each attempt of this one it is looked at anew: it may have failed."""
@@ -224,14 +237,14 @@ class Execution:
 
     async def _resolved(self, template: Template, place: Place) -> Any:
         try:
-            return template.resolve(self._values([template], place))
+            return template.resolve(self._values(template.references, place))
         except ReferenceFault as fault:
             await self._refuse(place, "bad_reference", fault.message)
 
-    def _values(self, templates: Iterable[Template], place: Place) -> dict[str, Any]:
+    def _values(self, references: Iterable[Reference], place: Place) -> dict[str, Any]:
         """What the references name, and nothing else: it travels with the step."""
         values: dict[str, Any] = {"input": {}, "refs": {}, **place.item}
-        for reference in (one for template in templates for one in template.references):
+        for reference in references:
             if reference.root == "input":
                 names = reference.path[:1] or self._inputs
                 values["input"] |= {name: self._inputs[name] for name in names if name in self._inputs}

@@ -1,6 +1,5 @@
 """The steps of a flow's execution: one task, a skipped task, a started sub-flow. See `run_flow` for what comes when."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel

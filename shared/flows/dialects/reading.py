@@ -38,6 +38,7 @@ class Reader:
     def __init__(self, words: Words) -> None:
         self.words = words
         self.faults = Faults()
+        self.closed: set[str] = set()  # what is of another form altogether, and told so
 
     def flow(self, body: Json) -> Flow:
         data = self._members(body, "", self.words.head) or {}
@@ -119,6 +120,7 @@ class Reader:
     def _members(self, value: Json, path: str, words: Mapping[str, str]) -> dict[str, Any] | None:
         """The members of an object under our names; None for what is no object."""
         if type(value) is not dict:
+            self.closed.add(path)
             self.faults.add(path, "wrong_type", f"This must be an object with {_listed(words)}.")
             return None
         for name in value:
@@ -132,6 +134,7 @@ class Reader:
         path = _word(words, name)
         items = data.get(name, [])
         if type(items) is not list:
+            self.closed.add(path)
             self.faults.add(path, "wrong_type", "This must be a list of objects.")
             return
         field = Flow.model_fields[name]
@@ -161,7 +164,8 @@ class Reader:
         where = member(path, _word(words, str(name)))
         for step in below:
             where = f"{where}[{step}]" if isinstance(step, int) else member(where, str(step))
-        self.faults.add(where, *_sentence(error, _word(words, str(name))))
+        if path not in self.closed and where not in self.closed:
+            self.faults.add(where, *_sentence(error, _word(words, str(name))))
 
 
 def _word(words: Mapping[str, str], name: str) -> str:
