@@ -64,13 +64,16 @@ def upgrade() -> None:
         sa.Column("inputs", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
         sa.Column("webhook_url", sa.Text(), nullable=True),
         sa.Column("trigger", sa.Text(), nullable=False),
+        sa.Column("status", sa.Text(), server_default="PENDING", nullable=False),
         sa.Column("parent", sa.Uuid(), nullable=True),
         sa.Column("parent_task", sa.Text(), nullable=True),
         sa.Column("parent_attempt", sa.Integer(), nullable=True),
         sa.Column(
             "created_at", sa.DateTime(timezone=True), server_default=sa.text("clock_timestamp()"), nullable=False
         ),
-        sa.Column("ended_at", sa.DateTime(timezone=True), nullable=True),
+        sa.CheckConstraint(
+            "status IN ('PENDING', 'RUNNING', 'COMPLETED', 'FAILED', 'CANCELLED')", name=op.f("ck_execution_status")
+        ),
         sa.CheckConstraint(
             "trigger IN ('api', 'schedule', 'webhook', 'parent', 'retry')", name=op.f("ck_execution_trigger")
         ),
@@ -98,7 +101,7 @@ def upgrade() -> None:
         ["project_id"],
         unique=False,
         schema="flow",
-        postgresql_where=sa.text("ended_at IS NULL"),
+        postgresql_where=sa.text("status IN ('PENDING', 'RUNNING')"),
     )
     op.create_index(
         "ix_execution_project", "execution", ["project_id", "created_at", "id"], unique=False, schema="flow"
@@ -170,7 +173,10 @@ def downgrade() -> None:
     )
     op.drop_index("ix_execution_project", table_name="execution", schema="flow")
     op.drop_index(
-        "ix_execution_live", table_name="execution", schema="flow", postgresql_where=sa.text("ended_at IS NULL")
+        "ix_execution_live",
+        table_name="execution",
+        schema="flow",
+        postgresql_where=sa.text("status IN ('PENDING', 'RUNNING')"),
     )
     op.drop_index("ix_execution_flow", table_name="execution", schema="flow")
     op.drop_index("ix_execution_created", table_name="execution", schema="flow")

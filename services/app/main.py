@@ -15,6 +15,9 @@ from services.app.credentials import routes as credentials
 from services.app.endpoints import model_files
 from services.app.endpoints import outcomes as endpoint_outcomes
 from services.app.endpoints import routes as endpoints
+from services.app.flows import execution_routes as executions
+from services.app.flows import outcomes as flow_outcomes
+from services.app.flows import routes as flows
 from services.app.icons import routes as icons
 from services.app.identity import routes as identity
 from services.app.identity.authenticate import Authenticator
@@ -27,6 +30,7 @@ from services.app.projects import routes as projects
 from services.app.templates import routes as templates
 from services.app.wizards import routes as wizards
 from services.app.wizards.outcome import WorkflowHook
+from shared.contracts.flows import RUN_FLOW
 from shared.errors import Problem
 from shared.http import guards, problems
 from shared.http.sse import StreamSlots
@@ -46,6 +50,8 @@ ROUTERS = (
     projects.router,
     credentials.router,
     templates.router,
+    flows.router,
+    executions.router,
     icons.router,
     audit.router,
 )
@@ -71,7 +77,10 @@ def hooks(context: AppContext) -> dict[str, Hook]:
         "update_endpoint": endpoint_outcomes.UpdateOutcome(context),
         "delete_endpoint": endpoint_outcomes.RemoveOutcome(context),
     }
-    return {kind: Outcome(context.ledger, hook, workflow) for kind, hook in resources.items()}
+    found: dict[str, Hook] = {kind: Outcome(context.ledger, hook, workflow) for kind, hook in resources.items()}
+    announcer = flow_outcomes.StatusAnnouncer(context)
+    found[RUN_FLOW] = Outcome(context.ledger, flow_outcomes.FlowOutcome(context), workflow, announcer)
+    return found
 
 
 async def _nothing(*_arguments: object) -> None:

@@ -8,8 +8,9 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from services.app.flows import slugs
-from services.app.flows.tables import ExecutionRow, FlowRow, VersionRow
+from services.app.flows.tables import LIVE, ExecutionRow, FlowRow, VersionRow
 from services.app.identity.caller import Caller
+from services.app.projects.tables import ProjectRow
 from shared.http.pages import Listing, Page, PageQuery, paginate
 
 FLOWS = Listing(
@@ -66,7 +67,7 @@ async def versions(session: AsyncSession, flow_id: UUID, query: PageQuery) -> Pa
 
 
 async def in_flight(session: AsyncSession, flow_id: UUID) -> int:
-    statement = select(func.count()).where(ExecutionRow.flow_id == flow_id, ExecutionRow.ended_at.is_(None))
+    statement = select(func.count()).where(ExecutionRow.flow_id == flow_id, ExecutionRow.status.in_(LIVE))
     return (await session.execute(statement)).scalar_one()
 
 
@@ -76,7 +77,4 @@ async def purge(session: AsyncSession, days: int) -> None:
 
 
 async def default_project(session: AsyncSession, name: str) -> UUID | None:
-    return await session.scalar(text("SELECT id FROM platform.project WHERE name = :name"), {"name": name})
-
-
-__all__ = ["FLOWS", "add", "count", "delete", "get", "in_flight", "page", "purge", "version", "versions"]
+    return (await session.execute(select(ProjectRow.id).where(ProjectRow.name == name))).scalar_one_or_none()

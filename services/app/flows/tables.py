@@ -13,6 +13,8 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from shared.db.base import Base, Created, one_of
 
+STATUSES = ("PENDING", "RUNNING", "COMPLETED", "FAILED", "CANCELLED")
+LIVE = ("PENDING", "RUNNING")
 TRIGGERS = ("api", "schedule", "webhook", "parent", "retry")
 _EXECUTION = "flow.execution.id"
 
@@ -60,7 +62,7 @@ class VersionRow(Base):
 
 
 class ExecutionRow(Base):
-    """`ended_at` is there while the job has ended: what counts as in flight has none.
+    """`status` follows the job's state, in the words of flows.
 
     Of a sub-flow, `parent` is the execution that started it, `parent_task` the task that waits for it, and
     `parent_attempt` the attempt of the parent's job that started it, or took it up again.
@@ -79,18 +81,19 @@ class ExecutionRow(Base):
     inputs: Mapped[dict[str, Any]] = mapped_column(JSONB)
     webhook_url: Mapped[str | None]
     trigger: Mapped[str]
+    status: Mapped[str] = mapped_column(server_default="PENDING")
     parent: Mapped[UUID | None] = mapped_column(ForeignKey(_EXECUTION, ondelete="SET NULL"))
     parent_task: Mapped[str | None]
     parent_attempt: Mapped[int | None]
     created_at: Mapped[Created]
-    ended_at: Mapped[datetime | None]
 
     __table_args__ = (
         CheckConstraint(one_of("trigger", TRIGGERS), name="trigger"),
+        CheckConstraint(one_of("status", STATUSES), name="status"),
         Index("ix_execution_created", "created_at", "id"),
         Index("ix_execution_flow", "flow_id", "created_at", "id"),
         Index("ix_execution_project", "project_id", "created_at", "id"),
-        Index("ix_execution_live", "project_id", postgresql_where=text("ended_at IS NULL")),
+        Index("ix_execution_live", "project_id", postgresql_where=text(one_of("status", LIVE))),
         Index("uq_execution_child", "parent", "parent_task", unique=True, postgresql_where=text("parent IS NOT NULL")),
         {"schema": "flow"},
     )
