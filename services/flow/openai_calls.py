@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import httpx
 from pydantic import BaseModel, ValidationError
 
 from services.flow.fetching import causes, fault_of
@@ -68,28 +69,37 @@ def model_field(default: str | None = DEFAULT_MODEL) -> Field:
 async def provider_client(context: Context, inputs: Mapping[str, Any]) -> AsyncIterator["AsyncOpenAI"]:
     """A client of the provider that the inputs name. Leaving it closes it; a fault within becomes a `TaskError`."""
     # not at the top: the library takes seconds to import, and many processes only read what types there are
-    from openai import APIError, AsyncOpenAI, Omit, OpenAIError
+    from openai import APIError, AsyncOpenAI, OpenAIError
 
     found = await context.provider(inputs)
+    http_client = context.http_client(timeout=TIMEOUT)
+    if not found.key:
+        http_client.event_hooks = {"request": [_without_key]}  # the library insists on sending one
     client = AsyncOpenAI(
         api_key=found.key or "none",
         admin_api_key="",
         base_url=found.base_url,
-        http_client=context.http_client(timeout=TIMEOUT),
+        http_client=http_client,
         max_retries=0,
     )
-    # what the library has read from the environment is for another program
+    # what the library has read from the environment is for other programs
     client.organization = client.project = None
-    client._custom_headers = {} if found.key else {"Authorization": Omit()}  # type: ignore[dict-item]  # as it documents
+    client._custom_headers = {}
     try:
         async with client:
             yield client
     except APIError as error:
         raise _fault(error, found.key) from None
+    except (httpx.HTTPError, httpx.InvalidURL, AddressRefused) as error:
+        raise fault_of(error) from None
     except OpenAIError as error:
         raise TaskError(
             "provider_error", f"The provider's answer cannot be used: {_words(str(error), found.key)}"
         ) from None
+
+
+async def _without_key(request: httpx.Request) -> None:
+    request.headers.pop("Authorization", None)
 
 
 def request_body(inputs: Mapping[str, Any], default_model: str | None = DEFAULT_MODEL) -> dict[str, Any]:
@@ -174,4 +184,6 @@ def _words(text: str, key: str) -> str:
         text = text.replace(key, "***")
     text = _LOOKS_LIKE_A_KEY.sub("***", clean(text))
     line = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
-    return line if len(line) <= _MAX_WORDS else f"{line[:_MAX_WORDS]}…"
+    if len(line) > _MAX_WORDS:
+        return f"{line[:_MAX_WORDS]}…"
+    return line if not line or line.endswith((".", "!", "?")) else f"{line}."
