@@ -43,13 +43,11 @@ def _look(value: Json, max_depth: int, storable: bool) -> Literal["sound", "larg
                 size += 2 * len(item) + 2
                 if size > MAX_BYTES:
                     return "large"
+                below.extend(item)
                 if kind is dict:
-                    if _names_problem(item, storable) is not None:
+                    if not all(type(name) is str for name in item):
                         return "wrong"
-                    size += sum(map(len, item))
                     below.extend(item.values())
-                else:
-                    below.extend(item)
             elif kind is str:
                 size += len(item)
                 if storable and _text_problem(item) is not None:
@@ -58,6 +56,8 @@ def _look(value: Json, max_depth: int, storable: bool) -> Literal["sound", "larg
                 return "wrong"
         if size > MAX_BYTES:
             return "large"
+        if not below:
+            break
         level = below
     return "sound"
 
