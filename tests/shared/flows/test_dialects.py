@@ -165,3 +165,14 @@ def test_a_third_party_type_gets_its_own_name_and_keeps_its_spelling() -> None:
 def test_a_dialect_alone_refuses_the_other_one(read: Any) -> None:
     with pytest.raises(FlowFaults):
         read(SUMMARY if read is tasks.read else SPEECH)
+
+
+@pytest.mark.parametrize("read", [refs.read, tasks.read])
+def test_a_dialect_alone_takes_no_body_of_any_depth(read: Any) -> None:
+    deep: Any = {}
+    for _ in range(5000):
+        deep = {"not": deep}
+    body = dialects.write(dialects.read(BASE)[1], "refs" if read is refs.read else "tasks")
+    body["tasks"][0]["condition"] = deep
+    with pytest.raises(FlowFaults, match="nested deeper"):
+        read(body)
