@@ -25,6 +25,8 @@ from services.app.models import provider_routes as providers
 from services.app.models import routes as models
 from services.app.projects import routes as projects
 from services.app.templates import routes as templates
+from services.app.webhooks import routes as webhooks
+from services.app.webhooks.announcements import JobAnnouncer
 from services.app.wizards import routes as wizards
 from services.app.wizards.outcome import WorkflowHook
 from shared.errors import Problem
@@ -46,6 +48,7 @@ ROUTERS = (
     projects.router,
     credentials.router,
     templates.router,
+    webhooks.router,
     icons.router,
     audit.router,
 )
@@ -53,7 +56,7 @@ ROUTERS = (
 
 def hooks(context: AppContext) -> dict[str, Hook]:
     """What each kind of job means for our rows, and for the workflow that started it."""
-    workflow = WorkflowHook(context)
+    workflow, announcer = WorkflowHook(context), JobAnnouncer(context)
     resources: dict[str, Hook] = {
         "add_cloud_model": _nothing,
         "import_model": model_outcomes.ImportOutcome(context),
@@ -71,7 +74,7 @@ def hooks(context: AppContext) -> dict[str, Hook]:
         "update_endpoint": endpoint_outcomes.UpdateOutcome(context),
         "delete_endpoint": endpoint_outcomes.RemoveOutcome(context),
     }
-    return {kind: Outcome(context.ledger, hook, workflow) for kind, hook in resources.items()}
+    return {kind: Outcome(context.ledger, hook, workflow, announcer) for kind, hook in resources.items()}
 
 
 async def _nothing(*_arguments: object) -> None:

@@ -15,6 +15,7 @@ from services.app.identity import repository as identity
 from services.app.identity.idempotency import purge as purge_idempotency
 from services.app.jobs import revocation
 from services.app.models import holdings
+from services.app.webhooks import delivery
 from services.app.wizards import service as wizards
 from shared.jobs import retention
 
@@ -61,6 +62,7 @@ class Maintenance:
         await self._do("purge_idempotency", lambda: purge_idempotency(context.database))
         await self._do("purge_logins", self._purge_logins)
         await self._do("trim_events", self._trim_events)
+        await self._do("forget_deliveries", lambda: delivery.forget(context))
         await self._do("sweep_objects", lambda: holdings.sweep(context))
         await self._do("sweep_scratch", self._sweep_scratch)
 

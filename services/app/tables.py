@@ -8,11 +8,13 @@ from services.app.identity.tables import ApiKeyRow, IdempotencyRow, LoginRow, Us
 from services.app.models.tables import CloudModelRow, ModelFileRow, ModelRow, ProviderRow, ScanOverrideRow, ScanRow
 from services.app.projects.tables import MemberRow, ProjectRow
 from services.app.templates.tables import TemplateRow
+from services.app.webhooks.tables import MessageRow, SigningSecretRow, WebhookRow
 from services.app.wizards.tables import WorkflowRow
 from shared.jobs import tables as jobs
 
 __all__ = [
     "ApiKeyRow", "AuditRow", "CloudModelRow", "ClusterAccessRow", "ClusterRow", "CredentialRow", "EndpointEventRow",
-    "EndpointRow", "IdempotencyRow", "LoginRow", "MemberRow", "ModelFileRow", "ModelRow", "ProjectRow", "ProviderRow",
-    "ScanOverrideRow", "ScanRow", "TemplateRow", "UserRow", "WorkflowRow", "jobs",
+    "EndpointRow", "IdempotencyRow", "LoginRow", "MemberRow", "MessageRow", "ModelFileRow", "ModelRow", "ProjectRow",
+    "ProviderRow", "ScanOverrideRow", "ScanRow", "SigningSecretRow", "TemplateRow", "UserRow", "WebhookRow", "WorkflowRow",
+    "jobs",
 ]  # fmt: skip

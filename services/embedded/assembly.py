@@ -25,6 +25,8 @@ from services.app.main import create_app, hooks
 from services.app.maintenance import Maintenance
 from services.app.models import catalog as catalogue
 from services.app.templates import builtin as templates
+from services.app.webhooks.delivery import Delivery
+from services.app.webhooks.sending import Sender
 from services.assembly.access import access_by_table
 from services.assembly.objects import opened, prepared, reached
 from services.assembly.publisher import Publisher
@@ -142,6 +144,7 @@ class Assembly:
         self._watches = Watches(world, self._hold, lambda: self.hub.watch(CLUSTERS))
         self._spawn("cluster-watches", self._watches.run)
         self._spawn("maintenance", Maintenance(self.context, self._hold).run)
+        self._spawn("webhooks", Delivery(self.context, Sender(self.settings)).run)
         return key
 
     async def _hold(self, lease: str) -> int | None:

@@ -11,7 +11,14 @@ from pydantic_core import to_json
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-COLUMNS = ("credential", "cluster", "cluster_access", "endpoint")  # tables with a column `sealed`
+COLUMNS = (
+    "credential",
+    "cluster",
+    "cluster_access",
+    "endpoint",
+    "webhook",
+    "webhook_signing_secret",
+)  # tables with a column `sealed`
 FIRST = UUID(int=0)
 
 _KEY = "encode(substring({value} FROM 2 FOR 8), 'hex')"

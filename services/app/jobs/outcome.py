@@ -21,25 +21,33 @@ log = structlog.get_logger(__name__)
 
 
 class Outcome:
-    """The hook of one kind of job: at its end first the resource's, whose row the workflow's result is made of."""
+    """The hook of one kind of job: at its end first the resource's, whose row the workflow's result is made of.
 
-    def __init__(self, ledger: Ledger, resource: Hook, workflow: Hook) -> None:
+    `announcer` tells those who asked to hear of it, of every state that holds; it raises nothing of its own.
+    """
+
+    def __init__(self, ledger: Ledger, resource: Hook, workflow: Hook, announcer: Hook | None = None) -> None:
         self._ledger = ledger
         self._hooks = (resource, workflow)
+        self._announcer = announcer
 
     async def __call__(self, session: AsyncSession, job: JobView, spec: dict[str, Any]) -> None:
         if job["state"] in ("running", "waiting"):
-            return  # means nothing to anyone, and comes often
-        if job["state"] not in FINAL:
+            pass  # means nothing for any row, and comes often
+        elif job["state"] not in FINAL:
             for hook in reversed(self._hooks):  # whether the workflow allows it comes before what it would do
                 await hook(session, job, spec)
         elif job["state"] == "succeeded":
-            await self._succeeded(session, job, spec)
+            if not await self._succeeded(session, job, spec):
+                return
         else:
             for hook in self._hooks:
                 await self._attempt(session, hook, job, spec)
+        if self._announcer is not None:
+            await self._announcer(session, job, spec)
 
-    async def _succeeded(self, session: AsyncSession, job: JobView, spec: dict[str, Any]) -> None:
+    async def _succeeded(self, session: AsyncSession, job: JobView, spec: dict[str, Any]) -> bool:
+        """Whether it stays a success."""
         for hook in self._hooks:
             error = await self._attempt(session, hook, job, spec)
             if error is not None:
@@ -49,7 +57,8 @@ class Outcome:
                     session, UUID(job["id"]), "failed",
                     set_="result = NULL, error = CAST(:error AS jsonb)", values={"error": json_text(body)},
                 )  # fmt: skip
-                return
+                return False
+        return True
 
     async def _attempt(self, session: AsyncSession, hook: Hook, job: JobView, spec: dict[str, Any]) -> str | None:
         """Run a hook in a savepoint; what went wrong, in a word. A database that is away is the engine's to wait for."""
