@@ -1,4 +1,4 @@
-"""Alembic's environment: one linear history over the schemas `platform` and `jobs`."""
+"""Alembic's environment: one linear history over the schemas `platform`, `jobs` and `flow`."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from services.app import tables
 from shared.db.base import metadata
 from shared.db.engine import driver_url
 
-SCHEMAS = {"platform", "jobs"}
+SCHEMAS = {"platform", "jobs", "flow"}
 assert tables.jobs  # the import fills the metadata
 
 

@@ -120,6 +120,27 @@ CODES: dict[str, Code] = {
     "not_the_newest_worker": Code(
         409, "Only the newest worker can be removed", "Remove the one that the detail names, or `count` of them."
     ),
+    # flows
+    "flow_invalid": Code(
+        400,
+        "The definition of the flow is wrong",
+        "See `errors`: each names a place in the definition, and what is wrong there.",
+    ),
+    "flow_input_invalid": Code(
+        400, "The inputs do not fit the flow", "See `errors` for each input; GET the flow for what it takes."
+    ),
+    "version_conflict": Code(
+        409,
+        "The flow has another version by now",
+        "Read the flow again, then repeat the change with its `workflow_version`.",
+    ),
+    "too_many_flows": Code(409, "The project has as many flows as it may", "Delete some that are not used any more."),
+    "too_many_executions": Code(
+        429,
+        "The project has as many executions in flight as it may",
+        "Wait as Retry-After says, or cancel some; STEPWAY_FLOW_EXECUTIONS_IN_FLIGHT is the limit.",
+        retryable=True,
+    ),
     # fields
     "validation_failed": Code(422, "Some fields are wrong", "See `errors` for each field."),
     "unknown_field": Code(422, "A field is not known here", "Remove it, or check its spelling."),

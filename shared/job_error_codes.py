@@ -29,6 +29,12 @@ JOB_CODES: dict[str, JobCode] = {
         "What the job did could not all be undone", "See what is left in the message; retry the job to undo the rest."
     ),
     "worker_lost": JobCode("The process that did the work ended each time", "Check the machine's memory, then retry."),
+    # executions of flows
+    "artifact_gone": JobCode("A file is not there any more", "Start again with a file that is there."),
+    "child_busy": JobCode("A sub-flow is being started by another process", _RETRY),
+    "child_gone": JobCode("The execution of a sub-flow is not there any more", "Start the workflow again."),
+    "flow_gone": JobCode("The workflow of a sub-flow is not there any more", "Name a workflow of the same project."),
+    "flow_too_deep": JobCode("Workflows run each other too deeply", "Let fewer workflows be parts of each other."),
     # where models come from
     "access_denied": JobCode("The server wants a credential", "Choose a credential that may read this."),
     "address_refused": JobCode("The address is not allowed", "Use a public address, or have this one allowed."),

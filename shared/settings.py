@@ -7,6 +7,8 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, AliasChoices, BaseModel, BeforeValidator, Field, SecretStr, model_validator
 
+from shared.security.pins import parse_pin
+
 
 def _listed(value: object) -> object:
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
@@ -23,6 +25,12 @@ def _base_url(value: str) -> str:
 
 
 Delays = Annotated[list[Annotated[float, Field(ge=0)]], BeforeValidator(_listed)]
+def _pinned(values: list[str]) -> list[str]:
+    for value in values:
+        parse_pin(value)
+    return values
+
+
 Listed = Annotated[list[str], BeforeValidator(_listed)]
 BaseUrl = Annotated[str, AfterValidator(_base_url)]
 
@@ -64,11 +72,15 @@ class Settings(BaseModel):
     advertised_url: BaseUrl | None = None  # where pods of clusters reach us for a model's bytes; None: we send them
     advertised_ca: Path | None = None  # PEM of the authorities of that address, where they are not public ones
     model_roots: Listed = []  # folders from which models may be added by path
-    allow_private_addresses: bool = False  # for `url` models, the hub and webhooks
+    allow_private_addresses: bool = False  # for `url` models, the hub, tasks of flows and webhooks
     trusted_hosts: Listed = []  # hosts (`host` or `host:port`) that may be fetched from, whatever they resolve to
+    resolve: Annotated[Listed, AfterValidator(_pinned)] = []  # `host:port:address[:port]`, for tasks and webhooks
+    outbound_ca: Path | None = None  # PEM of authorities that tasks and webhooks accept besides the public ones
+    flow_openai_base_url: BaseUrl = "https://api.openai.com/v1"  # whom tasks call that name no other; trusted
     allow_private_clusters: bool = True
     allow_loopback_clusters: bool = False
     hf_endpoint: str = Field("https://huggingface.co", validation_alias=AliasChoices("hf_endpoint", "HF_ENDPOINT"))
+    gateway_url: BaseUrl | None = None  # where flows call endpoints; None: this process is the gateway as well
     image_llama_cpp: str = "ghcr.io/ggml-org/llama.cpp:server"
     image_llama_cpp_program: Literal["server", "xllamacpp"] = "server"  # the program that the image starts
     image_vllm: str = "docker.io/vllm/vllm-openai:v0.11.0"
@@ -85,6 +97,8 @@ class Settings(BaseModel):
     rate_window: float = 10.0  # seconds
     streams_per_key: int = Field(100, ge=1)  # event streams, followed logs and waits that are open at once
     max_model_bytes: int = 500 * 1024**3
+    flows_per_project: int = Field(1000, ge=1)
+    flow_executions_in_flight: int = Field(1000, ge=1)  # of one project
 
     # of services that are processes of their own
     internal_port: int = 8401  # where a service's sidecar reaches it, on the loopback address only

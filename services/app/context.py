@@ -1,7 +1,7 @@
 """What the app's parts work with, put together once by the assembly and handed to every request."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Protocol
 from uuid import UUID
@@ -20,6 +20,7 @@ from shared.jobs.ledger import Ledger
 from shared.objects.store import ObjectStore
 from shared.security.envelope import Keyring
 from shared.settings import Settings
+from stepway.tasks import TaskType
 
 TRIGGERS = 4  # of wizards, that this process works on at a time
 
@@ -40,6 +41,7 @@ class AppContext:
     jobs: Registry
     logs: "WorkerLogs"
     clusters: "ClusterReach"
+    task_types: Mapping[str, TaskType] = field(default_factory=dict)  # of flows, by their names
     triggers: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(TRIGGERS))
 
 

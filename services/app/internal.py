@@ -25,6 +25,7 @@ from services.app.models import repository as models
 from services.app.models.catalogue import credential_type
 from services.app.observers import ObserverAccess
 from services.app.projects import quotas
+from shared.contracts.flows import RUN_FLOW
 from shared.contracts.models import ModelFile
 from shared.errors import Problem
 from shared.jobs.outcomes import Permanent
@@ -159,13 +160,20 @@ class AppAccess(ObserverAccess):
         """A job may ask only about what these fields of its own input name, and only while it lives."""
         row = (await session.execute(_JOB, {"id": job_id})).one_or_none()
         wanted = {name: None if value is None else str(value) for name, value in names.items()}
-        if row is None or any(row.input.get(name) != value for name, value in wanted.items()):
+        if row is None or not all(_names(row, name, value) for name, value in wanted.items()):
             log.warning("internal_call_refused", job=str(job_id))
             raise Permanent("not_this_jobs_business", "The job does not name what it asks for.")
         if (service := caller.get()) is not None and self._services.get(row.kind) != service:
             log.warning("internal_call_refused", job=str(job_id), service=service)
             raise Permanent("not_your_job", "The job is another service's.")
         return row
+
+
+def _names(job: Any, name: str, value: str | None) -> bool:
+    """Whether the field of the job's input is this. An execution of a flow names any number of credentials."""
+    if job.kind == RUN_FLOW and name == "credential_id":
+        return value in job.input.get("credentials", [])
+    return bool(job.input.get(name) == value)
 
 
 _JOB = text("""SELECT id, kind, input, owner_id, project_id FROM jobs.job

@@ -1,10 +1,12 @@
 """The app: its routes over a context, ready to be served. The assembly makes the context and adds what is beside it."""
 
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 from fastapi import APIRouter, FastAPI, Response
 from fastapi.responses import HTMLResponse
 from pydantic_core import to_json
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from services.app import error_docs, openapi
 from services.app.audit import routes as audit
@@ -15,6 +17,9 @@ from services.app.credentials import routes as credentials
 from services.app.endpoints import model_files
 from services.app.endpoints import outcomes as endpoint_outcomes
 from services.app.endpoints import routes as endpoints
+from services.app.flows import execution_routes as executions
+from services.app.flows import outcomes as flow_outcomes
+from services.app.flows import routes as flows
 from services.app.icons import routes as icons
 from services.app.identity import routes as identity
 from services.app.identity.authenticate import Authenticator
@@ -26,13 +31,14 @@ from services.app.models import routes as models
 from services.app.projects import routes as projects
 from services.app.templates import routes as templates
 from services.app.webhooks import routes as webhooks
-from services.app.webhooks.announcements import JobAnnouncer
+from services.app.webhooks.announcements import JobAnnouncer, announce_execution
 from services.app.wizards import routes as wizards
 from services.app.wizards.outcome import WorkflowHook
+from shared.contracts.flows import RUN_FLOW
 from shared.errors import Problem
 from shared.http import guards, problems
 from shared.http.sse import StreamSlots
-from shared.jobs.ledger import Hook
+from shared.jobs.ledger import Hook, JobView
 from shared.telemetry.http import Seen
 
 # Order matters where a path could be read two ways: wizards' own paths come before /models/{id}.
@@ -49,6 +55,8 @@ ROUTERS = (
     credentials.router,
     templates.router,
     webhooks.router,
+    flows.router,
+    executions.router,
     icons.router,
     audit.router,
 )
@@ -74,7 +82,22 @@ def hooks(context: AppContext) -> dict[str, Hook]:
         "update_endpoint": endpoint_outcomes.UpdateOutcome(context),
         "delete_endpoint": endpoint_outcomes.RemoveOutcome(context),
     }
-    return {kind: Outcome(context.ledger, hook, workflow, announcer) for kind, hook in resources.items()}
+    found: dict[str, Hook] = {
+        kind: Outcome(context.ledger, hook, workflow, announcer) for kind, hook in resources.items()
+    }
+    status = flow_outcomes.StatusAnnouncer(context, [announce_execution])
+    found[RUN_FLOW] = Outcome(
+        context.ledger, flow_outcomes.FlowOutcome(context), workflow, _one_after_another(status, announcer)
+    )
+    return found
+
+
+def _one_after_another(*hooks: Hook) -> Hook:
+    async def both(session: AsyncSession, job: JobView, spec: dict[str, Any]) -> None:
+        for hook in hooks:
+            await hook(session, job, spec)
+
+    return both
 
 
 async def _nothing(*_arguments: object) -> None:

@@ -11,6 +11,7 @@ from sqlalchemy import text
 
 from services.app.context import AppContext
 from services.app.endpoints import events as endpoint_events
+from services.app.flows import repository as flows
 from services.app.identity import repository as identity
 from services.app.identity.idempotency import purge as purge_idempotency
 from services.app.jobs import revocation
@@ -59,12 +60,17 @@ class Maintenance:
         context, settings = self._context, self._context.settings
         await self._do("expire_drafts", lambda: wizards.expire(context, settings.draft_idle_days))
         await self._do("purge_jobs", lambda: retention.purge(context.database, settings.job_retention_days))
+        await self._do("purge_flows", self._purge_flows)
         await self._do("purge_idempotency", lambda: purge_idempotency(context.database))
         await self._do("purge_logins", self._purge_logins)
         await self._do("trim_events", self._trim_events)
         await self._do("forget_deliveries", lambda: delivery.forget(context))
         await self._do("sweep_objects", lambda: holdings.sweep(context))
         await self._do("sweep_scratch", self._sweep_scratch)
+
+    async def _purge_flows(self) -> None:
+        async with self._context.database.transaction() as session:
+            await flows.purge(session, self._context.settings.job_retention_days)
 
     async def _purge_logins(self) -> None:
         async with self._context.database.transaction() as session:

@@ -4,6 +4,7 @@ from services.app.audit.tables import AuditRow
 from services.app.clusters.tables import ClusterAccessRow, ClusterRow
 from services.app.credentials.tables import CredentialRow
 from services.app.endpoints.tables import EndpointEventRow, EndpointRow
+from services.app.flows.tables import ArtifactRow, ExecutionRow, FlowRow, SecretRow, VersionRow
 from services.app.identity.tables import ApiKeyRow, IdempotencyRow, LoginRow, UserRow
 from services.app.models.tables import CloudModelRow, ModelFileRow, ModelRow, ProviderRow, ScanOverrideRow, ScanRow
 from services.app.projects.tables import MemberRow, ProjectRow
@@ -13,8 +14,8 @@ from services.app.wizards.tables import WorkflowRow
 from shared.jobs import tables as jobs
 
 __all__ = [
-    "ApiKeyRow", "AuditRow", "CloudModelRow", "ClusterAccessRow", "ClusterRow", "CredentialRow", "EndpointEventRow",
-    "EndpointRow", "IdempotencyRow", "LoginRow", "MemberRow", "MessageRow", "ModelFileRow", "ModelRow", "ProjectRow",
-    "ProviderRow", "ScanOverrideRow", "ScanRow", "SigningSecretRow", "TemplateRow", "UserRow", "WebhookRow", "WorkflowRow",
-    "jobs",
+    "ApiKeyRow", "ArtifactRow", "AuditRow", "CloudModelRow", "ClusterAccessRow", "ClusterRow", "CredentialRow",
+    "EndpointEventRow", "EndpointRow", "ExecutionRow", "FlowRow", "IdempotencyRow", "LoginRow", "MemberRow",
+    "MessageRow", "ModelFileRow", "ModelRow", "ProjectRow", "ProviderRow", "ScanOverrideRow", "ScanRow", "SecretRow",
+    "SigningSecretRow", "TemplateRow", "UserRow", "VersionRow", "WebhookRow", "WorkflowRow", "jobs",
 ]  # fmt: skip

@@ -10,7 +10,13 @@ from typing import NoReturn
 from services.distributed.process import Make, run_service
 from shared.settings import Settings
 
-SERVICES = {"app": "AppService", "model": "ModelService", "cluster": "ClusterService", "gateway": "GatewayService"}
+SERVICES = {
+    "app": "AppService",
+    "model": "ModelService",
+    "cluster": "ClusterService",
+    "gateway": "GatewayService",
+    "flow": "FlowService",
+}
 
 
 def make_of(name: str) -> Make:

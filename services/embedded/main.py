@@ -109,6 +109,7 @@ class _Instance:
         if self._ready_file is not None:
             self._ready_file.unlink(missing_ok=True)  # one that was killed has left it
         self._listener = listen(self._settings.host, self._settings.port)
+        self._settings.port = self._listener.getsockname()[1]  # by which flows find the gateway
         self._health.watch_loop()
         self._probes = serve_probes(self._settings, self._health)
         traces.start(self._settings.otlp_endpoint, service="stepway", ratio=self._settings.trace_ratio)

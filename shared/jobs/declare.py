@@ -4,30 +4,36 @@ A job is an async function over a `Run`; what it does happens in steps. See `sha
 """
 
 import inspect
+import random
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, get_type_hints
 
 from pydantic import TypeAdapter
 
-MAX_DATA_BYTES = 64 * 1024
+MAX_DATA_BYTES = 64 * 1024  # of what a step takes and returns, and of a job's input where it says nothing else
 
 Undo = Callable[..., Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """Seconds throughout. `timeout` bounds one attempt; `attempts` counts the first one too."""
+    """Seconds throughout. `timeout` bounds one attempt; `attempts` counts the first one too.
+
+    `jitter` is the share of a pause by which it may be longer, at random, so that many do not come back at once.
+    """
 
     attempts: int = 3
     delay: float = 1.0
     multiplier: float = 2.0
     max_delay: float = 60.0
     timeout: float | None = None
+    jitter: float = 0.0
 
     def backoff(self, tries: int) -> float:
         """The pause after the given number of tries."""
-        return float(min(self.delay * self.multiplier ** max(tries - 1, 0), self.max_delay))
+        pause = min(self.delay * self.multiplier ** max(tries - 1, 0), self.max_delay)
+        return float(pause * (1 + self.jitter * random.random()))  # noqa: S311  # no secret
 
 
 ONCE = RetryPolicy(attempts=1)
@@ -91,7 +97,7 @@ def step(
 
 @dataclass(frozen=True, slots=True)
 class JobDef:
-    """A kind of job at one version. `slots` is how many of it one process runs at a time."""
+    """A kind of job at one version. `slots` is how many of it one process runs at a time; `max_input` is in bytes of JSON."""
 
     kind: str
     version: int
@@ -102,6 +108,7 @@ class JobDef:
     deadline: float | None
     input: TypeAdapter[Any]
     result: TypeAdapter[Any]
+    max_input: int = MAX_DATA_BYTES
 
 
 def job(
@@ -112,6 +119,7 @@ def job(
     undo_on_failure: bool = False,
     slots: int = 4,
     deadline: float | None = None,
+    max_input: int = MAX_DATA_BYTES,
 ) -> Callable[[Callable[..., Awaitable[Any]]], JobDef]:
     """Declare a job. The listed steps are announced when it is made; a job whose steps depend on its input plans them."""
 
@@ -133,6 +141,7 @@ def job(
             deadline,
             TypeAdapter(argument),
             TypeAdapter(returns),
+            max_input,
         )
 
     return wrap

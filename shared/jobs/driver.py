@@ -24,7 +24,7 @@ from shared.jobs.declare import MAX_DATA_BYTES, JobDef, RetryPolicy, StepDef
 from shared.jobs.hub import Hub, signal_name
 from shared.jobs.ledger import StaleFence
 from shared.jobs.outcomes import Permanent, Retry, StepError
-from shared.jobs.run import PlannedStep, StepFailed
+from shared.jobs.run import Latch, NeverOpened, PlannedStep, StepFailed
 from shared.jobs.stored import json_text, short_text
 from shared.jobs.undoing import undo_step, unreached
 from shared.telemetry.work import step_span
@@ -152,6 +152,24 @@ class _Count:
     left: int
 
 
+class _Latch:
+    def __init__(self, run: "EmbeddedRun") -> None:
+        self._run = run
+        self._waiters: list[asyncio.Future[None]] = []
+        self._is_open = False
+
+    def open(self) -> None:
+        self._is_open = True
+        for waiter in self._waiters:
+            self._run.go_on(waiter)
+
+    async def passed(self) -> None:
+        if not self._is_open:
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiters.append(waiter)
+            await self._run.stand(waiter)
+
+
 class EmbeddedRun:
     """The `Run` of the embedded engine (see `shared.jobs.run`)."""
 
@@ -168,6 +186,7 @@ class EmbeddedRun:
         self._keys: set[str] = set()
         self._branches = 1
         self._resting: list[asyncio.Future[None]] = []
+        self._standing: list[asyncio.Future[None]] = []  # before latches
 
     # ---- what a job function awaits
 
@@ -203,6 +222,9 @@ class EmbeddedRun:
             await asyncio.gather(*tasks, return_exceptions=True)
             raise
         return _results(tasks)
+
+    def latch(self) -> Latch:
+        return _Latch(self)
 
     async def sleep(self, seconds: float, *, key: str) -> None:
         await self._wait(key, "Wait", seconds, None)
@@ -345,6 +367,21 @@ class EmbeddedRun:
         if everyone.done():
             raise Park(None if seconds is None else max(seconds - (time.monotonic() - began), 0.0), names)
 
+    async def stand(self, waiter: "asyncio.Future[None]") -> None:
+        """Wait before a latch: the branch does not work meanwhile."""
+        self._standing.append(waiter)
+        self._branches -= 1
+        self._park_when_all_rest()
+        await waiter
+
+    def go_on(self, waiter: "asyncio.Future[None]") -> None:
+        """The latch is open."""
+        if waiter in self._standing:
+            self._standing.remove(waiter)
+            self._branches += 1
+            if not waiter.done():  # else it is being cancelled
+                waiter.set_result(None)
+
     def _branch_ended(self, working: _Count, _task: object) -> None:
         working.left -= 1
         if working.left:  # with the last one, the branch that gathered goes on
@@ -352,10 +389,16 @@ class EmbeddedRun:
             self._park_when_all_rest()
 
     def _park_when_all_rest(self) -> None:
-        if self._resting and len(self._resting) >= self._branches:
-            for waiter in self._resting:
-                waiter.set_result(None)
-            self._resting = []
+        if len(self._resting) < self._branches or not (self._resting or self._standing):
+            return
+        why = Park(None, frozenset()) if self._resting else NeverOpened()
+        for waiter in self._resting:
+            waiter.set_result(None)
+        for waiter in self._standing:
+            if not waiter.done():
+                waiter.set_exception(why)
+        self._branches += len(self._standing)
+        self._resting, self._standing = [], []
 
     # ---- taking back
 

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from shared.db.engine import Database
 from shared.errors import Problem
 from shared.jobs import views
-from shared.jobs.declare import MAX_DATA_BYTES, JobDef
+from shared.jobs.declare import JobDef
 from shared.jobs.hub import CANCEL, WORK, Hub, signal_name
 from shared.jobs.stored import json_text
 from shared.telemetry import traces
@@ -125,8 +125,8 @@ class Ledger:
         """Make a job in the caller's transaction: it exists, and will run, if and only if that is committed."""
         definition = request.definition
         data = json_text(definition.input.dump_python(request.input, mode="json"))
-        if len(data.encode()) > MAX_DATA_BYTES:
-            raise Problem("validation_failed", f"A job's input is at most {MAX_DATA_BYTES} bytes.")
+        if len(data.encode()) > definition.max_input:
+            raise Problem("validation_failed", f"The job's input is at most {definition.max_input} bytes.")
         values = {
             "id": request.id, "kind": definition.kind, "version": definition.version, "project_id": request.project_id,
             "owner_id": request.owner_id, "key_id": request.key_id, "topic": request.topic,

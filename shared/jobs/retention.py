@@ -1,6 +1,9 @@
 """Forgets what is old: ended jobs with their steps and events, and the events of topics that have nothing left."""
 
+from uuid import UUID
+
 from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from shared.db.engine import Database
 
@@ -16,6 +19,15 @@ _EVENTS = text("""
          WHERE e.job_id IS NULL AND e.created_at < clock_timestamp() - make_interval(days => :days)
            AND NOT EXISTS (SELECT 1 FROM jobs.job j WHERE j.topic = e.topic) LIMIT 5000)
     RETURNING id""")
+
+
+_JOB = text("""
+    DELETE FROM jobs.job WHERE id = :id AND state IN ('succeeded', 'failed', 'cancelled') RETURNING id""")
+
+
+async def forget(session: AsyncSession, job_id: UUID) -> bool:
+    """Delete one ended job, with its steps and events; whether there was one."""
+    return (await session.execute(_JOB, {"id": job_id})).one_or_none() is not None
 
 
 async def purge(database: Database, days: int) -> int:

@@ -37,6 +37,9 @@ class Run(Protocol):
     async def gather(self, *branches: Awaitable[Any]) -> list[Any]:
         """Run branches side by side; all of them end before the first failure is raised."""
 
+    def latch(self) -> "Latch":
+        """A latch for branches of one `gather`: some wait until another one opens it."""
+
     async def sleep(self, seconds: float, *, key: str) -> None:
         """Wait without holding a lease or a slot."""
 
@@ -45,6 +48,19 @@ class Run(Protocol):
 
     async def plan(self, steps: Sequence["PlannedStep"]) -> None:
         """Announce steps that depend on the input, so that they show as pending."""
+
+
+class Latch(Protocol):
+    """Closed until a branch opens it. One that fails must open it too: branches that wait for nobody end the run."""
+
+    def open(self) -> None: ...
+
+    async def passed(self) -> None:
+        """Wait until it is open. The slot is given up when all branches wait, here or for time or events."""
+
+
+class NeverOpened(Exception):
+    """All branches wait for latches that none of them can open: a fault of the job."""
 
 
 @dataclass(frozen=True, slots=True)

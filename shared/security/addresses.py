@@ -17,6 +17,8 @@ from urllib.parse import urlsplit
 import httpcore
 import httpx
 
+from shared.security.pins import Pin
+
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 DEFAULT_TIMEOUT = httpx.Timeout(30.0, connect=10.0)  # seconds; the read timeout is between two chunks
@@ -44,10 +46,12 @@ class AddressPolicy:
 
     `allow_private` admits loopback, private and carrier-grade NAT addresses. `allowed_hosts` are names or addresses
     that an operator trusts whatever they resolve to, as `host` or `host:port` (IPv6 in brackets where a port follows).
+    `pins` say where hosts are found; who is pinned is trusted.
     """
 
     allow_private: bool = False
     allowed_hosts: frozenset[str] = frozenset()
+    pins: tuple[Pin, ...] = ()
 
     def trusting(self, url: str) -> "AddressPolicy":
         """The same policy that also trusts the host and port of a URL from the operator's settings."""
@@ -57,7 +61,11 @@ class AddressPolicy:
         return replace(self, allowed_hosts=self.allowed_hosts | {_with_port(host, port)})
 
     def trusts(self, host: str, port: int) -> bool:
-        return host in self.allowed_hosts or _with_port(host, port) in self.allowed_hosts
+        named = host in self.allowed_hosts or _with_port(host, port) in self.allowed_hosts
+        return named or self.pin(host, port) is not None
+
+    def pin(self, host: str, port: int) -> Pin | None:
+        return next((one for one in self.pins if one.host == host.lower().rstrip(".") and one.port == port), None)
 
 
 def check_url(url: str | httpx.URL, policy: AddressPolicy) -> httpx.URL:
@@ -167,13 +175,15 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.AsyncNetworkStream:
+        pin = self._policy.pin(host, port)
         try:
-            addresses = await resolve(host, port, self._policy, timeout=timeout)
+            addresses = [pin.address] if pin else await resolve(host, port, self._policy, timeout=timeout)
         except TimeoutError:
             raise httpcore.ConnectTimeout("the host name was not resolved in time") from None
         except (OSError, UnicodeError):
             raise httpcore.ConnectError("the host name cannot be resolved") from None
         failure: Exception | None = None
+        port = pin.to_port if pin else port
         for address in addresses:
             try:
                 return _LargeReads(await self._plain.connect_tcp(address, port, timeout, local_address, socket_options))

@@ -45,6 +45,14 @@ def new_key() -> NewKey:
     return NewKey(plain, prefix, hash_key(plain))
 
 
+def derived_key(seed: bytes) -> NewKey:
+    """The key that belongs to a secret seed: the same one each time, so that it need not be kept."""
+    prefix = _drawn(_PREFIX_ALPHABET, PREFIX_LENGTH, seed + b"prefix")
+    body = f"{MARK}{prefix}_{_drawn(_BASE62, SECRET_LENGTH, seed)}"
+    plain = body + _checksum(body)
+    return NewKey(plain, prefix, hash_key(plain))
+
+
 def prefix_of(key: str) -> str | None:
     """The public prefix of a well-formed key; None for anything else, a mistyped key included."""
     match = _SHAPE.fullmatch(key)
@@ -78,6 +86,14 @@ def mask(key_or_prefix: str) -> str:
 
 def _random(alphabet: str, length: int) -> str:
     return "".join(secrets.choice(alphabet) for _ in range(length))
+
+
+def _drawn(alphabet: str, length: int, seed: bytes) -> str:
+    number, letters = int.from_bytes(hashlib.sha512(seed).digest()), ""
+    for _ in range(length):
+        number, at = divmod(number, len(alphabet))
+        letters += alphabet[at]
+    return letters
 
 
 def _checksum(body: str) -> str:

@@ -9,7 +9,7 @@ from stepway.cli.command import Cli, command
 from stepway.cli.problems import Usage
 from stepway.cli.server import DatabaseUrl, settings_of
 
-SERVICES = ("app", "model", "cluster", "gateway")
+SERVICES = ("app", "model", "cluster", "flow", "gateway")
 
 Dump = Annotated[Path, typer.Argument(metavar="FILE", help="The dump.")]
 

@@ -20,7 +20,7 @@ from tests.testbed.processes import Folder, Processes, free_ports
 
 RELEASE, NAMESPACE = "stepway", "chart"
 IMAGES = ("stepway", "dapr", "postgres", "minio")
-SERVICES = ("app", "model", "cluster", "gateway")
+SERVICES = ("app", "model", "cluster", "flow", "gateway")
 START_SECONDS = 420.0
 _OF = f"app.kubernetes.io/instance={RELEASE}"
 _NOBODY = 65534  # initdb wants a user that has a name in the image

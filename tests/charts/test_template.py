@@ -107,7 +107,7 @@ def test_a_service_gets_every_setting_that_it_needs_and_no_other(objects: list[J
     settings = load(given)
     assert (settings.host, settings.internal_port, settings.metrics_port) == ("0.0.0.0", 8401, 9464)
     assert None not in (settings.dapr_http_port, settings.dapr_api_token, settings.app_api_token)
-    assert f"stepway-{service}.ns.svc" in settings.allowed_hosts or service in ("model", "cluster")
+    assert f"stepway-{service}.ns.svc" in settings.allowed_hosts or service in ("model", "cluster", "flow")
     if service == "app":
         assert None not in (settings.database_url, settings.key_file, settings.service_secret)
         assert settings.service_key is None
@@ -192,8 +192,7 @@ def test_a_sidecar_proves_who_it_is_by_a_token_that_sentry_can_check() -> None:
         plain = base64.urlsafe_b64decode(key["k"] + "=" * (-len(key["k"]) % 4))
         assert len(plain) == 64
         for name, domain, who in [
-            *((["app", "model", "cluster", "gateway"][place], "public", f"stepway-{service}")
-              for place, service in enumerate(("app", "model", "cluster", "gateway"))),
+            *((service, "public", f"stepway-{service}") for service in SERVICES),
             ("placement", "cluster.local", "dapr-placement"), ("scheduler", "cluster.local", "dapr-scheduler"),
         ]:  # fmt: skip
             token = secrets[f"stepway-dapr-identity-{name}"]["token"]
@@ -281,12 +280,13 @@ def test_nobody_talks_to_whom_they_need_not() -> None:
             one["podSelector"]["matchLabels"]["app.kubernetes.io/component"] for rule in rules for one in rule["from"]
         }
 
-    assert callers("stepway-app", 50002) == {"app", "model", "cluster", "gateway"}
+    assert callers("stepway-app", 50002) == {"app", "model", "cluster", "flow", "gateway"}
     assert callers("stepway-model", 50002) == {"app", "model"}
     assert callers("stepway-cluster", 50002) == {"app", "cluster"}
+    assert callers("stepway-flow", 50002) == {"app", "flow"}
     assert callers("stepway-gateway", 50002) == {"gateway"}
-    assert callers("stepway-postgresql", 5432) == {"app", "model", "cluster", "upgrade"}
-    assert callers("stepway-minio", 9000) == {"app", "model", "cluster"}
+    assert callers("stepway-postgresql", 5432) == {"app", "model", "cluster", "flow", "upgrade"}
+    assert callers("stepway-minio", 9000) == {"app", "model", "cluster", "flow"}
     pods = {one["metadata"]["labels"]["app.kubernetes.io/component"] for one in pod_specs(template(SIDECARS)).values()}
     assert pods == {
         one["spec"]["podSelector"]["matchLabels"].get("app.kubernetes.io/component", "") for one in policies.values()

@@ -14,14 +14,16 @@ from tests.testbed.machine import need
 from tests.testbed.processes import Folder, Processes
 from tests.testbed.sentry import Sentry
 
-SERVICES = ("app", "model", "cluster", "gateway")
+SERVICES = ("app", "model", "cluster", "flow", "gateway")
 # Of services/distributed: the ports that each serves, and to whom.
 SERVED = {
     "app": {
-        "jobs": {"model", "cluster"}, "app": {"model", "cluster"}, "observer": {"cluster"}, "gateway": {"gateway"},
+        "jobs": {"model", "cluster", "flow"}, "app": {"model", "cluster", "flow"}, "observer": {"cluster"},
+        "gateway": {"gateway"}, "flow": {"flow"},
     },
     "model": {"runs": {"app"}},
     "cluster": {"runs": {"app"}, "reach": {"app"}},
+    "flow": {"runs": {"app"}},
     "gateway": {},
 }  # fmt: skip
 PORTS = sorted({port for ports in SERVED.values() for port in ports})

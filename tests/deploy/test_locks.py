@@ -16,6 +16,7 @@ MODULES = {
     "model": ("services.distributed.model", "services.model.scan.checks.pickle_code", "services.model.scan.scanner",
               "services.model.scan.checks.template_rules"),
     "cluster": ("services.distributed.cluster",),
+    "flow": ("services.distributed.flow",),
     "gateway": ("services.distributed.gateway",),
 }  # fmt: skip
 _SCRIPT = """

@@ -45,7 +45,7 @@ class Dapr:
         self._databases: set[str] = set()
         (processes.folder / "components").mkdir()
         for component in (DEPLOY / "components").glob("*.yaml"):
-            text = component.read_text().replace("scopes: [model, cluster]\n", "")  # our names have a prefix
+            text = component.read_text().replace("scopes: [model, cluster, flow]\n", "")  # our names have a prefix
             (processes.folder / "components" / component.name).write_text(text)
         config = (DEPLOY / "local" / "config.yaml").read_text()
         (processes.folder / "config.yaml").write_text(config.replace("{folder}", str(processes.folder)))

@@ -30,7 +30,7 @@ from tests.testbed.minio import PASSWORD, USER, Minio
 from tests.testbed.processes import Folder, Processes, free_ports
 
 ROOT = Path(__file__).parents[2]
-SERVICES = ("app", "model", "cluster", "gateway")
+SERVICES = ("app", "model", "cluster", "flow", "gateway")
 START_SECONDS = 120.0
 
 
@@ -59,7 +59,8 @@ class Distributed:
         self._counts = dict.fromkeys(SERVICES, replicas)
         self.replicas: dict[str, Replica] = {}
         self.postgres = EmbeddedPostgres(self.folder.path / "postgres", durable=durable)
-        self.url = self.key = ""
+        self.url = f"http://127.0.0.1:{free_ports(1)[0]}"  # of the front
+        self.key = ""
 
     def start(self) -> "Distributed":
         try:
@@ -128,19 +129,19 @@ class Distributed:
 
     def _of_the_app(self) -> dict[str, str]:
         return {
+            "STEPWAY_GATEWAY_URL": self.url,
             "DATABASE_URL": self.database_url, "STEPWAY_KEY_FILE": str(self.folder.path / "encryption.key"),
             "STEPWAY_SERVICE_SECRET": self._secret,
         }  # fmt: skip
 
     def _start_front(self) -> None:
-        (port,) = free_ports(1)
         places = {
             service: ",".join(f"127.0.0.1:{one.port}" for one in self.replicas.values() if one.service == service)
             for service in ("app", "gateway")
         }
-        command = [sys.executable, "-m", "tests.testbed.front", str(port), places["app"], places["gateway"]]
+        port = str(urlsplit(self.url).port)
+        command = [sys.executable, "-m", "tests.testbed.front", port, places["app"], places["gateway"]]
         self.processes.start("front", command, {"PYTHONPATH": str(ROOT)})
-        self.url = f"http://127.0.0.1:{port}"
         self.processes.wait("the front answers", lambda: answers(f"{self.url}/healthz"), seconds=START_SECONDS)
 
     def _run(self, *arguments: str) -> str:

@@ -7,11 +7,14 @@
 app:
   model: [jobs, app]
   cluster: [jobs, app, observer]
+  flow: [jobs, app, flow]
   gateway: [gateway]
 model:
   app: [runs]
 cluster:
   app: [runs, reach]
+flow:
+  app: [runs]
 gateway: {}
 {{- end }}
 
@@ -70,7 +73,7 @@ metadata:
 spec:
   type: secretstores.local.env
   version: v1
-scopes: [{{ $prefix }}model, {{ $prefix }}cluster]
+scopes: [{{ $prefix }}model, {{ $prefix }}cluster, {{ $prefix }}flow]
 ---
 apiVersion: dapr.io/v1alpha1
 kind: Component
@@ -86,7 +89,7 @@ spec:
     - {name: tablePrefix, value: dapr_}
     - {name: actorStateStore, value: "true"}
 auth: {secretStore: environment}
-scopes: [{{ $prefix }}model, {{ $prefix }}cluster]
+scopes: [{{ $prefix }}model, {{ $prefix }}cluster, {{ $prefix }}flow]
 ---
 apiVersion: dapr.io/v1alpha1
 kind: Resiliency
@@ -114,7 +117,7 @@ dapr.io/app-port: "8401"
 dapr.io/config: {{ $prefix }}{{ .service }}
 dapr.io/api-token-secret: {{ include "stepway.apiTokenSecret" .root }}
 dapr.io/app-token-secret: {{ include "stepway.appTokenSecret" .root }}
-{{- if has .service (list "model" "cluster") }}
+{{- if has .service (list "model" "cluster" "flow") }}
 dapr.io/env-from-secret: STEPWAY_DAPR_DATABASE_URL={{ include "stepway.databaseSecret" .root }}:dapr-url
 {{- end }}
 dapr.io/disable-builtin-k8s-secret-store: "true"
@@ -178,7 +181,7 @@ dapr.io/sidecar-memory-limit: {{ . | quote }}
     - {name: DAPR_TRUST_ANCHORS, valueFrom: {secretKeyRef: {name: {{ $name }}-dapr-trust, key: ca.crt}}}
     - {name: DAPR_API_TOKEN, valueFrom: {secretKeyRef: {name: {{ include "stepway.apiTokenSecret" .root }}, key: token}}}
     - {name: APP_API_TOKEN, valueFrom: {secretKeyRef: {name: {{ include "stepway.appTokenSecret" .root }}, key: token}}}
-    {{- if has .service (list "model" "cluster") }}
+    {{- if has .service (list "model" "cluster" "flow") }}
     - {name: STEPWAY_DAPR_DATABASE_URL, valueFrom: {secretKeyRef: {name: {{ include "stepway.databaseSecret" .root }}, key: dapr-url}}}
     {{- end }}
   ports:

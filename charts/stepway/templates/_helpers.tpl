@@ -1,5 +1,5 @@
 {{- define "stepway.services" -}}
-app model cluster gateway
+app model cluster flow gateway
 {{- end }}
 
 {{- define "stepway.fullname" -}}

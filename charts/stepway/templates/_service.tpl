@@ -19,6 +19,7 @@
 {{- if eq .service "app" }}
 - {name: DATABASE_URL, valueFrom: {secretKeyRef: {name: {{ include "stepway.databaseSecret" .root }}, key: url}}}
 - {name: STEPWAY_KEY_FILE, value: /var/run/stepway/keys/encryption.key}
+- {name: STEPWAY_GATEWAY_URL, value: http://{{ $name }}-gateway}
 - {name: STEPWAY_SERVICE_SECRET, valueFrom: {secretKeyRef: {name: {{ include "stepway.keysSecret" .root }}, key: service-secret}}}
 {{- else }}
 - {name: STEPWAY_SERVICE_KEY, valueFrom: {secretKeyRef: {name: {{ include "stepway.keysSecret" .root }}, key: service-key-{{ .service }}}}}

@@ -7,7 +7,6 @@ two tokens: the endpoint's, which is exchanged, and the session's, with which fi
 
 import asyncio
 import contextlib
-import re
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
@@ -26,12 +25,12 @@ from services.app.models import repository as models
 from shared.contracts.models import Manifest, ModelFile
 from shared.errors import Problem
 from shared.http.bodies import StrictRoute
+from shared.http.ranges import span_of
 from shared.objects.store import ObjectNotFound, blob_key, manifest_key
 from shared.security import apikeys, loader_token
 
 SESSION_SECONDS = 300
 CHUNK = 256 * 1024  # bytes of a file in memory, per transfer
-_RANGE = re.compile(r"bytes=(?:(\d{1,18})-(\d{0,18})|-(\d{1,18}))", re.ASCII)
 
 log = structlog.get_logger(__name__)
 router = APIRouter(prefix="/endpoints", tags=["model files"], route_class=StrictRoute)
@@ -110,7 +109,7 @@ async def read_model_file(
     """
     file = await _readable(context, session, endpoint_id, number)
     tag = f'"{file.sha256}"'
-    span = None if request.headers.get("if-range", tag) != tag else _span(request.headers.get("range"), file.size)
+    span = None if request.headers.get("if-range", tag) != tag else span_of(request.headers.get("range"), file.size)
     start, end = span or (0, file.size)
     headers = {
         "Accept-Ranges": "bytes",
@@ -199,24 +198,6 @@ def _refused() -> Problem:
 
 def _gone() -> Problem:
     return Problem("model_files_gone", "The model's files are not there any more.")
-
-
-def _span(header: str | None, size: int) -> tuple[int, int] | None:
-    """The first byte and the one after the last; None for all of it, also where several ranges or nonsense is asked for."""
-    match = _RANGE.fullmatch(header or "")
-    if match is None:
-        return None
-    first, last, tail = match.groups()
-    if tail is not None:
-        start, end = max(0, size - int(tail)), size
-    else:
-        start, end = int(first), min(int(last) + 1, size) if last else size
-        if last and int(last) < start:
-            return None
-    if start >= size:
-        detail = f"The file has {size} bytes."
-        raise Problem("range_not_satisfiable", detail, headers={"Content-Range": f"bytes */{size}"})
-    return start, end
 
 
 # --- the bytes

@@ -91,7 +91,7 @@ async def keys(
     session: AsyncSession, user_id: UUID | None, project_id: UUID | None, query: PageQuery
 ) -> Page[ApiKeyRow]:
     """The keys of a user; None: of everyone."""
-    statement: Select[Any] = select(ApiKeyRow)
+    statement: Select[Any] = select(ApiKeyRow).where(ApiKeyRow.job_id.is_(None))
     if user_id is not None:
         statement = statement.where(ApiKeyRow.user_id == user_id)
     if project_id is not None:
@@ -102,6 +102,7 @@ async def keys(
 async def usable_keys(session: AsyncSession, user_id: UUID) -> int:
     statement = select(func.count()).where(
         ApiKeyRow.user_id == user_id,
+        ApiKeyRow.job_id.is_(None),
         ApiKeyRow.revoked_at.is_(None),
         or_(ApiKeyRow.expires_at.is_(None), ApiKeyRow.expires_at > func.now()),
     )

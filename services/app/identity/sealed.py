@@ -11,14 +11,11 @@ from pydantic_core import to_json
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-COLUMNS = (
-    "credential",
-    "cluster",
-    "cluster_access",
-    "endpoint",
-    "webhook",
-    "webhook_signing_secret",
-)  # tables with a column `sealed`
+COLUMNS = {  # tables with the columns `id` and `sealed`, by the name under which they are told of
+    "credential": "platform.credential", "cluster": "platform.cluster", "cluster_access": "platform.cluster_access",
+    "endpoint": "platform.endpoint", "flow_secret": "flow.secret",
+    "webhook": "platform.webhook", "webhook_signing_secret": "platform.webhook_signing_secret",
+}  # fmt: skip
 FIRST = UUID(int=0)
 
 _KEY = "encode(substring({value} FROM 2 FOR 8), 'hex')"
@@ -36,7 +33,7 @@ _STALE_FILES = text(f"""
 async def stale(session: AsyncSession, table: str, active: str, after: UUID, batch: int) -> list[tuple[UUID, bytes]]:
     """The next rows after an id whose value is not under the active key, locked."""
     rows = await session.execute(
-        text(f"""SELECT id, sealed FROM platform.{table}
+        text(f"""SELECT id, sealed FROM {COLUMNS[table]}
                   WHERE id > :after AND sealed IS NOT NULL AND {_COLUMN_KEY} <> :active
                   ORDER BY id LIMIT :batch FOR UPDATE"""),
         {"after": after, "active": active, "batch": batch},
@@ -45,7 +42,7 @@ async def stale(session: AsyncSession, table: str, active: str, after: UUID, bat
 
 
 async def replace(session: AsyncSession, table: str, row_id: UUID, value: bytes) -> None:
-    statement = text(f"UPDATE platform.{table} SET sealed = :value WHERE id = :id")
+    statement = text(f"UPDATE {COLUMNS[table]} SET sealed = :value WHERE id = :id")
     await session.execute(statement, {"id": row_id, "value": value})
 
 
@@ -64,7 +61,7 @@ async def replace_files(session: AsyncSession, workflow_id: UUID, files: Mapping
 
 async def keys_in_use(session: AsyncSession) -> set[str]:
     """The ids of all keys that a stored value names."""
-    parts = [f"SELECT {_COLUMN_KEY} AS key FROM platform.{table} WHERE sealed IS NOT NULL" for table in COLUMNS]
+    parts = [f"SELECT {_COLUMN_KEY} AS key FROM {table} WHERE sealed IS NOT NULL" for table in COLUMNS.values()]
     parts.append(f"SELECT {_FILE_KEY} AS key FROM platform.workflow w, {_FILES}")
     return set((await session.execute(text(" UNION ".join(parts)))).scalars())
 

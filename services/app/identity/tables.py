@@ -31,7 +31,10 @@ class UserRow(Base):
 
 
 class ApiKeyRow(Base):
-    """A key is found by its prefix and proved by its hash; the key itself is shown once and not kept."""
+    """A key is found by its prefix and proved by its hash; the key itself is shown once and not kept.
+
+    One with a `job_id` is not a person's: a job calls endpoints with it, and it goes when the job ends.
+    """
 
     __tablename__ = "api_key"
 
@@ -42,6 +45,7 @@ class ApiKeyRow(Base):
     hash: Mapped[str]
     scopes: Mapped[list[str]] = mapped_column(ARRAY(TEXT))
     project_id: Mapped[UUID | None] = mapped_column(ForeignKey("platform.project.id", ondelete="CASCADE"), index=True)
+    job_id: Mapped[UUID | None] = mapped_column(ForeignKey("jobs.job.id", ondelete="CASCADE"), index=True)
     expires_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]
     last_used_at: Mapped[datetime | None]

@@ -1,7 +1,5 @@
 """The routes of the ledger: list, show, follow, cancel and retry jobs."""
 
-import asyncio
-from collections.abc import AsyncIterator
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -10,19 +8,15 @@ from pydantic_core import to_json
 from sqlalchemy.exc import IntegrityError
 
 from services.app.audit import service as audit
-from services.app.context import AppContext, Context, Session
+from services.app.context import Context, Session
 from services.app.db_problems import problem_of_constraint
 from services.app.identity.authenticate import Authenticated
-from services.app.identity.caller import Caller
 from services.app.identity.idempotency import Once
-from services.app.jobs import repository
+from services.app.jobs import following, repository
 from services.app.resources import Among, FilterText
-from services.app.streams import check_still_valid, hold_slot, open_stream
 from shared.errors import Fault
 from shared.http.pages import PageParams
 from shared.http.problems import query_problem
-from shared.http.sse import Batch, first_of, last_event_id
-from shared.jobs.ledger import FINAL
 from shared.jobs.tables import JOB_STATES
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
@@ -31,11 +25,6 @@ JSON = "application/json"
 
 def _answer(body: dict[str, Any]) -> Response:
     return Response(to_json(body), media_type=JSON)
-
-
-async def _visible(context: AppContext, caller: Caller, job_id: UUID) -> dict[str, Any]:
-    async with context.database.transaction() as session:
-        return await repository.visible(session, caller, job_id)
 
 
 @router.get("")
@@ -69,26 +58,7 @@ async def show_job(
     wait: Annotated[float, Query(ge=0, le=60)] = 0,
 ) -> Response:
     """Shows a job; `wait=30` answers at its end, or after 30 s."""
-    if not wait:
-        return _answer(await _visible(context, caller, job_id))
-    with hold_slot(request, caller) as closing:
-        return _answer(await _awaited(request, context, caller, job_id, wait, closing))
-
-
-async def _awaited(
-    request: Request, context: AppContext, caller: Caller, job_id: UUID, seconds: float, closing: asyncio.Event
-) -> dict[str, Any]:
-    """The job at its end, after so many seconds, or when the service stops."""
-    clock = asyncio.get_running_loop().time
-    deadline = clock() + seconds
-    while True:
-        changed = context.hub.watch(job_id)
-        shown = await _visible(context, caller, job_id)
-        left = deadline - clock()
-        if shown["state"] in FINAL or left <= 0 or closing.is_set():
-            return shown
-        await first_of(changed, closing, timeout=min(left, 5.0))
-        await check_still_valid(request, caller)
+    return _answer(await following.awaited(request, context, caller, job_id, wait))
 
 
 @router.get("/{job_id}/events")
@@ -97,28 +67,7 @@ async def follow_job(request: Request, job_id: UUID, context: Context, caller: A
 
     Resumes after Last-Event-ID; one that is beyond the newest event replays all.
     """
-    seen = last_event_id(request)
-    shown = await _visible(context, caller, job_id)
-    after = await context.feeds.start_after("job", job_id, seen)
-    async with context.database.transaction() as session:
-        newest = await repository.newest_event(session, job_id)
-    if shown["state"] in FINAL and after >= newest:
-        return Response(status_code=204)
-
-    async def batches() -> AsyncIterator[Batch]:
-        async for events in context.feeds.follow("job", job_id, after):
-            yield b"".join(event.encoded for event in events)
-            last = next((event for event in reversed(events) if event.type == "job"), None)
-            if last is not None and last.state in FINAL and await _has_ended(context, job_id, events[-1].number):
-                return
-
-    return open_stream(request, caller, batches())
-
-
-async def _has_ended(context: AppContext, job_id: UUID, seen: int) -> bool:
-    """Whether there is nothing after what was sent: a retried job goes on after its first end."""
-    async with context.database.transaction() as session:
-        return seen >= await repository.newest_event(session, job_id)
+    return await following.follow(request, context, caller, job_id)
 
 
 @router.post("/{job_id}/cancel")

@@ -2,7 +2,7 @@
 
 | object | in use while |
 |---|---|
-| `blobs/…` | a `model_file` row names it: of a living model, or claimed by an import on its way |
+| `blobs/…` | a `model_file` row names it (of a living model, or claimed by an import on its way), or a flow's `artifact` |
 | `manifests/<digest>.json` | it is the digest of a model that is not deleted |
 | `plans/<model>-….json` | the model's import runs, or has failed and may be retried |
 | `scans/<scan>.json` | the model of the scan is not deleted |
@@ -23,6 +23,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from services.app.context import AppContext
+from services.app.flows.tables import ArtifactRow
 from services.app.models import repository
 from services.app.models.tables import ModelFileRow, ModelRow, ScanRow
 from shared.contracts.models import ModelFile
@@ -51,7 +52,7 @@ async def claim(session: AsyncSession, model_id: UUID, files: Sequence[ModelFile
     model = await repository.get(session, model_id, lock=True)
     if model is None or model.state != "importing":
         raise Permanent("model_gone", "The model is not being imported any more.")
-    await _lock(session, [*(blob_key(file.sha256) for file in files), *([manifest_key(manifest)] if manifest else [])])
+    await lock(session, [*(blob_key(file.sha256) for file in files), *([manifest_key(manifest)] if manifest else [])])
     if files:
         rows = [{"model_id": model_id, "path": f.path, "size": f.size, "sha256": f.sha256} for f in files]
         claimed = insert(ModelFileRow).values(rows)
@@ -75,7 +76,7 @@ async def free(context: AppContext, keys: Sequence[str]) -> int:
     freed = 0
     for some in portions(sorted(set(keys))):
         async with context.database.transaction() as session:
-            await _lock(session, some)
+            await lock(session, some)
             for key in await unused(session, some):
                 freed += await context.objects.delete(key)
     return freed
@@ -112,7 +113,8 @@ async def unused(session: AsyncSession, keys: Sequence[str]) -> list[str]:
     return found
 
 
-async def _lock(session: AsyncSession, keys: Sequence[str]) -> None:
+async def lock(session: AsyncSession, keys: Sequence[str]) -> None:
+    """Of at most `AT_ONCE` objects: nothing frees them, or claims them, until the transaction has ended."""
     await session.execute(_LOCK, {"keys": list(keys)})
 
 
@@ -131,7 +133,9 @@ async def _listed(context: AppContext, prefix: str) -> AsyncIterator[list[str]]:
 
 
 async def _blobs_used(session: AsyncSession, digests: set[str]) -> set[str]:
-    return set((await session.execute(select(ModelFileRow.sha256).where(ModelFileRow.sha256.in_(digests)))).scalars())
+    of_models = select(ModelFileRow.sha256).where(ModelFileRow.sha256.in_(digests))
+    of_flows = select(ArtifactRow.sha256).where(ArtifactRow.sha256.in_(digests))
+    return set((await session.execute(of_models.union(of_flows))).scalars())
 
 
 async def _manifests_used(session: AsyncSession, digests: set[str]) -> set[str]:

@@ -7,6 +7,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from services.app.endpoints.tables import EndpointRow
+from services.app.flows.tables import ExecutionRow, FlowRow
 from services.app.identity.caller import Caller
 from services.app.identity.tables import UserRow
 from services.app.models.tables import ModelRow
@@ -37,7 +38,8 @@ _USED = {
                                            THEN (desired ->> 'replicas')::bigint ELSE 0 END), 0)
                     FROM platform.endpoint WHERE project_id = :project AND state NOT IN ('failed', 'deleted')""",
     "jobs_in_flight": """SELECT count(*) FROM jobs.job
-                          WHERE project_id = :project AND state IN ('pending', 'running', 'waiting', 'cancelling')""",
+                          WHERE project_id = :project AND state IN ('pending', 'running', 'waiting', 'cancelling')
+                            AND kind <> 'run_flow'""",  # executions of flows have a limit of their own
 }
 
 
@@ -67,9 +69,11 @@ async def holds(session: AsyncSession, project_id: UUID) -> list[str]:
     """What is in the project and not deleted, in words, such as `2 endpoints`."""
     models = select(func.count()).where(ModelRow.project_id == project_id, ModelRow.state != "deleted")
     endpoints = select(func.count()).where(EndpointRow.project_id == project_id, EndpointRow.state != "deleted")
+    flows = select(func.count()).where(FlowRow.project_id == project_id, FlowRow.deleted_at.is_(None))
     counts = {
         "models": (await session.execute(models)).scalar_one(),
         "endpoints": (await session.execute(endpoints)).scalar_one(),
+        "flows": (await session.execute(flows)).scalar_one(),
         "jobs in flight": (await used(session, project_id, ["jobs_in_flight"]))["jobs_in_flight"],
     }
     return [f"{count} {what}" for what, count in counts.items() if count]
@@ -90,6 +94,8 @@ async def remove(session: AsyncSession, project_id: UUID) -> None:
     await session.execute(delete(EndpointRow).where(EndpointRow.project_id == project_id))
     deleted_models = update(ModelRow).where(ModelRow.project_id == project_id).values(project_id=None)
     await session.execute(deleted_models.execution_options(synchronize_session=False))
+    await session.execute(delete(ExecutionRow).where(ExecutionRow.project_id == project_id))
+    await session.execute(delete(FlowRow).where(FlowRow.project_id == project_id))
     await session.execute(delete(ProjectRow).where(ProjectRow.id == project_id))
 
 

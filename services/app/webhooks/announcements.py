@@ -5,7 +5,7 @@ seen where its row is written, whoever changed it.
 """
 
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Protocol
 from uuid import UUID
 
 import structlog
@@ -17,6 +17,7 @@ from sqlalchemy.orm import Mapper
 from services.app.context import AppContext
 from services.app.endpoints import service as endpoints
 from services.app.endpoints.tables import EndpointRow
+from services.app.webhooks.names import EXECUTION_STATES
 from services.app.webhooks.outbox import Receiver, Topic, announce, announce_blocking, subscribed
 from shared.jobs.ledger import JobView
 
@@ -43,7 +44,7 @@ class JobAnnouncer:
             return
         try:
             async with session.begin_nested():
-                topic = Topic(project_id, job_id, await session.scalar(_SEQUENCE, {"id": job_id}) or 0)
+                topic = await _topic(session, project_id, job_id)
                 await announce(self._context.hub, session, topic, told, job, receivers)
         except (OperationalError, InterfaceError):  # the database is away: the engine waits for it
             raise
@@ -51,25 +52,38 @@ class JobAnnouncer:
             log.exception("job_not_announced", job=job["id"], state=job["state"])
 
 
-async def announce_execution(
-    context: AppContext,
-    session: AsyncSession,
-    topic: Topic,
-    status: str,
-    view: Callable[[], Awaitable[dict[str, Any]]],
-    webhook_url: str | None = None,
-) -> None:
-    """Tell of a flow's execution: `status` is running, completed, failed or cancelled.
+class ExecutionChange(Protocol):
+    """An execution's new status (RUNNING, COMPLETED, FAILED, CANCELLED), as `services.app.flows.outcomes` tells of it."""
 
-    To the webhooks of the project and to the address that the execution was started with. `topic.id` is the
-    execution's id; `view` gives its public view, and is asked only when somebody wants to hear of it.
-    """
-    told = f"execution.{status.lower()}"
-    receivers = await subscribed(session, topic.project_id, told)
-    if webhook_url is not None:
-        receivers.append(Receiver(None, webhook_url))
+    @property
+    def id(self) -> UUID: ...
+    @property
+    def project_id(self) -> UUID: ...
+    @property
+    def status(self) -> str: ...
+    @property
+    def webhook_url(self) -> str | None: ...
+    @property
+    def view(self) -> Callable[[], Awaitable[dict[str, Any]]]: ...
+
+
+async def announce_execution(context: AppContext, session: AsyncSession, change: ExecutionChange) -> None:
+    """To the webhooks of the project, and to the address that the execution was started with. That it waits is not told."""
+    status = change.status.lower()
+    if status not in EXECUTION_STATES:
+        return
+    told = f"execution.{status}"
+    receivers = await subscribed(session, change.project_id, told)
+    if change.webhook_url is not None:
+        receivers.append(Receiver(None, change.webhook_url))
     if receivers:
-        await announce(context.hub, session, topic, told, await view(), receivers)
+        topic = await _topic(session, change.project_id, change.id)
+        await announce(context.hub, session, topic, told, await change.view(), receivers)
+
+
+async def _topic(session: AsyncSession, project_id: UUID, job_id: UUID) -> Topic:
+    """A job, or the execution that it is, as it stands now."""
+    return Topic(project_id, job_id, await session.scalar(_SEQUENCE, {"id": job_id}) or 0)
 
 
 def _endpoint_written(_mapper: Mapper[Any], connection: Connection, endpoint: EndpointRow) -> None:

@@ -21,7 +21,7 @@ from services.app.endpoints.service import ENDPOINTS
 from services.app.webhooks import secrets
 from services.app.webhooks.outbox import WEBHOOKS
 from services.app.webhooks.schemas import message_id
-from services.app.webhooks.sending import GONE, Attempt, Outgoing, Sender
+from services.app.webhooks.sending import GONE, Attempt, Message, Sender
 from shared.clock import now
 from shared.http.sse import first_of
 from shared.security.envelope import SealError
@@ -152,14 +152,14 @@ class Delivery:
     async def deliver(self, claimed: Claimed) -> None:
         """One attempt, and its record."""
         try:
-            outgoing = await self._outgoing(claimed)
+            message = await self._message(claimed)
         except Refused as refused:
             await self._record(claimed, Attempt(False, now(), 0.0, error=str(refused)), "failed")
             return
-        attempt = await self._sender.send(outgoing)
+        attempt = await self._sender.send(message)
         await self._record(claimed, attempt, self._state_after(claimed, attempt))
 
-    async def _outgoing(self, claimed: Claimed) -> Outgoing:
+    async def _message(self, claimed: Claimed) -> Message:
         keyring = self._context.keyring
         try:
             async with self._context.database.transaction() as session:
@@ -174,7 +174,7 @@ class Delivery:
                     signing = secrets.opened(keyring, secrets.context_of(claimed.webhook_id), row.sealed)
         except SealError:
             raise Refused("The webhook's secret cannot be read: rotate it.") from None
-        return Outgoing(message_id(claimed.id), url, claimed.body, signing)
+        return Message(message_id(claimed.id), url, claimed.body, signing)
 
     def _state_after(self, claimed: Claimed, attempt: Attempt) -> str:
         if attempt.delivered:

@@ -16,7 +16,8 @@ import httpx
 
 from services.app.webhooks.secrets import signatures
 from shared.clock import iso, now
-from shared.security.addresses import AddressPolicy, AddressRefused, guarded_client
+from shared.security.addresses import AddressRefused, guarded_client
+from shared.security.outgoing import outgoing
 from shared.settings import Settings
 
 ANSWER_BYTES = 1024
@@ -25,7 +26,7 @@ LONGEST_WAIT = 86400.0  # seconds, of those that a receiver may ask for
 _CONNECTIONS = 64
 
 
-class Outgoing(NamedTuple):
+class Message(NamedTuple):
     message_id: str
     url: str
     body: str
@@ -52,21 +53,18 @@ class Attempt:
         }  # fmt: skip
 
 
-def policy_of(settings: Settings) -> AddressPolicy:
-    return AddressPolicy(settings.allow_private_addresses, frozenset(settings.trusted_hosts))
-
-
 class Sender:
-    """A client for all receivers. `verify` is with what certificates are checked."""
+    """A client for all receivers."""
 
-    def __init__(self, settings: Settings, verify: ssl.SSLContext | bool = True) -> None:
+    def __init__(self, settings: Settings) -> None:
         self._seconds = settings.webhook_timeout
+        reach = outgoing(settings)
         self._client = guarded_client(
-            policy_of(settings), headers={"User-Agent": "stepway-webhooks", "Accept-Encoding": "identity"},
-            timeout=httpx.Timeout(self._seconds), verify=verify, follow_redirects=False, max_connections=_CONNECTIONS,
+            reach.policy, headers={"User-Agent": "stepway-webhooks", "Accept-Encoding": "identity"},
+            timeout=httpx.Timeout(self._seconds), verify=reach.tls, follow_redirects=False, max_connections=_CONNECTIONS,
         )  # fmt: skip
 
-    async def send(self, outgoing: Outgoing) -> Attempt:
+    async def send(self, message: Message) -> Attempt:
         at, begun = now(), time.monotonic()
 
         def failed(error: str) -> Attempt:
@@ -74,7 +72,7 @@ class Sender:
 
         try:
             async with asyncio.timeout(self._seconds):
-                return await self._post(outgoing, at, begun)
+                return await self._post(message, at, begun)
         except (TimeoutError, httpx.TimeoutException):
             return failed(f"The receiver did not answer within {self._seconds:g} s.")
         except AddressRefused as refused:
@@ -82,15 +80,15 @@ class Sender:
         except (httpx.HTTPError, httpx.InvalidURL, ssl.SSLError) as error:
             return failed(f"The receiver cannot be reached: {type(error).__name__}.")
 
-    async def _post(self, outgoing: Outgoing, at: datetime, begun: float) -> Attempt:
+    async def _post(self, message: Message, at: datetime, begun: float) -> Attempt:
         headers = {
             "Content-Type": "application/json",
-            "webhook-id": outgoing.message_id,
+            "webhook-id": message.message_id,
             "webhook-timestamp": str(int(at.timestamp())),
-            "webhook-signature": signatures(outgoing.secrets, outgoing.message_id, at, outgoing.body),
+            "webhook-signature": signatures(message.secrets, message.message_id, at, message.body),
         }
-        content = outgoing.body.encode()
-        async with self._client.stream("POST", outgoing.url, content=content, headers=headers) as response:
+        content = message.body.encode()
+        async with self._client.stream("POST", message.url, content=content, headers=headers) as response:
             answer = await _beginning(response)
         status = response.status_code
         return Attempt(

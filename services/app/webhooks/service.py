@@ -14,12 +14,12 @@ from services.app.resources import Revisions, check_project, check_revision, sav
 from services.app.webhooks import names, repository, secrets
 from services.app.webhooks.outbox import WEBHOOKS, Receiver, Topic, announce
 from services.app.webhooks.schemas import WebhookChange, WebhookIn, delivery_view, message_id, webhook_view
-from services.app.webhooks.sending import policy_of
 from services.app.webhooks.tables import WebhookRow
 from shared.clock import now
 from shared.errors import Problem
 from shared.http.pages import PageQuery
 from shared.security.addresses import AddressRefused, check_url
+from shared.security.outgoing import policy_of
 from shared.settings import Settings
 
 MOST = 50  # webhooks of one project

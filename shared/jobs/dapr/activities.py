@@ -8,7 +8,7 @@ begins anew.
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 from uuid import UUID, uuid4
@@ -18,7 +18,7 @@ import structlog
 from shared.jobs.attempts import CancelRequested
 from shared.jobs.dapr.drive import END, PLAN, STEP, UNDO, WAIT, Answer
 from shared.jobs.dapr.ports import Begin, JobsPort, Planned, Stop, Working
-from shared.jobs.declare import Registry, StepDef, step_named
+from shared.jobs.declare import Registry, RetryPolicy, StepDef, step_named
 from shared.jobs.driver import (
     CRASHES,
     LOST,
@@ -269,7 +269,10 @@ class Activities:
 
     def _definition(self, given: Given) -> tuple[StepDef, Any]:
         _, tools = self.registry.find(given.kind, given.version)
-        return step_named(str(given.about["step"])), tools
+        definition = step_named(str(given.about["step"]))
+        if own := given.about.get("own"):
+            definition = replace(definition, title=own["title"], retry=RetryPolicy(**own["retry"]))
+        return definition, tools
 
 
 async def _in_time(definition: StepDef, context: StepContext, argument: Any) -> Any:

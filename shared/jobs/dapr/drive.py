@@ -7,7 +7,7 @@ When all that is left is to wait, the workflow ends: the ledger knows for what, 
 
 import contextlib
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from typing import Any, Protocol, TypeGuard
 from uuid import UUID
@@ -16,10 +16,10 @@ from dapr.ext.workflow import DaprWorkflowContext, when_any
 
 from shared.jobs.attempts import CancelRequested
 from shared.jobs.dapr.ports import Memory, Planned, RunOrder
-from shared.jobs.declare import JobDef, StepDef
+from shared.jobs.declare import JobDef, StepDef, step_named
 from shared.jobs.driver import Park, small_enough
 from shared.jobs.endings import Overdue, failure_of, first_failure
-from shared.jobs.run import PlannedStep, StepFailed
+from shared.jobs.run import Latch, NeverOpened, PlannedStep, StepFailed
 from shared.jobs.undoing import unreached
 
 STEP, WAIT, PLAN, UNDO, END = "step", "wait", "plan", "undo", "end"
@@ -76,6 +76,23 @@ class Fork:
         return (yield self)
 
 
+@dataclass(slots=True)
+class Gate:
+    """A latch (see `shared.jobs.run`). Awaited by a branch until another one has opened it."""
+
+    is_open: bool = False
+
+    def open(self) -> None:
+        self.is_open = True
+
+    async def passed(self) -> None:
+        if not self.is_open:
+            await self
+
+    def __await__(self) -> Generator["Gate", None, None]:
+        yield self
+
+
 @dataclass(slots=True, eq=False)
 class Branch:
     """One coroutine that is driven, and what it waits for now."""
@@ -85,6 +102,7 @@ class Branch:
     task: Task | None = None
     rest: Rest | None = None
     timer: Task | None = None
+    gate: Gate | None = None
     faults: int = 0
     forked: "list[Branch]" = field(default_factory=list)
     done: bool = False
@@ -93,7 +111,7 @@ class Branch:
 
     def advance(self, send: Any = None) -> Any:
         """Drive it until it awaits something, which is returned, or ends."""
-        self.call = self.task = self.rest = self.timer = None
+        self.call = self.task = self.rest = self.timer = self.gate = None
         try:
             return self.coroutine.send(send)
         except StopIteration as end:
@@ -122,7 +140,7 @@ class DaprRun:
         if self._is_remembered(memory, name):
             return definition.result.validate_python(memory.result)
         while True:
-            answer = await Call(STEP, {"key": name, "step": definition.name, "argument": given})
+            answer = await Call(STEP, {"key": name, "step": definition.name, "argument": given, **_own(definition)})
             if "result" in answer:
                 return definition.result.validate_python(answer["result"])
             if "failed" in answer:
@@ -138,6 +156,9 @@ class DaprRun:
             if error is not None:
                 raise error
         return [one.result for one in ends]
+
+    def latch(self) -> Latch:
+        return Gate()
 
     async def sleep(self, seconds: float, *, key: str) -> None:
         await self._wait(key, "Wait", seconds, None)
@@ -201,6 +222,7 @@ class Driver:
         main = Branch(coroutine)
         self._branches = [main]
         self._await(main, main.advance())
+        self._pass_gates()
         while not main.done:
             working = [one for one in self._branches if one.task is not None]
             if self.stopped is not None and not working:
@@ -209,10 +231,14 @@ class Driver:
             if not working:
                 seconds = [one.rest.seconds for one in resting if one.rest and one.rest.seconds is not None]
                 names = frozenset(name for one in resting if one.rest for name in one.rest.names)
+                if not resting:
+                    main.done, main.error = True, NeverOpened()
+                    break
                 self.park = Park(min(seconds, default=None), names)
                 break
             yield when_any(self._tasks(working, resting))
             self._settle(working, resting)
+            self._pass_gates()
         for one in self._branches:
             with contextlib.suppress(BaseException):  # it is left where it is: its code has no say in that
                 one.coroutine.close()
@@ -258,6 +284,15 @@ class Driver:
             if one.rest is not None and (rested or (woken and one.rest.names)):
                 self._await(one, one.advance())
 
+    def _pass_gates(self) -> None:
+        """Let those branches go on whose latch has been opened meanwhile."""
+        while self.stopped is None:
+            passing = [one for one in self._branches if one.gate is not None and one.gate.is_open]
+            if not passing:
+                return
+            for one in passing:
+                self._await(one, one.advance())
+
     def _answered(self, branch: Branch) -> None:
         task, call = branch.task, branch.call
         assert task is not None
@@ -293,6 +328,9 @@ class Driver:
                 case Rest():
                     branch.rest = wanted
                     return
+                case Gate():
+                    branch.gate = wanted
+                    return
                 case Fork():
                     forked = [Branch(_coroutine(one)) for one in wanted.branches]
                     self._branches += forked
@@ -312,6 +350,13 @@ class Driver:
 
     def _activity(self, call: Call) -> Any:
         return self._context.call_activity(call.activity, input=self._about | call.given)
+
+
+def _own(definition: StepDef) -> dict[str, Any]:
+    """What a job has changed of a step for this use: the activity knows it only by its name."""
+    if definition == step_named(definition.name):
+        return {}
+    return {"own": {"title": definition.title, "retry": asdict(definition.retry)}}
 
 
 Workflow = Callable[[DaprWorkflowContext, dict[str, Any]], Generator[Any, Any, None]]

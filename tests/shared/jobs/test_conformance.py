@@ -1,8 +1,10 @@
 """What every engine must do with a job, written against the interface of `shared.jobs.run` and the ledger alone."""
 
 import asyncio
+import contextlib
 import time
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
@@ -180,6 +182,45 @@ async def napping(run: Run, number: Number) -> Number:
     return number
 
 
+@job("diamond")
+async def diamond(run: Run, number: Number) -> Number:
+    """One branch waits for two others, of which one waits for a person."""
+    left, right, found = run.latch(), run.latch(), {}
+
+    async def one(name: str, latch: Any) -> None:
+        try:
+            if name == "right":
+                await run.wait_event("answer", key="ask")
+            found[name] = await run.step(add, number, key=name)
+        finally:
+            latch.open()
+
+    async def bottom() -> Number:
+        await left.passed()
+        await right.passed()
+        result: Number = await run.step(double, Number(value=sum(one.value for one in found.values())))
+        return result
+
+    ends = await run.gather(bottom(), one("left", left), one("right", right))
+    result: Number = ends[0]
+    return result
+
+
+@job("never_opened")
+async def never_opened(run: Run, number: Number) -> None:
+    await run.gather(run.latch().passed(), run.step(add, number))
+
+
+@job("patient_or_not")
+async def patient_or_not(run: Run, number: Number) -> Number:
+    """The same step under two policies."""
+    once = replace(add, retry=ONCE, title="Add once")
+    with contextlib.suppress(StepFailed):
+        await run.step(once, number, key="once")
+    result: Number = await run.step(add, number, key="thrice")
+    return result
+
+
 @job("short_lived", deadline=0.4)
 async def short_lived(run: Run, number: Number) -> None:
     await run.wait_event("never", key="never")
@@ -193,7 +234,7 @@ async def one_at_a_time(run: Run, number: Number) -> Number:
 
 JOBS = [
     sequence, gated, undoing, lone_slow, lone_huge, lone_crash, catching, wide, sleeper, asking, sides, short_lived,
-    one_at_a_time, napping,
+    one_at_a_time, napping, diamond, never_opened, patient_or_not,
 ]  # fmt: skip
 
 
@@ -419,6 +460,38 @@ async def test_a_wait_after_branches_gives_up_the_slot(
         events = await engine.events(job_id)
     states = [event.data["state"] for event in events if event.type == "job"]
     assert states == ["pending", "running", "waiting", "running", "waiting", "running", "succeeded"]
+
+
+async def test_a_branch_waits_for_others_and_the_slot_is_free_meanwhile(
+    start: Start, database: Database, registry: Registry, world: World
+) -> None:
+    async with start(database, registry) as engine:
+        job_id = await engine.submit(diamond, Number(value=2))
+        await engine.until(job_id, "waiting")
+        await engine.send(job_id, "answer", {})
+        view = await engine.until(job_id)
+    assert (view["state"], view["result"]) == ("succeeded", {"value": 12})
+    assert world.log == ["add", "add", "double"]
+
+
+async def test_a_branch_that_nobody_can_let_go_on_fails_the_job(
+    start: Start, database: Database, registry: Registry, world: World
+) -> None:
+    async with start(database, registry) as engine:
+        view = await engine.until(await engine.submit(never_opened, Number(value=2)))
+    assert (view["state"], view["error"]["code"]) == ("failed", "internal")
+    assert world.log == ["add"]
+
+
+async def test_a_job_gives_a_step_a_policy_of_its_own(
+    start: Start, database: Database, registry: Registry, world: World
+) -> None:
+    world.fail["add"] = 3
+    async with start(database, registry) as engine:
+        view = await engine.until(await engine.submit(patient_or_not, Number(value=2)))
+    assert view["state"] == "succeeded"
+    steps = {step["key"]: (step["state"], step["attempt"], step["title"]) for step in view["steps"]}
+    assert steps == {"once": ("failed", 1, "Add once"), "thrice": ("succeeded", 3, "Add one")}
 
 
 async def test_a_wait_does_not_hold_up_the_branch_beside_it(

@@ -63,7 +63,9 @@ async def opened(app_context: AppContext, workflow_id: UUID) -> set[bytes]:
     found = set[bytes]()
     async with app_context.database.transaction() as session:
         for table in sealed.COLUMNS:
-            stored = await session.execute(text(f"SELECT id, sealed FROM platform.{table} WHERE sealed IS NOT NULL"))
+            stored = await session.execute(
+                text(f"SELECT id, sealed FROM {sealed.COLUMNS[table]} WHERE sealed IS NOT NULL")
+            )
             found |= {keyring.open(row.sealed, f"{table}:{row.id}") for row in stored}
         workflow = await session.get_one(WorkflowRow, workflow_id)
         file = base64.b64decode(workflow.files["configuration_file"]["sealed"])

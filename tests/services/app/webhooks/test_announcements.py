@@ -12,10 +12,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from services.app.context import AppContext
 from services.app.endpoints import service as endpoints
 from services.app.endpoints.tables import EndpointRow
+from services.app.flows.outcomes import ExecutionChange
 from services.app.jobs.outcome import Outcome
 from services.app.webhooks import announcements
 from services.app.webhooks.announcements import JobAnnouncer, announce_execution
-from services.app.webhooks.outbox import Topic
 from shared.jobs.declare import job, step
 from shared.jobs.ledger import JobRequest, JobView
 from shared.jobs.run import Run, Step
@@ -188,10 +188,14 @@ def view_of(asked: list[str]) -> View:
 
 async def test_an_execution_is_told_to_its_own_address_and_to_webhooks(hooks: Hooks) -> None:
     await hooks.subscribe(URL, "execution.completed")
-    topic, asked = Topic(hooks.project_id, uuid4(), 3), list[str]()
-    for status in ("RUNNING", "COMPLETED"):
+    execution_id, asked = uuid4(), list[str]()
+
+    def change(status: str, url: str) -> ExecutionChange:
+        return ExecutionChange(execution_id, hooks.project_id, status, url, view_of(asked))
+
+    for status in ("PENDING", "RUNNING", "COMPLETED"):
         async with hooks.context.database.transaction() as session:
-            await announce_execution(hooks.context, session, topic, status, view_of(asked), "https://me.example/x")
+            await announce_execution(hooks.context, session, change(status, "https://me.example/x"))
     found = [(one.event, one.url, one.next_at is None) for one in await hooks.messages()]
     assert sorted(found, key=str) == [
         ("execution.completed", "https://me.example/x", True),
@@ -204,15 +208,15 @@ async def test_an_execution_is_told_to_its_own_address_and_to_webhooks(hooks: Ho
 async def test_an_execution_that_nobody_asks_about_is_not_even_looked_at(hooks: Hooks) -> None:
     asked = list[str]()
     async with hooks.context.database.transaction() as session:
-        topic = Topic(hooks.project_id, uuid4(), 1)
-        await announce_execution(hooks.context, session, topic, "FAILED", view_of(asked))
+        change = ExecutionChange(uuid4(), hooks.project_id, "FAILED", None, view_of(asked))
+        await announce_execution(hooks.context, session, change)
     assert asked == []
     assert await hooks.messages() == []
 
 
 async def test_nothing_is_told_of_a_project_that_is_gone(hooks: Hooks) -> None:
     async with hooks.context.database.transaction() as session:
-        topic = Topic(uuid4(), uuid4(), 1)
+        change = ExecutionChange(uuid4(), uuid4(), "FAILED", URL, view_of([]))
         with pytest.raises(IntegrityError):
-            await announce_execution(hooks.context, session, topic, "FAILED", view_of([]), URL)
+            await announce_execution(hooks.context, session, change)
         await session.rollback()

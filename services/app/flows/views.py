@@ -1,0 +1,193 @@
+"""How flows, versions, executions and task types look on the wire, in the dialect that is asked for."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+from uuid import UUID
+
+from services.app.flows import slugs
+from services.app.flows.history import Listed
+from services.app.flows.tables import ExecutionRow, FlowRow, VersionRow
+from services.app.resources import text_of
+from shared.clock import iso
+from shared.flows.definition import Flow
+from shared.flows.dialects import DIALECTS, write
+from shared.flows.dialects.words import DialectName
+from stepway.tasks import Field, TaskType
+
+Json = Any
+
+
+def flow_summary(flow: FlowRow) -> dict[str, Any]:
+    return {
+        "object": "workflow",
+        "workflow_id": flow.slug,
+        "workflow_version": flow.version,
+        "name": flow.name,
+        "description": flow.description,
+        "dialect": flow.dialect,
+        "project_id": str(flow.project_id),
+        "created_by": text_of(flow.created_by),
+        "created_at": iso(flow.created_at),
+        "updated_at": iso(flow.updated_at),
+        "revision": flow.revision,
+    }
+
+
+def flow_view(flow: FlowRow, version: VersionRow, dialect: DialectName) -> dict[str, Any]:
+    """`definition` is what may be sent again."""
+    return {**flow_summary(flow), "dialect": dialect, "definition": _definition(version, dialect)}
+
+
+def version_summary(flow: FlowRow, version: VersionRow) -> dict[str, Any]:
+    return {
+        "object": "workflow_version",
+        "workflow_id": flow.slug,
+        "workflow_version": version.number,
+        "dialect": version.dialect,
+        "created_by": text_of(version.created_by),
+        "created_at": iso(version.created_at),
+    }
+
+
+def version_view(flow: FlowRow, version: VersionRow, dialect: DialectName) -> dict[str, Any]:
+    return {**version_summary(flow, version), "dialect": dialect, "definition": _definition(version, dialect)}
+
+
+def _definition(version: VersionRow, dialect: DialectName) -> dict[str, Any]:
+    return write(Flow.model_validate(version.definition), dialect)
+
+
+# ---- executions
+
+
+def id_name(dialect: DialectName) -> str:
+    return "workflow_execution_id" if dialect == "tasks" else "execution_id"
+
+
+def started(flow: FlowRow, execution: ExecutionRow, dialect: DialectName) -> dict[str, Any]:
+    """The answer to a start."""
+    workflow = {"workflow_id": flow.slug, "workflow_version": execution.version}
+    own = {id_name(dialect): slugs.spelled(execution.slug, dialect)}
+    return {**own, **workflow, "status": "PENDING"} if dialect == "tasks" else {**workflow, **own, "status": "PENDING"}
+
+
+def listed(one: Listed, dialect: DialectName | None, *, whole: bool) -> dict[str, Any]:
+    """A line of a list; `whole`: of a list over several flows. Without a dialect, in the flow's own."""
+    spoken: DialectName = dialect or one.flow.dialect  # type: ignore[assignment]  # a text column
+    execution = one.execution
+    more = {
+        "workflow_id": one.flow.slug, "workflow_version": execution.version, "workflow_name": one.flow.name,
+        "project_id": str(execution.project_id), "trigger": execution.trigger,
+    }  # fmt: skip
+    return {
+        id_name(spoken): slugs.spelled(execution.slug, spoken),
+        "status": execution.status,
+        "created_at": iso(execution.created_at),
+        "started_at": iso(one.started_at),
+        "completed_at": iso(one.ended_at),
+        **(more if whole else {}),
+    }
+
+
+def execution_view(
+    flow: FlowRow,
+    execution: ExecutionRow,
+    job: Mapping[str, Any],
+    status: str,
+    tasks: Iterable[tuple[str, str]],
+    values: Mapping[str, Json],
+    dialect: DialectName,
+) -> dict[str, Any]:
+    """`values`: what may be seen of `inputs` and `outputs`. The outputs are null until the end."""
+    words = DIALECTS[dialect]
+    return {
+        id_name(dialect): slugs.spelled(execution.slug, dialect),
+        "workflow_id": flow.slug,
+        "workflow_version": execution.version,
+        "status": status,
+        "tasks": [{words.task_name: name, "status": one} for name, one in tasks],
+        words.input: values["inputs"],
+        words.output: values["outputs"],
+        "error": job["error"],
+        "trigger": execution.trigger,
+        "attempt": job["attempt"],
+        "percent": job["percent"],
+        "created_at": iso(execution.created_at),
+        "started_at": job["started_at"],
+        "completed_at": job["ended_at"],
+        "project_id": str(execution.project_id),
+        "job_id": str(execution.id),
+    }
+
+
+# ---- task types
+
+
+def task_type_view(kind: TaskType) -> dict[str, Any]:
+    return {
+        "object": "task_type",
+        "id": kind.name,
+        "name": kind.name,
+        "title": kind.title,
+        "description": kind.description,
+        "inputs": [_field(one) for one in kind.inputs],
+        "outputs": [_field(one) for one in kind.outputs],
+        "one_of": [list(group) for group in kind.one_of],
+        "timeout": kind.timeout,
+        "attempts": kind.attempts,
+    }
+
+
+def _field(field: Field) -> dict[str, Any]:
+    return {
+        "name": field.name,
+        "type": field.type,
+        "required": field.required,
+        "default": field.default,
+        "description": field.description,
+        "example": field.example,
+        "choices": list(field.choices),
+        "secret": field.secret,
+    }
+
+
+# ---- files
+
+Places = Mapping[UUID, tuple[str, str]]
+
+
+def files_in(value: Json) -> set[UUID]:
+    """The ids of all files in plain values."""
+    found: set[UUID] = set()
+    todo = [value]
+    while todo:
+        one = todo.pop()
+        if isinstance(one, dict):
+            if (artifact_id := _artifact_id(one)) is not None:
+                found.add(artifact_id)
+            todo.extend(one.values())
+        elif isinstance(one, list):
+            todo.extend(one)
+    return found
+
+
+def with_links(value: Json, places: Places) -> Json:
+    """The same values, each file that is known with `href`, where it is downloaded."""
+    if isinstance(value, list):
+        return [with_links(one, places) for one in value]
+    if not isinstance(value, dict):
+        return value
+    linked = {name: with_links(one, places) for name, one in value.items()}
+    artifact_id = _artifact_id(value)
+    if artifact_id is not None and artifact_id in places:
+        flow, execution = places[artifact_id]
+        linked["href"] = f"/flow/workflows/{flow}/executions/{execution}/artifacts/{artifact_id}"
+    return linked
+
+
+def _artifact_id(value: dict[str, Json]) -> UUID | None:
+    text = value.get("artifact_id")
+    try:
+        return UUID(text) if isinstance(text, str) and len(text) == 36 else None
+    except ValueError:
+        return None

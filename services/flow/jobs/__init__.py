@@ -1,0 +1,5 @@
+"""The jobs of the flow service."""
+
+from services.flow.jobs.run_flow import run_flow
+
+JOBS = (run_flow,)

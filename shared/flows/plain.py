@@ -1,0 +1,133 @@
+"""Plain JSON: what may stand in a definition or be a value of an execution, and when two values are the same.
+
+Values come from bodies, files and tasks. All walks are bounded: in depth, and in what is looked at.
+"""
+
+import math
+from typing import Any
+
+from shared.flows.faults import Fault, member
+from stepway.tasks import ValueType
+
+Json = (
+    Any  # None, bool, int, float, str, list[Json], dict[str, Json]; checked by `problem`, as recursive types are slow
+)
+
+MAX_DEPTH = 20
+MAX_BYTES = 1 << 20
+MAX_INTEGER_BITS = 1024
+SCALARS = (str, bool, int, float, type(None))
+
+
+def problem(value: Json, path: str = "", *, max_depth: int = MAX_DEPTH, storable: bool = True) -> Fault | None:
+    """The first thing by which `value` is not JSON that we take, or None. Walks by level, so depth costs no stack.
+
+    `storable`: its texts must be such that the database takes them.
+    """
+    level: list[tuple[Json, _Place]] = [(value, None)]
+    size = depth = 0
+    while level and size <= MAX_BYTES:
+        below: list[tuple[Json, _Place]] = []
+        for item, place in level:
+            kind = type(item)
+            if kind is list or kind is dict:
+                if depth >= max_depth:
+                    return _fault(
+                        path, place, "too_deep", f"This is nested deeper than {max_depth} levels; flatten it."
+                    )
+                size += 2 * len(item) + 2
+                if size > MAX_BYTES:
+                    break
+                members = item.items() if kind is dict else enumerate(item)
+                below.extend((one, (place, key)) for key, one in members)
+                if kind is dict:
+                    if (wrong := _names_problem(item, storable)) is not None:
+                        return _fault(path, place, *wrong)
+                    size += sum(map(len, item))
+            elif (wrong := _scalar_problem(item, storable)) is not None:
+                return _fault(path, place, *wrong)
+            else:
+                size += len(item) if kind is str else 1
+        level = below
+        depth += 1
+    if size > MAX_BYTES:
+        return Fault(path, "too_long", f"This is larger than {MAX_BYTES >> 20} MiB; send less, or use files.")
+    return None
+
+
+_Place = (
+    tuple[Any, str | int] | None
+)  # of what holds it, and the name or index there; made into a path only for a fault
+
+
+def _fault(path: str, place: _Place, code: str, message: str) -> Fault:
+    keys = []
+    while place is not None:
+        place, key = place
+        keys.append(key)
+    for key in reversed(keys):
+        path = f"{path}[{key}]" if isinstance(key, int) else member(path, key)
+    return Fault(path, code, message)
+
+
+def _names_problem(item: dict[Any, Json], storable: bool) -> tuple[str, str] | None:
+    for name in item:
+        if type(name) is not str:
+            return "wrong_type", "The names of members must be texts."
+        if wrong := _scalar_problem(name, storable):
+            return wrong
+    return None
+
+
+def _scalar_problem(item: Json, storable: bool) -> tuple[str, str] | None:
+    if type(item) not in SCALARS:
+        return "wrong_type", "This is no JSON value; use texts, numbers, true, false, null, lists and objects."
+    if type(item) is float and not math.isfinite(item):
+        return "not_allowed", "A number must be finite."
+    if type(item) is int and item.bit_length() > MAX_INTEGER_BITS:
+        return "not_allowed", "This number is out of range; write it as a text."
+    if storable and type(item) is str:
+        if "\x00" in item:
+            return "not_allowed", "A text must not hold a NUL character."
+        if not item.isascii():
+            try:
+                item.encode()
+            except UnicodeEncodeError:
+                return "not_allowed", "A text must not hold a lone surrogate."
+    return None
+
+
+def type_of(value: Json) -> ValueType | None:
+    """The type of a plain value; None for null, and for what is not JSON. An object may be a file as well."""
+    kind = type(value)
+    if kind is str:
+        return "text"
+    if kind is bool:
+        return "boolean"
+    if kind is int or kind is float:
+        return "number"
+    if kind is list:
+        return "list"
+    return "object" if kind is dict else None
+
+
+def is_of(value: Json, wanted: ValueType) -> bool:
+    """Whether a value that is there (not null) is of the type `wanted`."""
+    if wanted == "any":
+        return True
+    if wanted == "file":
+        return type(value) is dict and type(value.get("artifact_id")) is str
+    return type_of(value) == wanted
+
+
+def same(left: Json, right: Json, depth: int = MAX_DEPTH * 4) -> bool:
+    """Whether two values are equal as JSON: true is not 1, and 1 is 1.0. Raises `RecursionError` beyond `depth` levels."""
+    if depth == 0:
+        raise RecursionError
+    if type(left) is dict and type(right) is dict:
+        return left.keys() == right.keys() and all(same(left[key], right[key], depth - 1) for key in left)
+    if type(left) is list and type(right) is list:
+        return len(left) == len(right) and all(
+            same(one, other, depth - 1) for one, other in zip(left, right, strict=True)
+        )
+    return type_of(left) == type_of(right) and bool(left == right)
