@@ -1,4 +1,4 @@
-"""webhooks"""
+"""webhooks, schedules and triggers of flows"""
 
 from collections.abc import Sequence
 
@@ -51,6 +51,8 @@ def upgrade() -> None:
         schema="platform",
     )
     _messages()
+    _schedules()
+    _triggers()
 
 
 def _messages() -> None:
@@ -93,6 +95,79 @@ def _messages() -> None:
         op.create_index(name, "webhook_message", columns, schema="platform", postgresql_where=condition)
 
 
+def _schedules() -> None:
+    op.create_table(
+        "schedule",
+        sa.Column("id", sa.Uuid(), nullable=False),
+        sa.Column("flow_id", sa.Uuid(), nullable=False),
+        sa.Column("cron", sa.Text(), nullable=False),
+        sa.Column("timezone", sa.Text(), nullable=False),
+        sa.Column("inputs", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
+        sa.Column("enabled", sa.Boolean(), nullable=False),
+        sa.Column("misfire", sa.Text(), nullable=False),
+        sa.Column("next_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("last", postgresql.JSONB(astext_type=sa.Text()), nullable=True),
+        sa.Column("owner_id", sa.Uuid(), nullable=False),
+        _created("created_at"),
+        _created("updated_at"),
+        sa.Column("revision", sa.Integer(), server_default="1", nullable=False),
+        sa.CheckConstraint("misfire IN ('run_once', 'skip')", name=op.f("ck_schedule_misfire")),
+        sa.ForeignKeyConstraint(["flow_id"], ["flow.flow.id"], ondelete="CASCADE"),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_schedule")),
+        schema="flow",
+    )
+    op.create_index("ix_schedule_flow_id", "schedule", ["flow_id"], schema="flow")
+    due = sa.text("next_at IS NOT NULL")
+    op.create_index("ix_schedule_due", "schedule", ["next_at"], schema="flow", postgresql_where=due)
+    op.create_table(
+        "firing",
+        sa.Column("schedule_id", sa.Uuid(), nullable=False),
+        sa.Column("at", sa.DateTime(timezone=True), nullable=False),
+        _created("created_at"),
+        sa.ForeignKeyConstraint(["schedule_id"], ["flow.schedule.id"], ondelete="CASCADE"),
+        sa.PrimaryKeyConstraint("schedule_id", "at", name=op.f("pk_firing")),
+        schema="flow",
+    )
+    op.create_index("ix_firing_created", "firing", ["created_at"], schema="flow")
+
+
+def _triggers() -> None:
+    op.create_table(
+        "trigger",
+        sa.Column("id", sa.Uuid(), nullable=False),
+        sa.Column("token", sa.Text(), nullable=False),
+        sa.Column("flow_id", sa.Uuid(), nullable=False),
+        sa.Column("description", sa.Text(), nullable=True),
+        sa.Column("scheme", sa.Text(), nullable=False),
+        sa.Column("mapping", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), nullable=True),
+        sa.Column("enabled", sa.Boolean(), nullable=False),
+        sa.Column("sealed", sa.LargeBinary(), nullable=False),
+        sa.Column("owner_id", sa.Uuid(), nullable=False),
+        _created("created_at"),
+        _created("updated_at"),
+        sa.Column("revision", sa.Integer(), server_default="1", nullable=False),
+        sa.CheckConstraint("scheme IN ('standard', 'github')", name=op.f("ck_trigger_scheme")),
+        sa.ForeignKeyConstraint(["flow_id"], ["flow.flow.id"], ondelete="CASCADE"),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_trigger")),
+        sa.UniqueConstraint("token", name=op.f("uq_trigger_token")),
+        schema="flow",
+    )
+    op.create_index("ix_trigger_flow_id", "trigger", ["flow_id"], schema="flow")
+    op.create_table(
+        "arrival",
+        sa.Column("trigger_id", sa.Uuid(), nullable=False),
+        sa.Column("message_id", sa.Text(), nullable=False),
+        sa.Column("execution_id", sa.Text(), nullable=True),
+        _created("created_at"),
+        sa.ForeignKeyConstraint(["trigger_id"], ["flow.trigger.id"], ondelete="CASCADE"),
+        sa.PrimaryKeyConstraint("trigger_id", "message_id", name=op.f("pk_arrival")),
+        schema="flow",
+    )
+    op.create_index("ix_arrival_created", "arrival", ["created_at"], schema="flow")
+
+
 def downgrade() -> None:
+    for table in ("arrival", "trigger", "firing", "schedule"):
+        op.drop_table(table, schema="flow")
     for table in ("webhook_message", "webhook_signing_secret", "webhook"):
         op.drop_table(table, schema="platform")

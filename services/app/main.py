@@ -29,7 +29,10 @@ from services.app.models import outcomes as model_outcomes
 from services.app.models import provider_routes as providers
 from services.app.models import routes as models
 from services.app.projects import routes as projects
+from services.app.schedules import routes as schedules
 from services.app.templates import routes as templates
+from services.app.triggers import routes as triggers
+from services.app.triggers.receiving import Limits
 from services.app.webhooks import routes as webhooks
 from services.app.webhooks.announcements import JobAnnouncer, announce_execution
 from services.app.wizards import routes as wizards
@@ -55,6 +58,8 @@ ROUTERS = (
     credentials.router,
     templates.router,
     webhooks.router,
+    schedules.router,
+    triggers.router,
     flows.router,
     executions.router,
     icons.router,
@@ -116,6 +121,7 @@ def create_app(context: AppContext, ready: Ready, dead: Callable[[], list[str]] 
     app.state.context = context
     app.state.authenticator = Authenticator(context)
     app.state.stream_slots = StreamSlots(per_key=context.settings.streams_per_key)
+    app.state.trigger_limits = Limits()
     app.state.transfers = model_files.Transfers()
     problems.install(app)
     settings = context.settings

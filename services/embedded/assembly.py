@@ -24,6 +24,7 @@ from services.app.internal import AppAccess
 from services.app.main import create_app, hooks
 from services.app.maintenance import Maintenance
 from services.app.models import catalog as catalogue
+from services.app.schedules.firing import Schedules
 from services.app.templates import builtin as templates
 from services.app.webhooks.delivery import Delivery
 from services.app.webhooks.sending import Sender
@@ -145,6 +146,7 @@ class Assembly:
         self._spawn("cluster-watches", self._watches.run)
         self._spawn("maintenance", Maintenance(self.context, self._hold).run)
         self._spawn("webhooks", Delivery(self.context, Sender(self.settings)).run)
+        self._spawn("schedules", Schedules(self.context).run)
         return key
 
     async def _hold(self, lease: str) -> int | None:
