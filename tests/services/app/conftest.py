@@ -17,6 +17,8 @@ from services.app.main import create_app, hooks
 from services.app.projects.tables import MemberRow, ProjectRow
 from services.assembly.access import access_by_table
 from services.cluster.jobs import JOBS as CLUSTER_JOBS
+from services.flow.jobs import JOBS as FLOW_JOBS
+from services.flow.tasks.registry import find_all
 from services.gateway.routes import Gateway
 from services.gateway.routes import router as gateway_route
 from services.gateway.table import RouteTable
@@ -124,7 +126,7 @@ def caller_for(person: Person, role: str, projects: dict[UUID, str] | None = Non
 async def app_context(database: Database, tmp_path: Path) -> AppContext:
     hub = Hub(database)
     registry = Registry()
-    registry.add((*MODEL_JOBS, *CLUSTER_JOBS), None)
+    registry.add((*MODEL_JOBS, *CLUSTER_JOBS, *FLOW_JOBS), None)
     context = AppContext(
         settings=Settings(data_dir=tmp_path, rate_quota=100_000, allowed_hosts=["test"]),
         database=database,
@@ -136,6 +138,7 @@ async def app_context(database: Database, tmp_path: Path) -> AppContext:
         jobs=registry,
         logs=LogFiles(tmp_path / "logs"),
         clusters=NoClusters(),
+        task_types=find_all(),
     )
     context.ledger.hooks = hooks(context)
     return context
