@@ -28,6 +28,8 @@ LOOK = 10.0  # seconds between two looks, when nothing wakes the loop
 FAULT = 1.0  # seconds after a fault of the database
 GRACE = timedelta(seconds=60)  # a time that is longer ago has been missed
 
+_FAULTS = 5  # of a start, that its schedule tells
+
 _SOON = text("SELECT extract(epoch FROM min(next_at) - clock_timestamp()) FROM flow.schedule WHERE next_at IS NOT NULL")
 _FORGET = text("DELETE FROM flow.firing WHERE created_at < clock_timestamp() - make_interval(days => :days)")
 
@@ -93,7 +95,7 @@ class Schedules:
             async with session.begin_nested():
                 return await self._start(session, schedule), ""
         except Problem as problem:
-            return None, problem.detail
+            return None, _sentence(problem)
         except (OperationalError, InterfaceError):
             raise
         except Exception as error:  # it must not keep the others from being fired
@@ -103,6 +105,13 @@ class Schedules:
     async def _start_flow(self, session: AsyncSession, schedule: ScheduleRow) -> str:
         flow_id: UUID = schedule.flow_id
         return await behalf.start_for(self._context, session, flow_id, schedule.owner_id, schedule.inputs, "schedule")
+
+
+def _sentence(problem: Problem) -> str:
+    """What is wrong, in one line."""
+    if not problem.faults:
+        return problem.detail
+    return "; ".join(f"{fault.param}: {fault.message}" for fault in problem.faults[:_FAULTS])
 
 
 async def forget(context: AppContext) -> None:
