@@ -18,7 +18,10 @@ from services.app.internal import AppAccess
 from services.app.main import create_app, hooks
 from services.app.maintenance import Maintenance
 from services.app.models import catalog as catalogue
+from services.app.schedules.firing import Schedules
 from services.app.templates import builtin as templates
+from services.app.webhooks.delivery import Delivery
+from services.app.webhooks.sending import Sender
 from services.assembly.process import StartError
 from services.cluster.jobs import JOBS as CLUSTER_JOBS
 from services.distributed.parts import ASK_PATIENCE, Parts, scratch_of
@@ -112,6 +115,8 @@ class AppService:
         await self.hub.start()
         await self._dispatcher.start()
         self._spawn("maintenance", self._maintenance.run)
+        self._spawn("webhooks", Delivery(self.context, Sender(self.context.settings)).run)
+        self._spawn("schedules", Schedules(self.context).run)
         health.dead, health.missing, health.exposition = self._dead, self._readiness.missing, self._exposition
 
     async def stop(self, seconds: float) -> None:

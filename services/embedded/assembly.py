@@ -25,7 +25,10 @@ from services.app.internal import AppAccess
 from services.app.main import create_app, hooks
 from services.app.maintenance import Maintenance
 from services.app.models import catalog as catalogue
+from services.app.schedules.firing import Schedules
 from services.app.templates import builtin as templates
+from services.app.webhooks.delivery import Delivery
+from services.app.webhooks.sending import Sender
 from services.assembly.access import access_by_table
 from services.assembly.objects import opened, prepared, reached
 from services.assembly.publisher import Publisher
@@ -149,6 +152,8 @@ class Assembly:
         self._watches = Watches(world, self._hold, lambda: self.hub.watch(CLUSTERS))
         self._spawn("cluster-watches", self._watches.run)
         self._spawn("maintenance", Maintenance(self.context, self._hold).run)
+        self._spawn("webhooks", Delivery(self.context, Sender(self.settings)).run)
+        self._spawn("schedules", Schedules(self.context).run)
         return key
 
     async def _hold(self, lease: str) -> int | None:
