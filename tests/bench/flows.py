@@ -62,7 +62,7 @@ class _Both:
     def forget(self) -> None:
         self._start: tuple[list[float], list[float]] = ([], [])
         self._rates: dict[str, tuple[list[float], list[float]]] = {}
-        self._late: list[float] = []
+        self._late: list[float] = []  # seconds until Prefect's server has recorded a sequence
         self._rows: tuple[float, float] = (0, 0)
 
     def round(self, starts: int, executions: int) -> None:

@@ -42,10 +42,10 @@ class Prefect:
         environment = self._environment(port)
         try:
             with (self._folder / "log").open("w") as log:
-                server = [programs / "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+                server = [str(programs / "prefect"), "server", "start", "--host", "127.0.0.1", "--port", str(port)]
                 self._processes.append(subprocess.Popen(server, env=environment, stdout=log, stderr=log, text=True))
                 self._wait_until_ready(f"http://127.0.0.1:{port}/api/health")
-                runner = [programs / "python", Path(__file__).with_name("flows_prefect.py")]
+                runner = [str(programs / "python"), str(Path(__file__).with_name("flows_prefect.py"))]
                 self._runner = subprocess.Popen(
                     runner, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True
                 )
