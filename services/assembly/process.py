@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import errno
+import gc
 import logging as standard_logging
 import signal
 import socket
@@ -103,6 +104,9 @@ class Server(uvicorn.Server):
 
 
 def make_server(app: Any) -> Server:
+    """Of a process whose parts are all there: they are not looked at again whenever garbage is collected."""
+    gc.collect()
+    gc.freeze()
     return Server(uvicorn.Config(
         app, lifespan="off", log_config=None, access_log=False, server_header=False, date_header=True,
         timeout_graceful_shutdown=1, timeout_keep_alive=75, proxy_headers=False,

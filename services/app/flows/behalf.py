@@ -45,9 +45,10 @@ async def start_for(
         raise Problem("not_found", "The workflow was deleted.")
     owner = await _owner(session, owner_id, flow)
     version, dialect = await service.version_of(session, flow), service.spoken(flow)
-    named = definitions.credentials_of(Flow.model_validate(version.definition), inputs, dialect)
+    definition = Flow.model_validate(version.definition)
+    named = definitions.credentials_of(definition, inputs, dialect)
     credentials = await definitions.check_credentials(session, owner, named, flow.project_id)
-    asked = Start(flow, version, inputs, dialect, trigger, owner_id, credentials=credentials)
+    asked = Start(flow, version, definition, inputs, dialect, trigger, owner_id, credentials=credentials)
     execution = await starting.start(context, session, asked)
     await audit.record(
         session, None, "execution.start", "execution", execution.id, project_id=flow.project_id, trigger=trigger,

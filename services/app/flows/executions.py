@@ -62,8 +62,8 @@ async def start(
     named = definitions.credentials_of(definition, order.inputs, order.dialect)
     credentials = await definitions.check_credentials(session, caller, named, flow.project_id)
     asked = Start(
-        flow, version, order.inputs, order.dialect, "api", caller.user_id, caller.key_id, credentials, order.webhook_url,
-        provider_key,
+        flow, version, definition, order.inputs, order.dialect, "api", caller.user_id, caller.key_id, credentials,
+        order.webhook_url, provider_key,
     )  # fmt: skip
     execution = await starting.start(context, session, asked)
     await _record(session, caller, "execution.start", execution, version=version.number)

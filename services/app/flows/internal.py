@@ -164,9 +164,10 @@ class FlowAccess:
             raise Permanent("flow_too_deep", f"Flows run within each other {MAX_DEPTH} levels deep at most.")
         flow, chosen = await self._flow(session, job, workflow_id, version)
         # Whether its owner may use them is looked at when they are used, as they were not asked for by a request.
-        credentials = list(definitions.credentials_of(Flow.model_validate(chosen.definition), inputs, "refs"))
+        definition = Flow.model_validate(chosen.definition)
+        credentials = list(definitions.credentials_of(definition, inputs, "refs"))
         execution = await starting.start(self._context, session, Start(
-            flow, chosen, inputs, "refs", "parent", job.owner_id, job.key_id, credentials,
+            flow, chosen, definition, inputs, "refs", "parent", job.owner_id, job.key_id, credentials,
             provider_key=await self._secret(session, job.id), parent=Parent(job.id, task, job.attempt),
         ))  # fmt: skip
         return ChildStarted(execution_id=execution.id, live=True)

@@ -33,13 +33,15 @@ class Parent:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """`inputs` as they were given, their faults told as `dialect` spells them. `credentials` have been checked.
+    """`definition` is that of the version. `inputs` as they were given, their faults told as `dialect` spells them.
+    `credentials` have been checked.
 
     `owner_id` and `key_id`: who asks; the job may do what they may.
     """
 
     flow: FlowRow
     version: VersionRow
+    definition: Flow
     inputs: dict[str, Any]
     dialect: DialectName
     trigger: Literal["api", "schedule", "webhook", "parent"]
@@ -53,8 +55,7 @@ class Start:
 
 async def start(context: AppContext, session: AsyncSession, asked: Start) -> ExecutionRow:
     """Problems: `flow_input_invalid`, `too_many_executions`."""
-    flow = Flow.model_validate(asked.version.definition)
-    inputs = definitions.filled(flow, asked.inputs, asked.dialect)
+    inputs = definitions.filled(asked.definition, asked.inputs, asked.dialect)
     await check_room(context, session, asked.flow.project_id)
     parent = asked.parent
     execution = await history.add(session, {
@@ -65,12 +66,13 @@ async def start(context: AppContext, session: AsyncSession, asked: Start) -> Exe
     if asked.provider_key is not None:
         await keep_secret(context, session, execution.id, asked.provider_key)
     run = FlowRun(
-        flow_id=asked.flow.id, version=asked.version.number, flow=flow, inputs=inputs, credentials=asked.credentials
-    )
+        flow_id=asked.flow.id, version=asked.version.number, flow=asked.definition, inputs=inputs,
+        credentials=asked.credentials,
+    )  # fmt: skip
     await context.ledger.submit(session, JobRequest(
         context.jobs.latest(RUN_FLOW), run, id=execution.id, project_id=asked.flow.project_id, owner_id=asked.owner_id,
         key_id=asked.key_id, resource_type="flow", resource_id=asked.flow.id,
-        steps=[PlannedStep(task.name, task.name) for task in flow.tasks],
+        steps=[PlannedStep(task.name, task.name) for task in asked.definition.tasks],
     ))  # fmt: skip
     return execution
 

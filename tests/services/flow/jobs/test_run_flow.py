@@ -17,6 +17,7 @@ from shared.contracts.flows import ChildEnd, FlowRun, child_event
 from shared.db.engine import Database
 from shared.flows.validation import accept
 from shared.jobs.declare import Registry
+from shared.jobs.run import PlannedStep
 from shared.objects.opened import open_store
 from shared.settings import Settings
 from tests.services.flow.jobs.app import MemoryApp
@@ -114,9 +115,8 @@ async def test_parallel_tasks_run_as_soon_as_they_may(
         ask("after", f"{echo.url}/after-{{{{refs.quick.output.text}}}}"),
     ]
     async with start(database, registry) as engine:
-        job = await engine.submit(
-            run_flow, run_of(tasks, {"n": "{{refs.last.output.characters}}"}, execution="parallel")
-        )
+        spec = run_of(tasks, {"n": "{{refs.last.output.characters}}"}, execution="parallel")
+        job = await engine.submit(run_flow, spec, steps=[PlannedStep(task["ref"], task["ref"]) for task in tasks])
         await engine.until_step(job, "after", "succeeded")
         meanwhile = states(await engine.view(job))
         echo.let.set()
