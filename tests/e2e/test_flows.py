@@ -155,4 +155,4 @@ def test_a_flow_calls_an_endpoint_that_was_deployed(stepway: Stepway, model_file
     assert end["status"] == "COMPLETED", end
     assert all(end["output"].values())
     assert stepway.sql("SELECT * FROM platform.api_key WHERE job_id IS NOT NULL") == []
-    assert {one["name"] for one in stepway.get("/keys")["data"]} == {"admin"}
+    assert {one["name"] for one in stepway.get("/keys")["data"]} == {"First admin key"}
