@@ -105,7 +105,7 @@ def shared_postgres(folder: Path) -> Iterator[tuple[EmbeddedPostgres, str]]:
 
 
 @pytest.mark.faults(sample=1)
-@pytest.mark.timeout(1500)
+@pytest.mark.timeout(2400)
 @pytest.mark.parametrize("seed", SEEDS)
 def test_services(seed: int, cluster: Cluster, model_file: Path) -> None:
     need(images=("llama",))
@@ -129,7 +129,7 @@ def test_services(seed: int, cluster: Cluster, model_file: Path) -> None:
 
 
 @pytest.mark.faults(sample=1)
-@pytest.mark.timeout(1500)
+@pytest.mark.timeout(2400)
 @pytest.mark.parametrize("seed", SEEDS)
 def test_processes_that_share_a_database(seed: int, make: Make, folder: Path, model_file: Path) -> None:
     rounds, kills = WHOLE if os.environ.get("STEPWAY_FAULTS") == "all" else SAMPLE
