@@ -20,6 +20,7 @@ from tests.testbed.cluster import Cluster
 
 PAUSES = (0.1, 1.0)  # seconds between two kills
 AWAY = (0.0, 1.5)  # seconds until what was killed is started again
+LATE = 5.0  # seconds after the last kill, within which something may still end because of it
 
 BOTS = 4
 MOST = 4  # times as many rounds as are asked for, where the kills take longer
@@ -27,15 +28,18 @@ MOST = 4  # times as many rounds as are asked for, where the kills take longer
 
 @dataclass(frozen=True, slots=True)
 class Victim:
-    """Something that is killed, and then started again and waited for."""
+    """Something that is killed, and then started again and waited for. `ended`: it may end by itself, and has."""
 
     name: str
     kill: Callable[[], None]
     start: Callable[[], None]
+    ended: Callable[[], bool] = lambda: False
+    ready: Callable[[], bool] = lambda: True
 
 
 class Chaos(threading.Thread):
-    """Kills one victim after the other, until it is told to stop; then all of them are there.
+    """Kills one victim after the other, until it is told to stop; then all of them are there. What ends by itself meanwhile
+    is started again, as whatever runs it would do.
 
     The thread lives on to the end of the process, for what it has started ends with it.
     """
@@ -46,30 +50,56 @@ class Chaos(threading.Thread):
         self._random = random.Random(seed)
         self._kills = kills
         self.enough = threading.Event()
-        self.over = threading.Event()
+        self.over = threading.Event()  # no more is killed
+        self._gone = threading.Event()
         self.killed: list[str] = []
         self.fault: BaseException | None = None
 
     def run(self) -> None:
         try:
-            while len(self.killed) < self._kills and not self.enough.wait(self._random.uniform(*PAUSES)):
-                victim = self._random.choice(self._victims)
-                victim.kill()
-                self.killed.append(victim.name)  # said at once, for whoever reads why it failed
-                sys.stderr.write(f"{time.strftime('%X')} killed {victim.name}\n")
-                self.enough.wait(self._random.uniform(*AWAY))
-                victim.start()
+            while len(self.killed) < self._kills and not self._rest(self._random.uniform(*PAUSES)):
+                self._hit(self._random.choice(self._victims))
+            self.over.set()
+            last = time.monotonic()
+            while not self._rest(0.0) or time.monotonic() < last + LATE:
+                time.sleep(0.2)
         except BaseException as fault:
-            sys.stderr.write(f"{time.strftime('%X')} {type(fault).__name__}: {fault}"[:2000] + "\n")
+            say(f"{type(fault).__name__}: {fault}"[:2000])
             self.fault = fault
-        self.over.set()
+            self.over.set()
+        self._gone.set()
         threading.Event().wait()
+
+    def _hit(self, victim: Victim) -> None:
+        victim.kill()
+        self.killed.append(victim.name)
+        say(f"killed {victim.name}")  # at once, for whoever reads why it failed
+        self._rest(self._random.uniform(*AWAY), victim)
+        victim.start()
+
+        def back() -> bool:
+            self._rest(0.0)
+            return victim.ready()
+
+        until(back, what=f"{victim.name} to be back")
+
+    def _rest(self, seconds: float, killed: Victim | None = None) -> bool:
+        """Whether it is enough."""
+        for one in self._victims:
+            if one is not killed and one.ended():
+                say(f"{one.name} has ended by itself")
+                one.start()
+        return self.enough.wait(seconds)
 
     def end(self) -> None:
         self.enough.set()
-        assert self.over.wait(PATIENCE), "what was killed does not come back"
+        assert self._gone.wait(PATIENCE), "what was killed does not come back"
         if self.fault is not None:
             raise self.fault
+
+
+def say(what: str) -> None:
+    sys.stderr.write(f"{time.strftime('%X')} {what}\n")
 
 
 def run(

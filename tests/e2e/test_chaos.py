@@ -23,7 +23,9 @@ from tests.e2e.test_demo import left_behind
 from tests.e2e.test_faults import safetensors
 from tests.serving import Fault, Server
 from tests.testbed.cluster import Cluster
+from tests.testbed.distributed import answers
 from tests.testbed.machine import need
+from tests.testbed.processes import Processes
 
 SEEDS = range(4)
 SAMPLE, WHOLE = (8, 8), (45, 40)  # rounds of bots, kills; a round is two or three jobs, and in each tenth one deploys
@@ -61,17 +63,25 @@ def settings_for(models: Models, model_file: Path) -> dict[str, object]:
 
 
 def of_services(services: Services) -> list[Victim]:
+    """A sidecar ends by itself when placement and the scheduler go one after the other, and is started again by what runs it."""
     made = services.made_of
-    victims = []
+    sidecars, victims = made.dapr.processes, []
     for name, replica in made.replicas.items():
-        victims.append(Victim(name, partial(services.kill_service, name), partial(services.start_service, name)))
+        sidecar = replica.daprd.name
+        ready = partial(answers, f"http://127.0.0.1:{replica.metrics_port}/readyz")
+        victims.append(
+            Victim(name, partial(made.processes.kill, name), partial(made.processes.restart, name), ready=ready)
+        )
         victims.append(Victim(
-            replica.daprd.name, partial(made.dapr.processes.kill, replica.daprd.name),
-            partial(made.dapr.processes.restart, replica.daprd.name),
+            sidecar, partial(sidecars.kill, sidecar), partial(sidecars.restart, sidecar), partial(has_ended, sidecars, sidecar)
         ))  # fmt: skip
     for name in ("placement", "scheduler"):
         victims.append(Victim(name, partial(made.dapr.processes.kill, name), partial(made.dapr.restart, name)))
     return [*victims, Victim("minio", made.minio.kill, made.minio.restart), of_postgres(made.postgres)]
+
+
+def has_ended(processes: Processes, name: str) -> bool:
+    return name in processes.ended()
 
 
 def of_postgres(postgres: EmbeddedPostgres) -> Victim:
