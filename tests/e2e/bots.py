@@ -5,6 +5,7 @@ Whoever asks repeats what got no answer, as a bot does: each request has an Idem
 
 import random
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -109,6 +110,7 @@ class Tally:
     jobs: set[str] = field(default_factory=set)
     kept: set[str] = field(default_factory=set)  # models
     gone: set[str] = field(default_factory=set)
+    deploying: threading.Event = field(default_factory=threading.Event)  # the first has begun, or none ever will
     served: int = 0  # endpoints that answered
 
 
@@ -160,6 +162,12 @@ class Operator:
         self._cluster = cluster
 
     def rounds(self, count: int) -> None:
+        try:
+            self._rounds(count)
+        finally:
+            self._tally.deploying.set()
+
+    def _rounds(self, count: int) -> None:
         model = self._model()
         for number in range(count):
             site = self._this_machine() if self._cluster is None else self._registered(self._cluster)
@@ -201,6 +209,7 @@ class Operator:
         """Deployed, asked and deleted; or cancelled, now and then, where the cancel comes in time."""
         chance = random.Random(f"{self._seed} {name}")
         job = self._deploy(model, site, name)
+        self._tally.deploying.set()
         self._tally.jobs.add(job["id"])
         if self._tally.served and chance.random() < CANCELLED:
             time.sleep(chance.uniform(0.0, 8.0))

@@ -18,7 +18,8 @@ from tests.e2e.bots import PATIENCE, Asker, Bot, Json, Operator, Tally
 from tests.e2e.instance import until
 from tests.testbed.cluster import Cluster
 
-PAUSES = (0.1, 1.0)  # seconds between two kills
+PAUSES = (0.1, 1.0)  # seconds between two kills of the first half
+LATER_PAUSES = (0.5, 5.0)  # of the second half, which is for the deployments
 AWAY = (0.0, 1.5)  # seconds until what was killed is started again
 LATE = 5.0  # seconds after the last kill, within which something may still end because of it
 
@@ -39,16 +40,17 @@ class Victim:
 
 class Chaos(threading.Thread):
     """Kills one victim after the other, until it is told to stop; then all of them are there. What ends by itself meanwhile
-    is started again, as whatever runs it would do.
+    is started again, as whatever runs it would do. The second half of the kills begins with `later`.
 
     The thread lives on to the end of the process, for what it has started ends with it.
     """
 
-    def __init__(self, victims: Sequence[Victim], seed: int, kills: int) -> None:
+    def __init__(self, victims: Sequence[Victim], seed: int, kills: int, later: threading.Event) -> None:
         super().__init__(name="chaos", daemon=True)
         self._victims = victims
         self._random = random.Random(seed)
         self._kills = kills
+        self._later = later
         self.enough = threading.Event()
         self.over = threading.Event()  # no more is killed
         self._gone = threading.Event()
@@ -57,7 +59,7 @@ class Chaos(threading.Thread):
 
     def run(self) -> None:
         try:
-            while len(self.killed) < self._kills and not self._rest(self._random.uniform(*PAUSES)):
+            while len(self.killed) < self._kills and not self._pause():
                 self._hit(self._random.choice(self._victims))
             self.over.set()
             last = time.monotonic()
@@ -69,6 +71,14 @@ class Chaos(threading.Thread):
             self.over.set()
         self._gone.set()
         threading.Event().wait()
+
+    def _pause(self) -> bool:
+        """Whether it is enough."""
+        if len(self.killed) < self._kills // 2:
+            return self._rest(self._random.uniform(*PAUSES))
+        while not self._later.is_set() and not self._rest(0.2):
+            pass
+        return self._rest(self._random.uniform(*LATER_PAUSES))
 
     def _hit(self, victim: Victim) -> None:
         victim.kill()
@@ -108,7 +118,7 @@ def run(
 ) -> tuple[Tally, list[str]]:  # fmt: skip
     """All of it at once; returns when all jobs have ended and all victims are back."""
     tally = Tally()
-    chaos = Chaos(victims, seed, kills)
+    chaos = Chaos(victims, seed, kills, tally.deploying)
     numbers = itertools.count()
 
     def work() -> None:
