@@ -24,7 +24,8 @@ AWAY = (0.0, 1.5)  # seconds until what was killed is started again
 LATE = 5.0  # seconds after the last kill, within which something may still end because of it
 
 BOTS = 4
-MOST = 4  # times as many rounds as are asked for, where the kills take longer
+MOST = 8  # times as many rounds as are asked for, where the kills take longer
+CALM = 3.0  # seconds that a bot waits before each round that nobody asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +124,7 @@ def run(
 
     def work() -> None:
         """At least `rounds` by all together, and as long as something is being killed."""
-        while (number := next(numbers)) < rounds or (number < MOST * rounds and not chaos.over.is_set()):
+        while (number := next(numbers)) < rounds or (number < MOST * rounds and not chaos.over.wait(CALM)):
             Bot(asker, tally, seed * 1000 + number, uri).round(number)
 
     chaos.start()
