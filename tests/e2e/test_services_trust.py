@@ -235,14 +235,17 @@ def test_a_service_may_not_ask_for_secrets_of_anothers_jobs(world: World, connec
 def test_a_service_may_not_speak_for_anothers_process(world: World) -> None:
     ((process,),) = world.services.sql("SELECT id FROM jobs.process WHERE service = 'cluster'")
     replica = {"id": str(uuid4()), "service": "cluster", "host": "h", "pid": 1, "started": "s", "kinds": {}}
+    in_its_place = {**replica, "id": str(process), "service": "model"}
+    before = world.services.sql("SELECT kinds, service FROM jobs.process WHERE id = %s", process)
     for method, body in (
         ("beat", {"process": str(process), "working": []}), ("hold", {"process": str(process), "name": "watch"}),
-        ("join", {"replica": replica}),
+        ("join", {"replica": replica}), ("join", {"replica": in_its_place}),
     ):  # fmt: skip
         refused = world.ask("app", f"jobs/{method}", body, caller="model")
         assert (refused.status_code, refused.json()["kind"]) == (409, "permanent"), method
     assert world.ask("app", "jobs/leave", {"process": str(process)}, caller="model").status_code == 200
-    assert world.services.sql("SELECT 1 FROM jobs.process WHERE id = %s", process)  # it has not left
+    # It has not left, nor become another's.
+    assert world.services.sql("SELECT kinds, service FROM jobs.process WHERE id = %s", process) == before
     assert not world.services.sql("SELECT 1 FROM jobs.lease WHERE name = 'watch'")
 
 
