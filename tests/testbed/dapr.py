@@ -32,6 +32,7 @@ class Daprd:
     address: SidecarAddress
     app_port: int
     app_token: str = field(repr=False)
+    metrics_port: int
 
 
 class Dapr:
@@ -85,7 +86,11 @@ class Dapr:
         http, grpc, internal, metrics, public = free_ports(5)
         token, app_token = secrets.token_hex(16), secrets.token_hex(16)
         daprd = Daprd(
-            name or f"daprd-{prefix}{service}", SidecarAddress(http, grpc, token, prefix=prefix), app_port, app_token
+            name or f"daprd-{prefix}{service}",
+            SidecarAddress(http, grpc, token, prefix=prefix),
+            app_port,
+            app_token,
+            metrics,
         )
         command: list[str | Path] = [
             self._binary, "daprd", f"--app-id={prefix}{service}", f"--app-port={app_port}", f"--dapr-http-port={http}",
