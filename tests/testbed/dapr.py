@@ -5,6 +5,7 @@ All of it listens on 127.0.0.1. Components are those of `deploy/dapr`; sidecars 
 
 import contextlib
 import secrets
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -48,8 +49,7 @@ class Dapr:
         for component in (DEPLOY / "components").glob("*.yaml"):
             text = component.read_text().replace("scopes: [model, cluster]\n", "")  # our names have a prefix
             (processes.folder / "components" / component.name).write_text(text)
-        config = (DEPLOY / "local" / "config.yaml").read_text()
-        (processes.folder / "config.yaml").write_text(config.replace("{folder}", str(processes.folder)))
+        shutil.copy(DEPLOY / "local" / "config.yaml", processes.folder)
 
     def start(self) -> None:
         for name, port in (("placement", self._placement), ("scheduler", self._scheduler)):
