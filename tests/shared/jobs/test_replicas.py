@@ -156,6 +156,8 @@ async def test_what_is_cut_off_from_the_app_stops_by_itself(
             await shared.reached("stopped", jobs)
             assert {(await made.view(job))["state"] for job in jobs} == {"running"}
             shared.gate.set()
+            async with database.statement() as connection:  # half a minute goes by
+                await connection.execute(text("UPDATE jobs.job SET lease_until = clock_timestamp()"))
         await ends(made, jobs, *(f"old {number + 2}" for number in range(3)))
         assert shared.by("begin") == shared.by("stopped") == shared.by("held") == {"first": 3}
 
