@@ -104,7 +104,11 @@ def use_everything(stepway: Stepway, hub: Hub, model_file: Path, markers: Marker
 
 def use_flows(stepway: Stepway, openai: OpenAIServer, markers: Markers) -> None:
     """The provider's key by header and by credential, also where it is refused; the secrets of webhooks and triggers."""
-    task = {"ref": "sum", "type": "openai.text.summarize", "input": {"text": "Much text.", "model": "gpt-4o-mini"}}
+    task: dict[str, Any] = {
+        "ref": "sum",
+        "type": "openai.text.summarize",
+        "input": {"text": "Much text.", "model": "gpt-4o-mini"},
+    }
     flow = stepway.post("/flow/workflows", {"name": "summary", "tasks": [task], "output": [
         {"name": "all", "type": "text", "value": "{{refs.sum.output.summary}}"},
     ]})["workflow_id"]  # fmt: skip
@@ -123,8 +127,8 @@ def use_flows(stepway: Stepway, openai: OpenAIServer, markers: Markers) -> None:
     end = ended(stepway, f"/workflows/{flow}/executions/{started['execution_id']}")
     assert end["status"] == "COMPLETED", end
     project = stepway.get("/projects")["data"][0]["id"]
-    hook = {"project_id": project, "url": f"{openai.url}/hook", "events": ["*"]}
-    trigger = {"name": "outside", "mapping": {}}
+    hook: dict[str, Any] = {"project_id": project, "url": f"{openai.url}/hook", "events": ["*"]}
+    trigger: dict[str, Any] = {"mapping": {}}
     for place, path, body in (("webhook", "/webhooks", hook), ("trigger", f"/flow/workflows/{flow}/triggers", trigger)):
         answer = stepway.ask("POST", path, json=body)
         stepway.answers.pop()  # the one answer that shows it
