@@ -76,7 +76,8 @@ async def test_both_routes_take_both_ways_of_writing(flows: Flows, route: str) -
     empty = await flows.create(template(input=[], tasks=[
         {"ref": "greet", "type": "text.template", "input": {"template": "Hello"}}
     ]))  # fmt: skip
-    for body in (None, {}):
+    nothing: tuple[Json | None, ...] = (None, {})
+    for body in nothing:
         answer = await flows.ask("POST", f"/workflows/{empty}/{route}", body=body)
         assert answer.status_code == 202
         assert ("execution_id" in answer.json()) == (route == "execute")
