@@ -24,6 +24,7 @@ def _base_url(value: str) -> str:
     return value.rstrip("/")
 
 
+Delays = Annotated[list[Annotated[float, Field(ge=0)]], BeforeValidator(_listed)]
 def _pinned(values: list[str]) -> list[str]:
     for value in values:
         parse_pin(value)
@@ -89,6 +90,9 @@ class Settings(BaseModel):
     draft_idle_days: int = 30
     job_retention_days: int = 90
     maintenance_seconds: float = Field(600.0, gt=0)  # between two rounds of what must be done now and then
+    webhook_timeout: float = Field(15.0, gt=0)  # seconds that a receiver has for its answer
+    # seconds before each further attempt; after the last one a message is given up
+    webhook_retry_delays: Delays = [5, 300, 1800, 7200, 18000, 36000, 50400]
     rate_quota: int = 6000  # requests of one key in each window
     rate_window: float = 10.0  # seconds
     streams_per_key: int = Field(100, ge=1)  # event streams, followed logs and waits that are open at once

@@ -1,10 +1,12 @@
 """The app: its routes over a context, ready to be served. The assembly makes the context and adds what is beside it."""
 
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 from fastapi import APIRouter, FastAPI, Response
 from fastapi.responses import HTMLResponse
 from pydantic_core import to_json
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from services.app import error_docs, openapi
 from services.app.audit import routes as audit
@@ -27,14 +29,19 @@ from services.app.models import outcomes as model_outcomes
 from services.app.models import provider_routes as providers
 from services.app.models import routes as models
 from services.app.projects import routes as projects
+from services.app.schedules import routes as schedules
 from services.app.templates import routes as templates
+from services.app.triggers import routes as triggers
+from services.app.triggers.receiving import Limits
+from services.app.webhooks import routes as webhooks
+from services.app.webhooks.announcements import JobAnnouncer, announce_execution
 from services.app.wizards import routes as wizards
 from services.app.wizards.outcome import WorkflowHook
 from shared.contracts.flows import RUN_FLOW
 from shared.errors import Problem
 from shared.http import guards, problems
 from shared.http.sse import StreamSlots
-from shared.jobs.ledger import Hook
+from shared.jobs.ledger import Hook, JobView
 from shared.telemetry.http import Seen
 
 # Order matters where a path could be read two ways: wizards' own paths come before /models/{id}.
@@ -50,6 +57,9 @@ ROUTERS = (
     projects.router,
     credentials.router,
     templates.router,
+    webhooks.router,
+    schedules.router,
+    triggers.router,
     flows.router,
     executions.router,
     icons.router,
@@ -59,7 +69,7 @@ ROUTERS = (
 
 def hooks(context: AppContext) -> dict[str, Hook]:
     """What each kind of job means for our rows, and for the workflow that started it."""
-    workflow = WorkflowHook(context)
+    workflow, announcer = WorkflowHook(context), JobAnnouncer(context)
     resources: dict[str, Hook] = {
         "add_cloud_model": _nothing,
         "import_model": model_outcomes.ImportOutcome(context),
@@ -77,10 +87,22 @@ def hooks(context: AppContext) -> dict[str, Hook]:
         "update_endpoint": endpoint_outcomes.UpdateOutcome(context),
         "delete_endpoint": endpoint_outcomes.RemoveOutcome(context),
     }
-    found: dict[str, Hook] = {kind: Outcome(context.ledger, hook, workflow) for kind, hook in resources.items()}
-    announcer = flow_outcomes.StatusAnnouncer(context)
-    found[RUN_FLOW] = Outcome(context.ledger, flow_outcomes.FlowOutcome(context), workflow, announcer)
+    found: dict[str, Hook] = {
+        kind: Outcome(context.ledger, hook, workflow, announcer) for kind, hook in resources.items()
+    }
+    status = flow_outcomes.StatusAnnouncer(context, [announce_execution])
+    found[RUN_FLOW] = Outcome(
+        context.ledger, flow_outcomes.FlowOutcome(context), workflow, _one_after_another(status, announcer)
+    )
     return found
+
+
+def _one_after_another(*hooks: Hook) -> Hook:
+    async def both(session: AsyncSession, job: JobView, spec: dict[str, Any]) -> None:
+        for hook in hooks:
+            await hook(session, job, spec)
+
+    return both
 
 
 async def _nothing(*_arguments: object) -> None:
@@ -99,6 +121,7 @@ def create_app(context: AppContext, ready: Ready, dead: Callable[[], list[str]] 
     app.state.context = context
     app.state.authenticator = Authenticator(context)
     app.state.stream_slots = StreamSlots(per_key=context.settings.streams_per_key)
+    app.state.trigger_limits = Limits()
     app.state.transfers = model_files.Transfers()
     problems.install(app)
     settings = context.settings

@@ -16,6 +16,9 @@ from services.app.identity import repository as identity
 from services.app.identity.idempotency import purge as purge_idempotency
 from services.app.jobs import revocation
 from services.app.models import holdings
+from services.app.schedules import firing
+from services.app.triggers import receiving
+from services.app.webhooks import delivery
 from services.app.wizards import service as wizards
 from shared.jobs import retention
 
@@ -63,6 +66,9 @@ class Maintenance:
         await self._do("purge_idempotency", lambda: purge_idempotency(context.database))
         await self._do("purge_logins", self._purge_logins)
         await self._do("trim_events", self._trim_events)
+        await self._do("forget_deliveries", lambda: delivery.forget(context))
+        await self._do("forget_firings", lambda: firing.forget(context))
+        await self._do("forget_arrivals", lambda: receiving.forget(context))
         await self._do("sweep_objects", lambda: holdings.sweep(context))
         await self._do("sweep_scratch", self._sweep_scratch)
 

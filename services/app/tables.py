@@ -8,13 +8,17 @@ from services.app.flows.tables import ArtifactRow, ExecutionRow, FlowRow, Secret
 from services.app.identity.tables import ApiKeyRow, IdempotencyRow, LoginRow, UserRow
 from services.app.models.tables import CloudModelRow, ModelFileRow, ModelRow, ProviderRow, ScanOverrideRow, ScanRow
 from services.app.projects.tables import MemberRow, ProjectRow
+from services.app.schedules.tables import FiringRow, ScheduleRow
 from services.app.templates.tables import TemplateRow
+from services.app.triggers.tables import ArrivalRow, TriggerRow
+from services.app.webhooks.tables import MessageRow, SigningSecretRow, WebhookRow
 from services.app.wizards.tables import WorkflowRow
 from shared.jobs import tables as jobs
 
 __all__ = [
-    "ApiKeyRow", "ArtifactRow", "AuditRow", "CloudModelRow", "ClusterAccessRow", "ClusterRow", "CredentialRow",
-    "EndpointEventRow", "EndpointRow", "ExecutionRow", "FlowRow", "IdempotencyRow", "LoginRow", "MemberRow", "ModelFileRow",
-    "ModelRow", "ProjectRow", "ProviderRow", "ScanOverrideRow", "ScanRow", "SecretRow", "TemplateRow", "UserRow",
-    "VersionRow", "WorkflowRow", "jobs",
+    "ApiKeyRow", "ArrivalRow", "ArtifactRow", "AuditRow", "CloudModelRow", "ClusterAccessRow", "ClusterRow",
+    "CredentialRow", "EndpointEventRow", "EndpointRow", "ExecutionRow", "FiringRow", "FlowRow", "IdempotencyRow",
+    "LoginRow", "MemberRow", "MessageRow", "ModelFileRow", "ModelRow", "ProjectRow", "ProviderRow", "ScanOverrideRow",
+    "ScanRow", "ScheduleRow", "SecretRow", "SigningSecretRow", "TemplateRow", "TriggerRow", "UserRow", "VersionRow",
+    "WebhookRow", "WorkflowRow", "jobs",
 ]  # fmt: skip

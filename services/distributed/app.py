@@ -11,17 +11,24 @@ from services.app.clusters.reach import Reached
 from services.app.context import AppContext
 from services.app.endpoints import repository as endpoints
 from services.app.endpoints.published import Published
+from services.app.flows.internal import FlowAccess
 from services.app.identity.admission import Admission
 from services.app.identity.authenticate import Authenticator
 from services.app.internal import AppAccess
 from services.app.main import create_app, hooks
 from services.app.maintenance import Maintenance
 from services.app.models import catalog as catalogue
+from services.app.schedules.firing import Schedules
 from services.app.templates import builtin as templates
+from services.app.webhooks.delivery import Delivery
+from services.app.webhooks.sending import Sender
 from services.assembly.process import StartError
 from services.cluster.jobs import JOBS as CLUSTER_JOBS
 from services.distributed.parts import ASK_PATIENCE, Parts, scratch_of
+from services.flow.jobs import JOBS as FLOW_JOBS
+from services.flow.known import task_types
 from services.model.jobs import JOBS as MODEL_JOBS
+from shared.contracts.flows import FlowPort
 from shared.contracts.gateway import Admitted, PublishedTable, Shown
 from shared.contracts.ports import AppPort, GatewayPort, ObserverPort, ReachPort
 from shared.db import migrate
@@ -45,7 +52,7 @@ from shared.telemetry.ledger import LedgerNow
 from shared.telemetry.metrics import Read, exposition, registry
 from shared.telemetry.probes import Health, Readiness
 
-SERVES = {"model": MODEL_JOBS, "cluster": CLUSTER_JOBS}
+SERVES = {"model": MODEL_JOBS, "cluster": CLUSTER_JOBS, "flow": FLOW_JOBS}
 
 
 class AppService:
@@ -63,7 +70,7 @@ class AppService:
         self.context = AppContext(
             settings=settings, database=self.database, hub=self.hub, ledger=ledger, feeds=Feeds(self.database, self.hub),
             keyring=keyring_of(settings), objects=open_store(settings, scratch_of(settings)), jobs=jobs, logs=reach,
-            clusters=reach,
+            clusters=reach, task_types=task_types(),
         )  # fmt: skip
         ledger.hooks = hooks(self.context)
         reach.use(self.context, remote(ReachPort, "cluster", parts.sidecar, patience=ASK_PATIENCE))
@@ -88,6 +95,7 @@ class AppService:
         self.ports = [
             Served(JobsPort, self._ledger_access, workers),
             Served(AppPort, access, workers),
+            Served(FlowPort, FlowAccess(self.context, self._dispatcher.kinds), frozenset({"flow"})),
             Served(ObserverPort, access, frozenset({"cluster"})),
             Served(GatewayPort, _ForGateways(self.context, self._app.state.authenticator), frozenset({"gateway"})),
         ]
@@ -107,6 +115,8 @@ class AppService:
         await self.hub.start()
         await self._dispatcher.start()
         self._spawn("maintenance", self._maintenance.run)
+        self._spawn("webhooks", Delivery(self.context, Sender(self.context.settings)).run)
+        self._spawn("schedules", Schedules(self.context).run)
         health.dead, health.missing, health.exposition = self._dead, self._readiness.missing, self._exposition
 
     async def stop(self, seconds: float) -> None:

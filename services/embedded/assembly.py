@@ -18,13 +18,17 @@ from services.app.clusters.service import CLUSTERS
 from services.app.clusters.tables import ClusterRow
 from services.app.context import AppContext
 from services.app.endpoints.published import Published
+from services.app.flows.internal import FlowAccess
 from services.app.identity import bootstrap
 from services.app.identity.authenticate import Authenticator
 from services.app.internal import AppAccess
 from services.app.main import create_app, hooks
 from services.app.maintenance import Maintenance
 from services.app.models import catalog as catalogue
+from services.app.schedules.firing import Schedules
 from services.app.templates import builtin as templates
+from services.app.webhooks.delivery import Delivery
+from services.app.webhooks.sending import Sender
 from services.assembly.access import access_by_table
 from services.assembly.objects import opened, prepared, reached
 from services.assembly.publisher import Publisher
@@ -38,6 +42,9 @@ from services.cluster.watch.watches import Watches
 from services.cluster.watch.world import World
 from services.embedded.folder import MachineUse, Places, machine_cluster_id, write_private
 from services.embedded.observer import Observer
+from services.flow.jobs import JOBS as FLOW_JOBS
+from services.flow.known import task_types
+from services.flow.tools import FlowTools
 from services.gateway.limits import Limits
 from services.gateway.metrics import Metrics as GatewayMetrics
 from services.gateway.routes import Gateway
@@ -82,6 +89,7 @@ class Assembly:
         self.context = AppContext(
             settings=settings, database=self.database, hub=self.hub, ledger=ledger, feeds=Feeds(self.database, self.hub),
             keyring=keyring, objects=opened(settings, places.objects), jobs=self._registry, logs=reach, clusters=reach,
+            task_types=task_types(),
         )  # fmt: skip
         ledger.hooks = hooks(self.context)
         self._internal = AppAccess(self.context)
@@ -89,6 +97,8 @@ class Assembly:
         machine = LocalSite(self.cluster_id, self.runtime, places.machine / "models", self.context.objects)
         self._cluster_tools = ClusterTools(self._internal, self.context.objects, settings, machine, self.clients)
         self._registry.add(CLUSTER_JOBS, self._cluster_tools)
+        flows = FlowAccess(self.context)
+        self._registry.add(FLOW_JOBS, FlowTools(self._internal, flows, self.context.objects, settings))
         reach.use(self.context, Reach(self._cluster_tools))
         self.engine = EmbeddedEngine(self.database, ledger, self._registry)
         self.table = RouteTable()
@@ -142,6 +152,8 @@ class Assembly:
         self._watches = Watches(world, self._hold, lambda: self.hub.watch(CLUSTERS))
         self._spawn("cluster-watches", self._watches.run)
         self._spawn("maintenance", Maintenance(self.context, self._hold).run)
+        self._spawn("webhooks", Delivery(self.context, Sender(self.settings)).run)
+        self._spawn("schedules", Schedules(self.context).run)
         return key
 
     async def _hold(self, lease: str) -> int | None:

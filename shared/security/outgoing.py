@@ -26,9 +26,13 @@ def outgoing(settings: Settings) -> Outgoing:
     tls = httpx.create_ssl_context()
     if settings.outbound_ca is not None:
         tls.load_verify_locations(cafile=settings.outbound_ca.expanduser())
-    policy = AddressPolicy(
+    return Outgoing(policy_of(settings), tls)
+
+
+def policy_of(settings: Settings) -> AddressPolicy:
+    """What may be reached, for who only judges an address."""
+    return AddressPolicy(
         settings.allow_private_addresses,
         frozenset(settings.trusted_hosts),
         tuple(parse_pin(one) for one in settings.resolve),
     )
-    return Outgoing(policy, tls)

@@ -13,7 +13,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 COLUMNS = {  # tables with the columns `id` and `sealed`, by the name under which they are told of
     "credential": "platform.credential", "cluster": "platform.cluster", "cluster_access": "platform.cluster_access",
-    "endpoint": "platform.endpoint", "flow_secret": "flow.secret",
+    "endpoint": "platform.endpoint", "flow_secret": "flow.secret", "flow_trigger": "flow.trigger",
+    "webhook": "platform.webhook", "webhook_signing_secret": "platform.webhook_signing_secret",
 }  # fmt: skip
 FIRST = UUID(int=0)
 

@@ -6,9 +6,14 @@ from uuid import UUID, uuid4
 
 from services.app.context import AppContext
 from services.app.credentials.tables import CredentialRow
+from services.app.flows import slugs
 from services.app.flows.tables import ArtifactRow, ExecutionRow, FlowRow, VersionRow
 from services.app.models.tables import ModelRow, ScanOverrideRow, ScanRow
+from services.app.schedules.tables import ScheduleRow
 from services.app.templates.tables import TemplateRow
+from services.app.triggers.tables import TriggerRow
+from services.app.webhooks import secrets
+from services.app.webhooks.tables import MessageRow, WebhookRow
 from services.app.wizards.tables import WorkflowRow
 from services.gateway.table import Route, RouteTable
 from shared.clock import now
@@ -25,6 +30,8 @@ KEY = {"api_key": "x"}
 FLOW = {"name": "a flow", "tasks": [{"ref": "greet", "type": "text.size", "input": {"text": "x"}}]}
 EXECUTION = "/flow/workflows/{flow}/executions/{execution}"
 ENDED = "/flow/workflows/{flow}/executions/{ended}"
+DAILY = {"cron": "0 9 * * *"}
+HOOK = {"url": "https://bots.example/hook", "events": ["job.*"]}
 
 
 class Statuses(NamedTuple):
@@ -128,6 +135,29 @@ TABLE = [
     Row("GET", "/templates/{template}", EVERYONE),
     Row("PATCH", "/templates/{template}", (401, 403, 403, 403, 403, 200, 200), {"description": "x"}),
     Row("DELETE", "/templates/{template}", (401, 403, 403, 403, 403, 204, 204)),
+    Row("GET", "/webhooks", EVERYONE),
+    Row("POST", "/webhooks", (401, 403, 422, 201, 201, 201, 201), {"project_id": "{project}", **HOOK}),
+    Row("GET", "/webhooks/signing-secret?project_id={project}", (401, 403, 422, 403, 200, 403, 200)),
+    Row("GET", "/webhooks/deliveries", EVERYONE),
+    Row("GET", "/webhooks/deliveries?project_id={project}", (401, 200, 422, 200, 200, 200, 200)),
+    Row("POST", "/webhooks/deliveries/{delivery}/redeliver", (401, 403, 404, 202, 202, 202, 202)),
+    Row("GET", "/webhooks/{webhook}", SEEN),
+    Row("PUT", "/webhooks/{webhook}", (401, 403, 404, 200, 200, 200, 200), HOOK),
+    Row("DELETE", "/webhooks/{webhook}", (401, 403, 404, 204, 204, 204, 204)),
+    Row("POST", "/webhooks/{webhook}/test", (401, 403, 404, 202, 202, 202, 202)),
+    Row("POST", "/webhooks/{webhook}/secret", (401, 403, 404, 200, 200, 200, 200)),
+    Row("GET", "/webhooks/{webhook}/deliveries", SEEN),
+    Row("GET", "/flow/workflows/{automatic}/schedules", SEEN),
+    Row("POST", "/flow/workflows/{automatic}/schedules", (401, 403, 404, 201, 201, 201, 201), DAILY),
+    Row("GET", "/flow/workflows/{automatic}/schedules/{schedule}", SEEN),
+    Row("PUT", "/flow/workflows/{automatic}/schedules/{schedule}", (401, 403, 404, 200, 200, 200, 200), DAILY),
+    Row("DELETE", "/flow/workflows/{automatic}/schedules/{schedule}", (401, 403, 404, 204, 204, 204, 204)),
+    Row("GET", "/flow/workflows/{automatic}/triggers", SEEN),
+    Row("POST", "/flow/workflows/{automatic}/triggers", (401, 403, 404, 201, 201, 201, 201), {}),
+    Row("GET", "/flow/workflows/{automatic}/triggers/{trigger}", SEEN),
+    Row("PUT", "/flow/workflows/{automatic}/triggers/{trigger}", (401, 403, 404, 200, 200, 200, 200), {}),
+    Row("DELETE", "/flow/workflows/{automatic}/triggers/{trigger}", (401, 403, 404, 204, 204, 204, 204)),
+    Row("POST", "/flow/triggers/{trigger}", BY_TOKEN, {}),
     Row("GET", "/models/providers", EVERYONE),
     Row("GET", "/models/catalog", EVERYONE),
     Row("GET", "/icons", EVERYONE),
@@ -268,6 +298,7 @@ NAMES = (
     "shared", "personal", "template", "model", "everyones", "idle", "scan", "override", "cluster", "empty", "coming",
     "endpoint", "failed", "pending", "registration", "draft", "stopped",
     "flow", "unused", "execution", "ended", "artifact",
+    "webhook", "delivery", "automatic", "schedule", "trigger",
 )  # fmt: skip
 
 
@@ -280,7 +311,39 @@ def _credentials(context: AppContext, ids: dict[str, UUID], project: UUID, owner
     template = TemplateRow(
         id=ids["template"], name=uuid4().hex, template_type="chat", deploy_config=CONFIG, created_by=owner.id
     )
-    return [credential(ids["shared"], project), credential(ids["personal"], None), template]
+    return [
+        credential(ids["shared"], project), credential(ids["personal"], None), template,
+        *_hooks(context, ids, project), *_automatic(ids, project, owner),
+    ]  # fmt: skip
+
+
+def _hooks(context: AppContext, ids: dict[str, UUID], project: UUID) -> list[Any]:
+    sealed = secrets.sealed_first(context.keyring, secrets.context_of(ids["webhook"]), secrets.new_secret())
+    return [
+        WebhookRow(id=ids["webhook"], project_id=project, url="https://bots.example/x", events=["*"], sealed=sealed),
+        MessageRow(
+            id=ids["delivery"], project_id=project, webhook_id=ids["webhook"], receiver=ids["webhook"],
+            lane=ids["webhook"], topic=ids["webhook"], sequence=1, event="job.failed", body="{}", state="failed",
+        ),
+    ]  # fmt: skip
+
+
+def _automatic(ids: dict[str, UUID], project: UUID, owner: Person) -> list[Any]:
+    """A flow that starts by itself."""
+    task = {"name": "t", "type": "text.template", "spelled": "text.template", "inputs": {"template": "x"}}
+    flow_id = ids["automatic"]
+    return [
+        FlowRow(id=flow_id, slug=slugs.new("wf"), project_id=project, name="f", dialect="refs", version=1),
+        VersionRow(flow_id=flow_id, number=1, definition={"name": "f", "tasks": [task]}, dialect="refs"),
+        ScheduleRow(
+            id=ids["schedule"], flow_id=flow_id, cron="0 9 * * *", timezone="UTC", inputs={}, enabled=False,
+            misfire="skip", owner_id=owner.id,
+        ),
+        TriggerRow(
+            id=ids["trigger"], token=str(ids["trigger"]), flow_id=flow_id, scheme="standard", enabled=False, sealed=b"",
+            owner_id=owner.id,
+        ),
+    ]  # fmt: skip
 
 
 def _served(context: AppContext, ids: dict[str, UUID], project: UUID, owner: Person) -> list[Any]:
@@ -335,13 +398,13 @@ def _work(ids: dict[str, UUID], project: UUID, owner: Person) -> list[Any]:
 async def _flows(context: AppContext, ids: dict[str, UUID], project: UUID, owner: Person) -> dict[str, str]:
     """A flow with a living execution and a failed one that has a file, and a flow without any."""
     short = {name: uuid4().hex[:8] for name in ("flow", "unused", "execution", "ended")}
-    slugs = {name: f"{'wf' if name in ('flow', 'unused') else 'ex'}-{text}" for name, text in short.items()}
+    ids_shown = {name: f"{'wf' if name in ('flow', 'unused') else 'ex'}-{text}" for name, text in short.items()}
     task = {"name": "greet", "type": "text.size", "inputs": {"text": "x"}}
     definition = {"name": "a flow", "tasks": [task]}
 
     def flow(name: str) -> list[Any]:
         row = FlowRow(
-            id=ids[name], slug=slugs[name], project_id=project, name="a flow", dialect="refs", version=1, revision=1,
+            id=ids[name], slug=ids_shown[name], project_id=project, name="a flow", dialect="refs", version=1, revision=1,
             created_by=owner.id,
         )  # fmt: skip
         return [row, VersionRow(flow_id=ids[name], number=1, definition=definition, dialect="refs")]
@@ -353,7 +416,7 @@ async def _flows(context: AppContext, ids: dict[str, UUID], project: UUID, owner
             resource_type="flow", resource_id=ids["flow"],
         )  # fmt: skip
         return [job, ExecutionRow(
-            id=ids[name], slug=slugs[name], flow_id=ids["flow"], version=1, project_id=project, inputs={}, trigger="api",
+            id=ids[name], slug=ids_shown[name], flow_id=ids["flow"], version=1, project_id=project, inputs={}, trigger="api",
             status=status,
         )]  # fmt: skip
 
@@ -364,7 +427,7 @@ async def _flows(context: AppContext, ids: dict[str, UUID], project: UUID, owner
         context.database, *flow("flow"), *flow("unused"), *execution("execution", "pending", "PENDING"),
         *execution("ended", "failed", "FAILED"), artifact,
     )  # fmt: skip
-    return slugs | {"task_type": "text.size", "first": "1", "task": "greet", "event": "approval"}
+    return ids_shown | {"task_type": "text.size", "first": "1", "task": "greet", "event": "approval"}
 
 
 def _route(endpoint_id: UUID, project: UUID) -> Route:
