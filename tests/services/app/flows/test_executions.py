@@ -120,6 +120,13 @@ async def test_an_execution_runs_the_version_that_was_current(flows: Flows) -> N
     assert (stored["version"], stored["inputs"], stored["flow"]["name"]) == (1, {"who": "you"}, "hello")
 
 
+async def test_an_execution_carries_a_large_definition(flows: Flows) -> None:
+    """Beyond what other jobs take as input."""
+    tasks = [{"ref": f"t{number}", "type": "text.size", "input": {"text": "x" * 50_000}} for number in range(16)]
+    path = await flows.start(await flows.create(template(tasks=tasks, output=[])), {"input": {"who": "x" * 60_000}})
+    assert len((await flows.get(path))["tasks"]) == 16
+
+
 async def test_executions_are_listed_by_flow_project_and_status(flows: Flows) -> None:
     workflow, other = await flows.create(template()), await flows.create(TASKS[0])
     paths = [await flows.start(workflow, {"input": {"who": "x"}}) for _ in range(3)]
