@@ -67,7 +67,10 @@ async def test_a_failed_execution_runs_again_from_its_failed_task(flows: Flows) 
     path = await flows.start(await flows.create(waiting(timeout=0.05)), {"input": {"who": "you"}})
     failed = await flows.until(path)
     assert failed["status"] == "FAILED"
-    assert [one["status"] for one in failed["tasks"]][::2] == ["COMPLETED", "SKIPPED"]
+    assert [one["status"] for one in failed["tasks"]] == ["COMPLETED", "FAILED", "SKIPPED"]
+    ask = await flows.get(f"{path}/tasks/ask")
+    assert (ask["status"], ask["error"]["code"], ask["attempts"]) == ("FAILED", "timed_out", 1)
+    assert ask["started_at"] <= ask["completed_at"]
     assert failed["error"]["code"] == "timed_out"
     assert failed["output"] is None
     before = await flows.get(f"{path}/tasks/greet")
