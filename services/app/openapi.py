@@ -13,7 +13,7 @@ from shared.http.problems import DESCRIPTION
 
 ABOUT = "Stepway takes an AI model from found to served to used. Send `Authorization: Bearer <key>` with every request."
 Json = dict[str, Any]
-OPEN = {"/healthz", "/readyz", "/docs/errors", "/icons/{path}", "/login"}  # GET /login is for who has a cookie
+OPEN = {"/healthz", "/readyz", "/docs/errors", "/icons/{path}", "/login", "/flow/triggers/{token}"}  # GET /login is for who has a cookie
 PROBLEM = {"$ref": "#/components/responses/Problem"}
 OPENAI_ERROR = {"$ref": "#/components/responses/OpenAIError"}
 WRITES = ("post", "put", "patch", "delete")

@@ -281,7 +281,8 @@ def _credentials(context: AppContext, ids: dict[str, UUID], project: UUID, owner
         id=ids["template"], name=uuid4().hex, template_type="chat", deploy_config=CONFIG, created_by=owner.id
     )
     return [
-        credential(ids["shared"], project), credential(ids["personal"], None), template, *_hooks(context, ids, project), *_automatic(ids, project, owner),
+        credential(ids["shared"], project), credential(ids["personal"], None), template,
+        *_hooks(context, ids, project), *_automatic(ids, project, owner),
     ]  # fmt: skip
 
 
