@@ -33,11 +33,11 @@ def checked_inputs(kind: TaskType, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def checked_outputs(kind: TaskType, given: Mapping[str, Any]) -> dict[str, Any]:
-    """All that are declared, and nothing else. Raises `TaskError` (`output_wrong`): a fault of the type's own code."""
+    """All that are declared, null where there is none. Raises `TaskError` (`output_wrong`): a fault of the type itself."""
     wrong = {name for name in given if kind.output(name) is None}
     for field in kind.outputs:
         value = given.get(field.name)
-        if field.required if value is None else not _is_of(field, value) or plain.problem(value, max_depth=64):
+        if value is not None and (not _is_of(field, value) or plain.problem(value, max_depth=64)):
             wrong.add(field.name)
     if wrong:
         raise TaskError("output_wrong", f"{kind.name} gave wrong outputs: {', '.join(sorted(wrong))}.")

@@ -2,21 +2,26 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, Protocol
 from uuid import UUID
 
-from shared.security.outgoing import Outgoing, outgoing
-
 from services.flow.context import TaskContext
-from shared.contracts.flows import ArtifactInfo, EndpointAccess, FlowPort
-from shared.contracts.ports import AppPort
+from shared.contracts.flows import EndpointAccess, FlowPort
 from shared.jobs.run import Step
 from shared.objects.store import ObjectStore
+from shared.security.outgoing import Outgoing, outgoing
 from shared.settings import Settings
+
+
+class Credentials(Protocol):
+    """Of `shared.contracts.ports.AppPort`."""
+
+    async def credential(self, job_id: UUID, credential_id: UUID) -> dict[str, str]: ...
 
 
 @dataclass(frozen=True)
 class FlowTools:
-    app: AppPort
+    app: Credentials
     flows: FlowPort
     objects: ObjectStore
     settings: Settings
@@ -37,7 +42,7 @@ class FlowTools:
 class _Platform:
     """Both ports of the app, as a task's context asks them."""
 
-    app: AppPort
+    app: Credentials
     flows: FlowPort
 
     async def provider_key(self, job_id: UUID) -> str | None:
@@ -52,5 +57,5 @@ class _Platform:
     async def keep_artifact(self, job_id: UUID, task: str, name: str, media_type: str, size: int, sha256: str) -> UUID:
         return await self.flows.keep_artifact(job_id, task, name, media_type, size, sha256)
 
-    async def artifact(self, job_id: UUID, artifact_id: UUID) -> ArtifactInfo:
-        return await self.flows.artifact(job_id, artifact_id)
+    async def artifact(self, job_id: UUID, artifact_id: UUID) -> dict[str, Any]:
+        return (await self.flows.artifact(job_id, artifact_id)).model_dump(mode="json")

@@ -73,7 +73,7 @@ class Task(Part):
 
     name: Name
     type: Annotated[str, StringConstraints(min_length=1, max_length=128)]
-    spelled: str = ""
+    spelled: Annotated[str, StringConstraints(max_length=128)] = ""
     inputs: dict[str, Json] = {}
     condition: Json = None
     retry: Retry | None = None

@@ -20,11 +20,17 @@ def check_inputs(flow: Flow, given: Any, dialect: DialectName = "refs") -> dict[
     `given`: an object, or None for none. Raises `FlowFaults`, with paths as in the dialect (`input.x`, `inputs.x`).
     """
     fields = [Field(one.name, one.type, one.description, one.required, one.default) for one in flow.inputs]
-    return _filled(fields, given, DIALECTS[dialect].input, "this flow")
+    path = DIALECTS[dialect].input
+    if fault := plain.problem(given, path):
+        raise FlowFaults([fault])
+    return _filled(fields, given, path, "this flow")
 
 
 def task_inputs(kind: TaskType, given: Any, path: str = "input") -> dict[str, Json]:
-    """What `kind.run` is given: what was resolved, with defaults; null counts as not given. Raises `FlowFaults`."""
+    """What `kind.run` is given: what was resolved, with defaults; null counts as not given. Raises `FlowFaults`.
+
+    Large values are taken; kept ones (`is_kept`) must have been read back.
+    """
     filled = _filled(kind.inputs, given, path, kind.name)
     faults = Faults()
     present = [name for name, value in given.items() if value is not None] if given else []
@@ -46,7 +52,7 @@ def check_groups(kind: TaskType, present: list[str], path: str, faults: Faults) 
 def flow_outputs(flow: Flow, values: Mapping[str, Json], dialect: DialectName = "refs") -> dict[str, Json]:
     """The outputs of a flow whose tasks have ended. `values` as for `Template.resolve`.
 
-    Raises `FlowFaults` for one that cannot be resolved, or is neither null nor of its type.
+    Raises `FlowFaults` for one that cannot be resolved, or is neither null, nor kept, nor of its type.
     """
     done: dict[str, Json] = {}
     faults = Faults()
@@ -57,7 +63,7 @@ def flow_outputs(flow: Flow, values: Mapping[str, Json], dialect: DialectName = 
         except ReferenceFault as error:
             faults.add(error.path, "unknown_reference", error.message)
             continue
-        if value is not None and not plain.is_of(value, one.type):
+        if value is not None and not plain.is_of(value, one.type) and not is_kept(value):
             message = f"The output `{one.name}` became {plain.type_of(value)}, and it is declared as {one.type}."
             faults.add(path, "wrong_type", message)
         done[one.name] = value
@@ -65,13 +71,16 @@ def flow_outputs(flow: Flow, values: Mapping[str, Json], dialect: DialectName = 
     return done
 
 
+def is_kept(value: Json) -> bool:
+    """Whether this stands for a value that was too large, and is kept as an artifact: a file with `"spilled": true`."""
+    return plain.is_of(value, "file") and value.get("spilled") is True
+
+
 def _filled(fields: Any, given: Any, path: str, owner: str) -> dict[str, Json]:
     if given is None:
         given = {}
     if type(given) is not dict:
         raise FlowFaults([Fault(path, "wrong_type", "The inputs must be an object of names and values.")])
-    if fault := plain.problem(given, path):
-        raise FlowFaults([fault])
     faults = Faults()
     known = {one.name: one for one in fields}
     for name in given:

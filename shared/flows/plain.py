@@ -4,7 +4,7 @@ Values come from bodies, files and tasks. All walks are bounded: in depth, and i
 """
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 from shared.flows.faults import Fault, member
 from stepway.tasks import ValueType
@@ -24,34 +24,62 @@ def problem(value: Json, path: str = "", *, max_depth: int = MAX_DEPTH, storable
 
     `storable`: its texts must be such that the database takes them.
     """
+    look = _look(value, max_depth, storable)
+    if look == "large":
+        return Fault(path, "too_long", f"This is larger than {MAX_BYTES >> 20} MiB; send less, or use files.")
+    return None if look == "sound" else _search(value, path, max_depth, storable)
+
+
+def _look(value: Json, max_depth: int, storable: bool) -> Literal["sound", "large", "wrong"]:
+    """What there is to find. Several times faster than a search that knows where it is."""
+    level, size = [value], 0
+    for depth in range(max_depth + 1):
+        below: list[Json] = []
+        for item in level:
+            kind = type(item)
+            if kind is dict or kind is list:
+                if depth == max_depth:
+                    return "wrong"
+                size += 2 * len(item) + 2
+                if size > MAX_BYTES:
+                    return "large"
+                if kind is dict:
+                    if _names_problem(item, storable) is not None:
+                        return "wrong"
+                    size += sum(map(len, item))
+                    below.extend(item.values())
+                else:
+                    below.extend(item)
+            elif kind is str:
+                size += len(item)
+                if storable and _text_problem(item) is not None:
+                    return "wrong"
+            elif _scalar_problem(item, storable) is not None:
+                return "wrong"
+        if size > MAX_BYTES:
+            return "large"
+        level = below
+    return "sound"
+
+
+def _search(value: Json, path: str, max_depth: int, storable: bool) -> Fault | None:
+    """The first fault and its place, in a value of which `_look` has said that it is wrong before it is large."""
     level: list[tuple[Json, _Place]] = [(value, None)]
-    size = depth = 0
-    while level and size <= MAX_BYTES:
+    for depth in range(max_depth + 1):
         below: list[tuple[Json, _Place]] = []
         for item, place in level:
-            kind = type(item)
-            if kind is list or kind is dict:
-                if depth >= max_depth:
+            if type(item) is list or type(item) is dict:
+                if depth == max_depth:
                     return _fault(
                         path, place, "too_deep", f"This is nested deeper than {max_depth} levels; flatten it."
                     )
-                size += 2 * len(item) + 2
-                if size > MAX_BYTES:
-                    break
-                members = item.items() if kind is dict else enumerate(item)
+                if type(item) is dict and (wrong := _names_problem(item, storable)) is not None:
+                    return _fault(path, place, *wrong)
+                members = item.items() if type(item) is dict else enumerate(item)
                 below.extend((one, (place, key)) for key, one in members)
-                if kind is dict:
-                    if (wrong := _names_problem(item, storable)) is not None:
-                        return _fault(path, place, *wrong)
-                    size += sum(map(len, item))
             elif (wrong := _scalar_problem(item, storable)) is not None:
                 return _fault(path, place, *wrong)
-            else:
-                size += len(item) if kind is str else 1
         level = below
-        depth += 1
-    if size > MAX_BYTES:
-        return Fault(path, "too_long", f"This is larger than {MAX_BYTES >> 20} MiB; send less, or use files.")
     return None
 
 
@@ -87,13 +115,18 @@ def _scalar_problem(item: Json, storable: bool) -> tuple[str, str] | None:
     if type(item) is int and item.bit_length() > MAX_INTEGER_BITS:
         return "not_allowed", "This number is out of range; write it as a text."
     if storable and type(item) is str:
-        if "\x00" in item:
-            return "not_allowed", "A text must not hold a NUL character."
-        if not item.isascii():
-            try:
-                item.encode()
-            except UnicodeEncodeError:
-                return "not_allowed", "A text must not hold a lone surrogate."
+        return _text_problem(item)
+    return None
+
+
+def _text_problem(text: str) -> tuple[str, str] | None:
+    if "\x00" in text:
+        return "not_allowed", "A text must not hold a NUL character."
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            return "not_allowed", "A text must not hold a lone surrogate."
     return None
 
 

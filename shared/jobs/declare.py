@@ -43,6 +43,8 @@ ONCE = RetryPolicy(attempts=1)
 class StepDef:
     """A step: `async (Step, argument) -> result`. `weight` is its share of the job's percent.
 
+    `may_fail`: the job goes another way when it has failed, and still does when the job is retried.
+
     `name` is where its function is, which is the same in every process that has the code.
     """
 
@@ -55,6 +57,7 @@ class StepDef:
     weight: float
     argument: TypeAdapter[Any]
     result: TypeAdapter[Any]
+    may_fail: bool = False
 
     def dump(self, value: Any) -> Any:
         return self.result.dump_python(value, mode="json")

@@ -20,9 +20,9 @@ import structlog
 
 from shared.jobs.attempts import Attempts, Begun, CancelRequested, Remembered
 from shared.jobs.claims import Claim
-from shared.jobs.declare import MAX_DATA_BYTES, JobDef, RetryPolicy, StepDef
+from shared.jobs.declare import MAX_DATA_BYTES, JobDef, StepDef
 from shared.jobs.hub import Hub, signal_name
-from shared.jobs.ledger import StaleFence
+from shared.jobs.ledger import PASSED_OVER, StaleFence
 from shared.jobs.outcomes import Permanent, Retry, StepError
 from shared.jobs.run import Latch, NeverOpened, PlannedStep, StepFailed
 from shared.jobs.stored import json_text, short_text
@@ -48,8 +48,10 @@ class Park(BaseException):
         self.names = names
 
 
-def error_body(code: str, message: str, step: str | None) -> dict[str, Any]:
-    return {"code": code, "message": message, "step": step}
+def error_body(code: str, message: str, step: str | None, definition: StepDef | None = None) -> dict[str, Any]:
+    """As the ledger keeps it. That of a step which may fail is `passed_over` by a retry of the job."""
+    body = {"code": code, "message": message, "step": step}
+    return body | {PASSED_OVER: True} if definition is not None and definition.may_fail else body
 
 
 def describe(error: BaseException) -> tuple[str, str]:
@@ -70,16 +72,17 @@ class Failure:
     after: float
 
 
-def failure_of_step(job_id: UUID, key: str, retry: RetryPolicy, tries: int, error: BaseException) -> Failure:
+def failure_of_step(job_id: UUID, key: str, definition: StepDef, tries: int, error: BaseException) -> Failure:
     """`tries` are those of this run, with the one that has failed."""
     code, message = describe(error)
+    retry = definition.retry
     if code == "internal":
         log.error("step_fault", job=str(job_id), step=key, exc_info=error)
     after = retry.backoff(tries)
     if isinstance(error, Retry) and error.after is not None:
         after = max(error.after, 0.0)
     again = not isinstance(error, Permanent) and tries < retry.attempts
-    return Failure(error_body(code, message, key), again, after)
+    return Failure(error_body(code, message, key, definition), again, after)
 
 
 def small_enough(data: Any, whose: str) -> Any:
@@ -283,7 +286,7 @@ class EmbeddedRun:
 
     async def _record_failure(self, definition: StepDef, key: str, begun: Begun, error: BaseException) -> None:
         """Write the failure down; return when the step is to be tried again, else raise `StepFailed`."""
-        failure = failure_of_step(self.job_id, key, definition.retry, begun.tries, error)
+        failure = failure_of_step(self.job_id, key, definition, begun.tries, error)
         await self._attempts.fail(
             self.job_id, self._claim.fence, key, begun.token, failure.body,
             state="pending" if failure.again else "failed", after=failure.after,
@@ -295,7 +298,7 @@ class EmbeddedRun:
         message = LOST.format("step")
         begun = await self._begin(key, definition.title, definition.weight, durable=True)
         if isinstance(begun, Begun):
-            body = error_body("worker_lost", message, key)
+            body = error_body("worker_lost", message, key, definition)
             await self._attempts.fail(self.job_id, self._claim.fence, key, begun.token, body)
         raise StepFailed(key, "worker_lost", message)
 

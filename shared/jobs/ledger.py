@@ -23,6 +23,7 @@ from shared.telemetry import traces
 from shared.telemetry.metrics import JOBS_ENDED
 
 REVOKED = "access_revoked"  # the error of a job whose key or membership was lost while it waited
+PASSED_OVER = "passed_over"  # of the error of a step without which the job has gone on
 FINAL = frozenset({"succeeded", "failed", "cancelled", "cleanup_required"})
 
 
@@ -189,8 +190,9 @@ class Ledger:
         await session.execute(
             text("""UPDATE jobs.step SET state = 'pending', tries = 0, token = NULL, run_at = NULL, error = NULL,
                            percent = NULL, message = NULL, ended_at = NULL
-                     WHERE job_id = :job AND state IN ('failed', 'cancelled', 'undone', 'running')"""),
-            {"job": job_id},
+                     WHERE job_id = :job AND state IN ('failed', 'cancelled', 'undone', 'running')
+                       AND NOT (state = 'failed' AND coalesce(error ? :passed_over, false))"""),
+            {"job": job_id, "passed_over": PASSED_OVER},
         )
         changes = """key_id = coalesce(:key, key_id), attempt = attempt + 1, phase = 'forward', error = NULL,
                      cancel_requested_at = NULL, ended_at = NULL,

@@ -144,6 +144,7 @@ def filled(flow: Flow, given: dict[str, Any], dialect: DialectName) -> dict[str,
 def credentials_of(flow: Flow, inputs: dict[str, Any], dialect: DialectName) -> dict[UUID, str]:
     """The credentials that tasks or inputs name, each with the first path where it stands."""
     found: dict[UUID, str] = {}
+    inputs = {one.name: one.default for one in flow.inputs} | inputs
     places = [*_named(flow, dialect), *_below(inputs, DIALECTS[dialect].input)]
     for path, value in places:
         for one in (value, _resolved(value, inputs)):

@@ -2,4 +2,5 @@
 
 from services.flow.jobs.run_flow import run_flow
 
+__all__ = ["JOBS", "run_flow"]
 JOBS = (run_flow,)

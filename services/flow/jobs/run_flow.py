@@ -22,7 +22,7 @@ from services.flow.jobs.steps import (
     skip_task,
     start_child,
 )
-from services.flow.tasks.registry import find_all
+from services.flow.known import task_types
 from services.flow.values import MOST, is_spilled
 from shared.contracts.flows import MAX_RUN_INPUT, RUN_FLOW, ChildStarted, FlowResult, FlowRun, TaskDone, child_event
 from shared.flows import conditions, graph
@@ -55,9 +55,8 @@ class Place:
     """Where a task is: by itself, or as the body of a loop, at one of its items."""
 
     key: str
-    item: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # what else can be referred to: `item` and `index`, or `output`
+    item: Mapping[str, Any] = field(default_factory=dict)  # `item` and `index`, or `output`: what else has a name here
+    may_fail: bool = False  # the flow goes on without it
 
 
 class Execution:
@@ -67,7 +66,7 @@ class Execution:
         self._run = run
         self._flow = spec.flow
         self._inputs = spec.inputs
-        self._types = find_all()
+        self._types = task_types()
         self._tasks = {task.name: task for task in spec.flow.tasks}
         self._ended: dict[str, TaskDone | None] = {}
         self._failed = False
@@ -91,7 +90,7 @@ class Execution:
     async def task(self, task: Task) -> None:
         """One task to its end, whatever that is."""
         try:
-            self._ended[task.name] = await self._done(task, Place(task.name))
+            self._ended[task.name] = await self._done(task, Place(task.name, may_fail=task.on_error != "fail"))
         except StepFailed:
             if task.on_error == "fail":
                 self._failed = True
@@ -127,7 +126,7 @@ class Execution:
                 return await self._sub(task, place)
         values = self._values(compile_value(task.inputs).references, place)
         order = TaskOrder(type=task.type, inputs=task.inputs, values=values)
-        own = replace(run_task, title=task.name, retry=policy(task, self._types[task.type]))
+        own = replace(run_task, title=task.name, retry=policy(task, self._types[task.type]), may_fail=place.may_fail)
         done: TaskDone = await self._run.step(own, order, key=place.key)
         return done
 
@@ -185,7 +184,8 @@ class Execution:
             for index in range(first, len(items), lanes):
                 if self._failed:
                     return
-                at = Place(f"{place.key}[{index}]", {"item": items[index], "index": index})
+                may_fail = place.may_fail or body.on_error != "fail"
+                at = Place(f"{place.key}[{index}]", {"item": items[index], "index": index}, may_fail)
                 results[index] = await self._item(body, at)
 
         await self._run.gather(*(lane(first) for first in range(min(lanes, len(items)))))
@@ -209,7 +209,8 @@ class Execution:
         started: ChildStarted = await self._run.step(start_child, child, key=f"{place.key}:start{attempt}")
         if started.live:
             await self._run.wait_event(child_event(place.key), key=f"{place.key}:wait{attempt}")
-        done: TaskDone = await self._run.step(finish_child, child, key=place.key)
+        finish = replace(finish_child, may_fail=place.may_fail)
+        done: TaskDone = await self._run.step(finish, child, key=place.key)
         return done
 
     async def _kept(self, outputs: dict[str, Any], place: Place) -> TaskDone:
@@ -218,7 +219,8 @@ class Execution:
 
     async def _refuse(self, place: Place, code: str, message: str) -> NoReturn:
         """The task fails, as if it had been tried."""
-        await self._run.step(refuse_task, Refused(code=code, message=message), key=place.key)
+        own = replace(refuse_task, may_fail=place.may_fail)
+        await self._run.step(own, Refused(code=code, message=message), key=place.key)
         raise AssertionError("the step has not failed")
 
     # ---- values

@@ -5,7 +5,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from services.flow.checks import checked_inputs, checked_outputs
-from services.flow.tasks.registry import find_all
+from services.flow.known import task_types
 from services.flow.values import restored, spill
 from shared.contracts.flows import ChildEnd, ChildStarted, TaskDone
 from shared.flows.references import ReferenceFault, compile_value
@@ -49,7 +49,7 @@ class Child(BaseModel):
 
 @step("Run a task", key="task", retry=ONCE)
 async def run_task(step: Step, order: TaskOrder) -> TaskDone:
-    kind = find_all()[order.type]
+    kind = task_types()[order.type]
     context = step.tools.context(step, order.type)
     try:
         values = await restored(order.values, context.read)

@@ -161,11 +161,12 @@ class Reader:
 
     def _tell(self, error: ErrorDetails, path: str, words: Mapping[str, str]) -> None:
         name, *below = error["loc"]
-        where = member(path, _word(words, str(name)))
+        word = "type" if name == "spelled" else _word(words, str(name))
+        where = member(path, word)
         for step in below:
             where = f"{where}[{step}]" if isinstance(step, int) else member(where, str(step))
         if path not in self.closed and where not in self.closed:
-            self.faults.add(where, *_sentence(error, _word(words, str(name))))
+            self.faults.add(where, *_sentence(error, word))
 
 
 def _word(words: Mapping[str, str], name: str) -> str:

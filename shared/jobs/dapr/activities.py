@@ -130,7 +130,7 @@ class Activities:
             if begun.token is None:
                 return {"result": begun.result}
             if begun.tries > definition.retry.attempts + CRASHES:
-                return await self._give_up(given, begun.token)
+                return await self._give_up(given, definition, begun.token)
             try:
                 with self._seen(given, definition, begun.number):
                     return {"result": await self._attempt(given, definition, tools, argument, begun)}
@@ -249,16 +249,16 @@ class Activities:
 
     async def _failed(self, given: Given, definition: StepDef, begun: Begin, error: BaseException) -> Failure:
         """Write the failure down."""
-        failure = failure_of_step(given.job_id, given.key, definition.retry, begun.tries, error)
+        failure = failure_of_step(given.job_id, given.key, definition, begun.tries, error)
         assert begun.token is not None
         await self.jobs.fail(
             given.job_id, given.fence, given.key, begun.token, failure.body, failure.again, failure.after
         )
         return failure
 
-    async def _give_up(self, given: Given, token: UUID) -> Answer:
+    async def _give_up(self, given: Given, definition: StepDef, token: UUID) -> Answer:
         message = LOST.format("step")
-        body = error_body("worker_lost", message, given.key)
+        body = error_body("worker_lost", message, given.key, definition)
         await self.jobs.fail(given.job_id, given.fence, given.key, token, body, False, 0.0)
         return {"failed": ["worker_lost", message]}
 
@@ -271,7 +271,9 @@ class Activities:
         _, tools = self.registry.find(given.kind, given.version)
         definition = step_named(str(given.about["step"]))
         if own := given.about.get("own"):
-            definition = replace(definition, title=own["title"], retry=RetryPolicy(**own["retry"]))
+            definition = replace(
+                definition, title=own["title"], retry=RetryPolicy(**own["retry"]), may_fail=own["may_fail"]
+            )
         return definition, tools
 
 

@@ -356,7 +356,8 @@ def _own(definition: StepDef) -> dict[str, Any]:
     """What a job has changed of a step for this use: the activity knows it only by its name."""
     if definition == step_named(definition.name):
         return {}
-    return {"own": {"title": definition.title, "retry": asdict(definition.retry)}}
+    own = {"title": definition.title, "retry": asdict(definition.retry), "may_fail": definition.may_fail}
+    return {"own": own}
 
 
 Workflow = Callable[[DaprWorkflowContext, dict[str, Any]], Generator[Any, Any, None]]

@@ -72,6 +72,7 @@ TASKS: list[Case] = [
     ("no type", {"tasks.3.type": GONE, "tasks.3.input": {}}, "tasks[3].type", "missing", "Give `type`"),
     ("empty type", {"tasks.3.type": "", "tasks.3.input": {}}, "tasks[3].type", "missing", "must not be empty"),
     ("type is a list", {"tasks.2.type": ["text.size"]}, "tasks[2].type", "wrong_type", "must be a text"),
+    ("long type", {"tasks.2.type": "text.size" + " " * 200}, "tasks[2].type", "too_long", "at most 128"),
     ("unknown type", {"tasks.2.type": "text.sise"}, "tasks[2].type", "unknown_type", "Did you mean `text.size`?"),
     ("unlike any type", {"tasks.2.type": "zzz"}, "tasks[2].type", "unknown_type", "GET /task-types"),
     ("unknown member of a task", {"tasks.0.retries": 3}, "tasks[0].retries", "unknown_member", "Did you mean `retry`?"),

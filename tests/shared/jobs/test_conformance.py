@@ -221,6 +221,15 @@ async def patient_or_not(run: Run, number: Number) -> Number:
     return result
 
 
+@job("passing_over", steps=[add, double])
+async def passing_over(run: Run, number: Number) -> Number:
+    """Does without the first step, and fails at the second."""
+    with contextlib.suppress(StepFailed):
+        number = await run.step(replace(add, may_fail=True), number)
+    result: Number = await run.step(double, number)
+    return result
+
+
 @job("short_lived", deadline=0.4)
 async def short_lived(run: Run, number: Number) -> None:
     await run.wait_event("never", key="never")
@@ -234,7 +243,7 @@ async def one_at_a_time(run: Run, number: Number) -> Number:
 
 JOBS = [
     sequence, gated, undoing, lone_slow, lone_huge, lone_crash, catching, wide, sleeper, asking, sides, short_lived,
-    one_at_a_time, napping, diamond, never_opened, patient_or_not,
+    one_at_a_time, napping, diamond, never_opened, patient_or_not, passing_over,
 ]  # fmt: skip
 
 
@@ -492,6 +501,21 @@ async def test_a_job_gives_a_step_a_policy_of_its_own(
     assert view["state"] == "succeeded"
     steps = {step["key"]: (step["state"], step["attempt"], step["title"]) for step in view["steps"]}
     assert steps == {"once": ("failed", 1, "Add once"), "thrice": ("succeeded", 3, "Add one")}
+
+
+async def test_a_retry_does_not_try_again_what_was_passed_over(
+    start: Start, database: Database, registry: Registry, world: World
+) -> None:
+    world.fail |= {"add": -1, "double": -1}
+    async with start(database, registry) as engine:
+        job_id = await engine.submit(passing_over, Number(value=2))
+        failed = await engine.until(job_id)
+        world.fail.clear()
+        await engine.retry(job_id)
+        view = await engine.until(job_id)
+    assert (failed["state"], failed["error"]["step"]) == ("failed", "double")
+    assert (view["state"], view["result"]) == ("succeeded", {"value": 4})
+    assert world.log == ["add", "double", "double"]
 
 
 async def test_a_wait_does_not_hold_up_the_branch_beside_it(
