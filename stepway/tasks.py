@@ -68,8 +68,12 @@ class Answer(Protocol):
 class Provider(Protocol):
     """Where a model is called: an OpenAI-compatible base URL (`…/v1`), and the key for it."""
 
-    base_url: str
-    key: str
+    @property
+    def base_url(self) -> str: ...
+
+    @property
+    def key(self) -> str:
+        """Empty where none is sent."""
 
 
 class Context(Protocol):

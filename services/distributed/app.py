@@ -11,6 +11,7 @@ from services.app.clusters.reach import Reached
 from services.app.context import AppContext
 from services.app.endpoints import repository as endpoints
 from services.app.endpoints.published import Published
+from services.app.flows.internal import FlowAccess
 from services.app.identity.admission import Admission
 from services.app.identity.authenticate import Authenticator
 from services.app.internal import AppAccess
@@ -24,7 +25,10 @@ from services.app.webhooks.sending import Sender
 from services.assembly.process import StartError
 from services.cluster.jobs import JOBS as CLUSTER_JOBS
 from services.distributed.parts import ASK_PATIENCE, Parts, scratch_of
+from services.flow.jobs import JOBS as FLOW_JOBS
+from services.flow.known import task_types
 from services.model.jobs import JOBS as MODEL_JOBS
+from shared.contracts.flows import FlowPort
 from shared.contracts.gateway import Admitted, PublishedTable, Shown
 from shared.contracts.ports import AppPort, GatewayPort, ObserverPort, ReachPort
 from shared.db import migrate
@@ -48,7 +52,7 @@ from shared.telemetry.ledger import LedgerNow
 from shared.telemetry.metrics import Read, exposition, registry
 from shared.telemetry.probes import Health, Readiness
 
-SERVES = {"model": MODEL_JOBS, "cluster": CLUSTER_JOBS}
+SERVES = {"model": MODEL_JOBS, "cluster": CLUSTER_JOBS, "flow": FLOW_JOBS}
 
 
 class AppService:
@@ -66,7 +70,7 @@ class AppService:
         self.context = AppContext(
             settings=settings, database=self.database, hub=self.hub, ledger=ledger, feeds=Feeds(self.database, self.hub),
             keyring=keyring_of(settings), objects=open_store(settings, scratch_of(settings)), jobs=jobs, logs=reach,
-            clusters=reach,
+            clusters=reach, task_types=task_types(),
         )  # fmt: skip
         ledger.hooks = hooks(self.context)
         reach.use(self.context, remote(ReachPort, "cluster", parts.sidecar, patience=ASK_PATIENCE))
@@ -91,6 +95,7 @@ class AppService:
         self.ports = [
             Served(JobsPort, self._ledger_access, workers),
             Served(AppPort, access, workers),
+            Served(FlowPort, FlowAccess(self.context, self._dispatcher.kinds), frozenset({"flow"})),
             Served(ObserverPort, access, frozenset({"cluster"})),
             Served(GatewayPort, _ForGateways(self.context, self._app.state.authenticator), frozenset({"gateway"})),
         ]

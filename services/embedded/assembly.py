@@ -18,6 +18,7 @@ from services.app.clusters.service import CLUSTERS
 from services.app.clusters.tables import ClusterRow
 from services.app.context import AppContext
 from services.app.endpoints.published import Published
+from services.app.flows.internal import FlowAccess
 from services.app.identity import bootstrap
 from services.app.identity.authenticate import Authenticator
 from services.app.internal import AppAccess
@@ -41,6 +42,9 @@ from services.cluster.watch.watches import Watches
 from services.cluster.watch.world import World
 from services.embedded.folder import MachineUse, Places, machine_cluster_id, write_private
 from services.embedded.observer import Observer
+from services.flow.jobs import JOBS as FLOW_JOBS
+from services.flow.known import task_types
+from services.flow.tools import FlowTools
 from services.gateway.limits import Limits
 from services.gateway.metrics import Metrics as GatewayMetrics
 from services.gateway.routes import Gateway
@@ -85,6 +89,7 @@ class Assembly:
         self.context = AppContext(
             settings=settings, database=self.database, hub=self.hub, ledger=ledger, feeds=Feeds(self.database, self.hub),
             keyring=keyring, objects=opened(settings, places.objects), jobs=self._registry, logs=reach, clusters=reach,
+            task_types=task_types(),
         )  # fmt: skip
         ledger.hooks = hooks(self.context)
         self._internal = AppAccess(self.context)
@@ -92,6 +97,8 @@ class Assembly:
         machine = LocalSite(self.cluster_id, self.runtime, places.machine / "models", self.context.objects)
         self._cluster_tools = ClusterTools(self._internal, self.context.objects, settings, machine, self.clients)
         self._registry.add(CLUSTER_JOBS, self._cluster_tools)
+        flows = FlowAccess(self.context)
+        self._registry.add(FLOW_JOBS, FlowTools(self._internal, flows, self.context.objects, settings))
         reach.use(self.context, Reach(self._cluster_tools))
         self.engine = EmbeddedEngine(self.database, ledger, self._registry)
         self.table = RouteTable()

@@ -225,6 +225,13 @@ async def _hub(settings: Settings, places: Places, findings: Findings) -> None:
     findings.ok(f"Models come from {settings.hf_endpoint}.")
 
 
+async def _outgoing(settings: Settings, places: Places, findings: Findings) -> None:
+    if settings.outbound_ca is not None and (fault := _fault_of_ca(settings.outbound_ca)):
+        findings.wrong(f"STEPWAY_OUTBOUND_CA: {fault}.", "Set it to a PEM file of the authorities.")
+        return
+    findings.ok(f"Tasks of flows call {settings.flow_openai_base_url} when they name no other provider.")
+
+
 async def _hosts(settings: Settings, places: Places, findings: Findings) -> None:
     odd = [host for host in settings.allowed_hosts if "/" in host or " " in host or (":" in host and host[:1] != "[")]
     if odd:
@@ -258,6 +265,7 @@ CHECKS: tuple[tuple[str, Check], ...] = (
     ("object store", _objects),
     ("advertised address", _advertised),
     ("hub", _hub),
+    ("outgoing requests", _outgoing),
     ("allowed hosts", _hosts),
     ("model roots", _model_roots),
 )

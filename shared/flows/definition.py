@@ -105,7 +105,8 @@ class Flow(Part):
         return next((one for one in self.tasks if one.name == name), None)
 
 
-# A loop keeps its body as the input `task`, in the words of the dialect refs, less `ref`.
+# A loop keeps its body as the input `task`, in the words of the dialect refs, less `ref`. `type` is as it was written, and
+# `kind` the type's own name where the spelling alone does not tell it.
 BODY_MEMBERS = ("condition", "retry", "timeout", "on_error", "fallback", "description")
 
 
@@ -118,7 +119,7 @@ def loop_body(task: Task) -> Task | None:
     if type(body) is not dict or type(body.get("type")) is not str:
         return None
     rest = {name: body[name] for name in BODY_MEMBERS if name in body}
-    kind, spelled = type_names(body["type"])
+    kind, spelled = type_names(body["type"], body.get("kind"))
     if "retry" in rest:
         rest["retry"] = Retry.model_validate(rest["retry"])
     return Task.model_construct(name=task.name, type=kind, spelled=spelled, inputs=body.get("input", {}), **rest)
@@ -127,6 +128,8 @@ def loop_body(task: Task) -> Task | None:
 def body_value(task: Task) -> dict[str, Any]:
     """The value of the input `task`, from which `loop_body` makes the task again."""
     value: dict[str, Any] = {"type": task.written_type}
+    if task.type != canonical_name(task.written_type):
+        value["kind"] = task.type
     if task.inputs:
         value["input"] = task.inputs
     for name in BODY_MEMBERS:
@@ -136,7 +139,7 @@ def body_value(task: Task) -> dict[str, Any]:
     return value
 
 
-def type_names(written: str) -> tuple[str, str]:
-    """`type` and `spelled` of a task whose type is written so."""
-    kind = canonical_name(written)
+def type_names(written: str, own: str | None = None) -> tuple[str, str]:
+    """`type` and `spelled` of a task whose type is written so. `own`: the type's own name, where that is known."""
+    kind = own or canonical_name(written)
     return kind, "" if kind == written else written

@@ -16,21 +16,24 @@ Json = (
 MAX_DEPTH = 20
 MAX_BYTES = 1 << 20
 MAX_INTEGER_BITS = 1024
+FILE_HINT = ": an object with `artifact_id`, or a reference to a file"
 SCALARS = (str, bool, int, float, type(None))
 
 
-def problem(value: Json, path: str = "", *, max_depth: int = MAX_DEPTH, storable: bool = True) -> Fault | None:
+def problem(
+    value: Json, path: str = "", *, max_depth: int = MAX_DEPTH, max_bytes: int = MAX_BYTES, storable: bool = True
+) -> Fault | None:
     """The first thing by which `value` is not JSON that we take, or None. Walks by level, so depth costs no stack.
 
-    `storable`: its texts must be such that the database takes them.
+    `max_bytes`: of its JSON, by and large. `storable`: its texts must be such that the database takes them.
     """
-    look = _look(value, max_depth, storable)
+    look = _look(value, max_depth, max_bytes, storable)
     if look == "large":
-        return Fault(path, "too_long", f"This is larger than {MAX_BYTES >> 20} MiB; send less, or use files.")
+        return Fault(path, "too_long", f"This is larger than {max_bytes >> 20} MiB; send less, or use files.")
     return None if look == "sound" else _search(value, path, max_depth, storable)
 
 
-def _look(value: Json, max_depth: int, storable: bool) -> Literal["sound", "large", "wrong"]:
+def _look(value: Json, max_depth: int, max_bytes: int, storable: bool) -> Literal["sound", "large", "wrong"]:
     """What there is to find. Several times faster than a search that knows where it is."""
     level, size = [value], 0
     for depth in range(max_depth + 1):
@@ -41,23 +44,23 @@ def _look(value: Json, max_depth: int, storable: bool) -> Literal["sound", "larg
                 if depth == max_depth:
                     return "wrong"
                 size += 2 * len(item) + 2
-                if size > MAX_BYTES:
+                if size > max_bytes:
                     return "large"
+                below.extend(item)
                 if kind is dict:
-                    if _names_problem(item, storable) is not None:
+                    if not all(type(name) is str for name in item):
                         return "wrong"
-                    size += sum(map(len, item))
                     below.extend(item.values())
-                else:
-                    below.extend(item)
             elif kind is str:
                 size += len(item)
                 if storable and _text_problem(item) is not None:
                     return "wrong"
             elif _scalar_problem(item, storable) is not None:
                 return "wrong"
-        if size > MAX_BYTES:
+        if size > max_bytes:
             return "large"
+        if not below:
+            break
         level = below
     return "sound"
 

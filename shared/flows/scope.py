@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from shared.flows.dialects.words import Words
 from shared.flows.faults import Faults, shown
-from shared.flows.plain import Json, is_of, same
+from shared.flows.plain import FILE_HINT, Json, is_of, same
 from shared.flows.references import INDEX, Reference, Template, Use
 from stepway.tasks import TaskType, ValueType
 
@@ -170,9 +170,6 @@ class Scope:
 
     def _inner(self, reference: Reference) -> str:
         return reference.spell(self.words.notation)
-
-
-FILE_HINT = ': an object with `artifact_id`, or a reference to an output of the type "file"'
 
 
 def _a(kind: ValueType) -> str:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 
 from stepway.tasks import TaskType
 
@@ -21,7 +22,8 @@ def find(types: Mapping[str, TaskType], spelled: str) -> TaskType | None:
     exact = types.get(spelled) or types.get(canonical_name(spelled))
     if exact is not None:
         return exact
-    return next((one for name, one in types.items() if same_name(name, spelled)), None)
+    letters = _letters(spelled)
+    return next((one for name, one in types.items() if letters and _letters(name) == letters), None)
 
 
 def same_name(one: str, other: str) -> bool:
@@ -29,5 +31,6 @@ def same_name(one: str, other: str) -> bool:
     return one == other or (_letters(one) == _letters(other) != "")
 
 
+@lru_cache(maxsize=1024)
 def _letters(spelled: str) -> str:
     return re.sub(r"[._\-\s]+", "", spelled).casefold() if spelled.isascii() else spelled

@@ -9,7 +9,7 @@ from typing import Any
 
 from shared.flows import plain
 from shared.flows.conditions import ORDERS, Comparison, compile_condition, leaves
-from shared.flows.definition import ALIASES, Flow, FlowInput, Task, loop_body
+from shared.flows.definition import ALIASES, Flow, FlowInput, Task, body_value, loop_body, type_names
 from shared.flows.dialects import DIALECTS, read_draft
 from shared.flows.dialects.words import DialectName, Words
 from shared.flows.faults import Fault, Faults, member, shown
@@ -57,10 +57,14 @@ def _within(path: str, other: str) -> bool:
 def _with_own_type(task: Task, types: Mapping[str, TaskType]) -> Task:
     """A user's spelling may leave open where words end (`GitHub` is `github`); the type itself knows."""
     kind = find(types, task.type)
-    if kind is None or kind.name == task.type:
-        return task
-    written = task.written_type
-    return task.model_copy(update={"type": kind.name, "spelled": "" if written == kind.name else written})
+    if kind is not None and kind.name != task.type:
+        own, spelled = type_names(task.written_type, kind.name)
+        task = task.model_copy(update={"type": own, "spelled": spelled})
+    body = loop_body(task) if task.is_loop else None
+    if body is not None:
+        named = body_value(_with_own_type(body, types))
+        task = task.model_copy(update={"inputs": {**task.inputs, "task": named}})
+    return task
 
 
 class _Enough(Exception):

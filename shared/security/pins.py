@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 
 _HOST = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?", re.ASCII)
+_BRACKETED = re.compile(r"\[([0-9a-f:.]+)\](?::([0-9]+))?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,9 +25,8 @@ def parse_pin(text: str) -> Pin:
     host, _, rest = text.strip().lower().partition(":")
     port, _, target = rest.partition(":")
     address, to_port = target, port
-    if target.startswith("["):
-        address, _, more = target[1:].partition("]")
-        to_port = more.removeprefix(":") or port
+    if bracketed := _BRACKETED.fullmatch(target):
+        address, to_port = bracketed[1], bracketed[2] or port
     elif ":" in target:
         address, _, to_port = target.partition(":")
     if not _HOST.fullmatch(host):

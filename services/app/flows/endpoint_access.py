@@ -4,9 +4,10 @@ The key may do nothing but call endpoints of that project, in the name of who as
 installation's secret and the job's id, so it is not stored; its row goes when the execution ends.
 """
 
+from typing import Any
 from uuid import UUID, uuid4
 
-from sqlalchemy import delete, or_, select
+from sqlalchemy import or_, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -16,12 +17,11 @@ from services.app.endpoints.tables import EndpointRow
 from services.app.identity.tables import ApiKeyRow
 from shared.contracts.flows import EndpointAccess
 from shared.jobs.outcomes import Permanent
-from shared.jobs.tables import JobRow
 from shared.security.apikeys import derived_key
 
 
-async def access(context: AppContext, session: AsyncSession, job: JobRow, endpoint: str) -> EndpointAccess:
-    """Of an endpoint by its id, or by its name in the job's project. Raises `Permanent` (`endpoint_gone`)."""
+async def access(context: AppContext, session: AsyncSession, job: Any, endpoint: str) -> EndpointAccess:
+    """`job`: the id, owner and project of an execution's job. Raises `Permanent` (`endpoint_gone`)."""
     found = await _find(session, job, endpoint)
     key = derived_key(context.keyring.derive("keys of executions") + job.id.bytes)
     values = {
@@ -34,7 +34,7 @@ async def access(context: AppContext, session: AsyncSession, job: JobRow, endpoi
     return EndpointAccess(base_url=f"{settings.gateway_url or own}/endpoints/{found}/v1", key=key.plain)
 
 
-async def _find(session: AsyncSession, job: JobRow, endpoint: str) -> UUID:
+async def _find(session: AsyncSession, job: Any, endpoint: str) -> UUID:
     named = EndpointRow.name == endpoint
     try:
         named = or_(named, EndpointRow.id == UUID(endpoint))
@@ -47,7 +47,3 @@ async def _find(session: AsyncSession, job: JobRow, endpoint: str) -> UUID:
     if found is None:
         raise Permanent("endpoint_gone", "There is no such endpoint in the flow's project.")
     return found
-
-
-async def end(session: AsyncSession, job_id: UUID) -> None:
-    await session.execute(delete(ApiKeyRow).where(ApiKeyRow.job_id == job_id))

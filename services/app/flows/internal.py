@@ -10,12 +10,20 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from services.app.context import AppContext
-from services.app.flows import definitions, history, repository, slugs, starting
+from services.app.flows import definitions, endpoint_access, history, repository, slugs, starting
 from services.app.flows.progress import OF_JOB
 from services.app.flows.starting import Parent, Start
 from services.app.flows.tables import ExecutionRow, FlowRow, SecretRow, VersionRow
 from services.app.models import holdings
-from shared.contracts.flows import MAX_DEPTH, RUN_FLOW, ArtifactInfo, ChildEnd, ChildStarted
+from shared.contracts.flows import (
+    MAX_DEPTH,
+    RUN_FLOW,
+    ArtifactInfo,
+    ChildEnd,
+    ChildStarted,
+    EndpointAccess,
+    child_event,
+)
 from shared.errors import Problem
 from shared.flows.definition import Flow
 from shared.jobs import views as job_views
@@ -39,6 +47,10 @@ _DEPTH = text("""
         UNION ALL SELECT e.id, e.parent, above.depth + 1 FROM flow.execution e JOIN above ON e.id = above.parent
                    WHERE above.depth <= :most)
     SELECT max(depth) FROM above""")
+
+
+# Of an end that nobody has waited for: the parent failed elsewhere meanwhile.
+_FORGET_END = text("DELETE FROM jobs.signal WHERE job_id = :job AND name = :name AND taken_by IS NULL")
 
 
 class FlowAccess:
@@ -85,13 +97,18 @@ class FlowAccess:
             async with self._context.database.transaction() as session:
                 job = await self._check_job(session, job_id)
                 known = await history.child(session, job_id, task)
-                if known is not None and (taken := await self._taken_up(session, job, known)) is not None:
+                if known is not None and (taken := await self._taken_up(session, job, known, task)) is not None:
                     return taken
                 return await self._started(session, job, task, workflow_id, version, inputs)
         except Problem as problem:
             raise _fault_of(problem) from problem
         except IntegrityError as error:
             raise Retry("child_busy", "The sub-flow is being started by another process.") from error
+
+    async def endpoint(self, job_id: UUID, endpoint: str) -> EndpointAccess:
+        async with self._context.database.transaction() as session:
+            job = await self._check_job(session, job_id)
+            return await endpoint_access.access(self._context, session, job, endpoint)
 
     async def child_end(self, job_id: UUID, task: str) -> ChildEnd:
         async with self._context.database.transaction() as session:
@@ -119,7 +136,7 @@ class FlowAccess:
         except Problem as problem:  # it has ended meanwhile
             log.info("child_not_cancelled", child=str(child_id), code=problem.code)
 
-    async def _taken_up(self, session: AsyncSession, job: Any, child: ExecutionRow) -> ChildStarted | None:
+    async def _taken_up(self, session: AsyncSession, job: Any, child: ExecutionRow, task: str) -> ChildStarted | None:
         """The child as it is, or run again when the parent's job is. None: another one must be started in its place."""
         state = await session.scalar(text("SELECT state FROM jobs.job WHERE id = :id"), {"id": child.id})
         is_new_attempt = (child.parent_attempt or 0) < job.attempt
@@ -132,6 +149,7 @@ class FlowAccess:
             return ChildStarted(execution_id=child.id, live=state not in FINAL)
         await starting.check_room(self._context, session, job.project_id)
         await self._context.ledger.retry(session, child.id, key_id=job.key_id)
+        await session.execute(_FORGET_END, {"job": job.id, "name": child_event(task)})
         await session.execute(
             update(ExecutionRow).where(ExecutionRow.id == child.id).values(parent_attempt=job.attempt)
         )

@@ -25,7 +25,7 @@ from shared.jobs.ledger import FINAL, JobView
 log = structlog.get_logger(__name__)
 
 _END = text("""
-    WITH gone AS (DELETE FROM flow.secret WHERE id = :id)
+    WITH gone AS (DELETE FROM flow.secret WHERE id = :id), key AS (DELETE FROM platform.api_key WHERE job_id = :id)
     SELECT e.slug, e.parent, e.parent_task FROM flow.execution e JOIN jobs.job p ON p.id = e.parent
      WHERE e.id = :id AND p.state IN ('pending', 'running', 'waiting', 'cancelling')""")
 

@@ -1,7 +1,7 @@
 """JMESPath with bounds. Runs in a child process: a short expression can double a value with each of its steps."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import jmespath
 from jmespath.exceptions import JMESPathError
@@ -42,19 +42,20 @@ def _plain(found: object) -> JsonValue:
 
 
 def _check_depth(found: object) -> None:
+    """Level by level, each part once in a level: recursion would go through shared parts again and again."""
     level = [found]
-    seen: set[int] = set()
     for _ in range(MAX_DEPTH):
-        below: list[object] = []
-        for item in level:
-            if id(item) in seen or not isinstance(item, dict | list):
-                continue
-            below.extend(item.values() if isinstance(item, dict) else item)
-        seen = {id(item) for item in level}
-        level = list({id(item): item for item in below}.values())
-        if not level:
+        below = [part for item in level for part in _parts(item)]
+        if not below:
             return
+        level = list({id(item): item for item in below}.values())
     raise Permanent("too_large", f"The result is nested deeper than {MAX_DEPTH} levels.")
+
+
+def _parts(item: object) -> Iterable[object]:
+    if isinstance(item, dict):
+        return item.values()
+    return item if isinstance(item, list) else ()
 
 
 def _words(error: Exception) -> str:

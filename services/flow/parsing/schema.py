@@ -26,7 +26,7 @@ def validate(question: Question, progress: Callable[[float | None, str], None]) 
         judge = kind(question.schema_, registry=REGISTRY, format_checker=kind.FORMAT_CHECKER)
         found = list(islice(judge.iter_errors(question.value), MAX_ERRORS))
     except SchemaError as error:
-        raise Permanent("bad_schema", f"The schema is wrong at {error.json_path}: {_words(error.message)}") from None
+        raise Permanent("bad_schema", f"The schema is wrong at {error.json_path}: {_words(error.message)}.") from None
     except Unresolvable as error:
         message = f"The schema refers to {clean(str(error.ref))[:200]}, which is not in it; nothing is fetched."
         raise Permanent("bad_schema", message) from None
@@ -35,7 +35,7 @@ def validate(question: Question, progress: Callable[[float | None, str], None]) 
     except MemoryError:
         raise
     except Exception as error:  # regular expressions and numbers that the library trusts
-        raise Permanent("bad_schema", f"The schema cannot be used: {_words(str(error))}") from None
+        raise Permanent("bad_schema", f"The schema cannot be used: {_words(str(error))}.") from None
     return Verdict(errors=[_fault(error) for error in found])
 
 

@@ -11,7 +11,7 @@ async def run(context: Context, inputs: dict[str, Any]) -> Mapping[str, Any]:
     text, ending = inputs["text"], inputs.get("ellipsis")
     ending = "…" if ending is None else ending
     limit = inputs["max_characters"]
-    if limit != int(limit) or limit < 0:
+    if not 0 <= limit < 2**53 or limit != int(limit):
         raise TaskError("bad_limit", "`max_characters` is a whole number, 0 or more.")
     if len(text) <= limit:
         return {"text": text, "truncated": False}

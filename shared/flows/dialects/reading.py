@@ -10,9 +10,10 @@ from typing import Any, TypeVar, cast
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from shared.flows import plain
 from shared.flows.definition import ALIASES, Flow, FlowInput, FlowOutput, Part, Retry, Task, body_value, type_names
 from shared.flows.dialects.words import INPUT, OUTPUT, RETRY, Words
-from shared.flows.faults import Faults, member, shown
+from shared.flows.faults import Faults, FlowFaults, member, shown
 from shared.flows.plain import Json
 from shared.flows.references import CANONICAL, translate
 from shared.flows.task_types import same_name
@@ -26,6 +27,8 @@ BLANK: dict[str, Any] = {"name": "", "attempts": 1, "value": None, "tasks": []}
 
 def read_flow(body: dict[str, Any], words: Words) -> Flow:
     """The flow that a body describes, in the dialect of these words. Raises `FlowFaults`."""
+    if fault := plain.problem(body):
+        raise FlowFaults([fault])
     reader = Reader(words)
     flow = reader.flow(body)
     reader.faults.raise_any()
@@ -203,7 +206,7 @@ def _sentence(error: ErrorDetails, word: str) -> tuple[str, str]:
         return "wrong_type", f"`{word}` must be {TYPES[kind]}."
     if kind in BOUNDS:
         key, words = BOUNDS[kind]
-        return "not_allowed", f"`{word}` must be {words} {context[key]:g}."
+        return "not_allowed", f"`{word}` must be {words} {context[key]:.15g}."
     if kind == "literal_error":
         known = (
             ", ".join(VALUE_TYPES) + " (string is text)"

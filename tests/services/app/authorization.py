@@ -27,11 +27,11 @@ from tests.testbed.certificates import as_yaml, kubeconfig
 CONFIG = {"concurrent_requests": 1, "avg_sequence_length": 50, "avg_context_length": 50}
 DIGEST = "a" * 64
 KEY = {"api_key": "x"}
-DAILY = {"cron": "0 9 * * *"}
-HOOK = {"url": "https://bots.example/hook", "events": ["job.*"]}
 FLOW = {"name": "a flow", "tasks": [{"ref": "greet", "type": "text.size", "input": {"text": "x"}}]}
 EXECUTION = "/flow/workflows/{flow}/executions/{execution}"
 ENDED = "/flow/workflows/{flow}/executions/{ended}"
+DAILY = {"cron": "0 9 * * *"}
+HOOK = {"url": "https://bots.example/hook", "events": ["job.*"]}
 
 
 class Statuses(NamedTuple):
@@ -297,8 +297,8 @@ async def make_things(context: AppContext, people: People, routes: RouteTable) -
 NAMES = (
     "shared", "personal", "template", "model", "everyones", "idle", "scan", "override", "cluster", "empty", "coming",
     "endpoint", "failed", "pending", "registration", "draft", "stopped",
-    "webhook", "delivery", "automatic", "schedule", "trigger",
     "flow", "unused", "execution", "ended", "artifact",
+    "webhook", "delivery", "automatic", "schedule", "trigger",
 )  # fmt: skip
 
 
@@ -398,13 +398,13 @@ def _work(ids: dict[str, UUID], project: UUID, owner: Person) -> list[Any]:
 async def _flows(context: AppContext, ids: dict[str, UUID], project: UUID, owner: Person) -> dict[str, str]:
     """A flow with a living execution and a failed one that has a file, and a flow without any."""
     short = {name: uuid4().hex[:8] for name in ("flow", "unused", "execution", "ended")}
-    slugs = {name: f"{'wf' if name in ('flow', 'unused') else 'ex'}-{text}" for name, text in short.items()}
+    ids_shown = {name: f"{'wf' if name in ('flow', 'unused') else 'ex'}-{text}" for name, text in short.items()}
     task = {"name": "greet", "type": "text.size", "inputs": {"text": "x"}}
     definition = {"name": "a flow", "tasks": [task]}
 
     def flow(name: str) -> list[Any]:
         row = FlowRow(
-            id=ids[name], slug=slugs[name], project_id=project, name="a flow", dialect="refs", version=1, revision=1,
+            id=ids[name], slug=ids_shown[name], project_id=project, name="a flow", dialect="refs", version=1, revision=1,
             created_by=owner.id,
         )  # fmt: skip
         return [row, VersionRow(flow_id=ids[name], number=1, definition=definition, dialect="refs")]
@@ -416,7 +416,7 @@ async def _flows(context: AppContext, ids: dict[str, UUID], project: UUID, owner
             resource_type="flow", resource_id=ids["flow"],
         )  # fmt: skip
         return [job, ExecutionRow(
-            id=ids[name], slug=slugs[name], flow_id=ids["flow"], version=1, project_id=project, inputs={}, trigger="api",
+            id=ids[name], slug=ids_shown[name], flow_id=ids["flow"], version=1, project_id=project, inputs={}, trigger="api",
             status=status,
         )]  # fmt: skip
 
@@ -427,7 +427,7 @@ async def _flows(context: AppContext, ids: dict[str, UUID], project: UUID, owner
         context.database, *flow("flow"), *flow("unused"), *execution("execution", "pending", "PENDING"),
         *execution("ended", "failed", "FAILED"), artifact,
     )  # fmt: skip
-    return slugs | {"task_type": "text.size", "first": "1", "task": "greet", "event": "approval"}
+    return ids_shown | {"task_type": "text.size", "first": "1", "task": "greet", "event": "approval"}
 
 
 def _route(endpoint_id: UUID, project: UUID) -> Route:

@@ -203,8 +203,9 @@ def test_the_database_is_asked(tmp_path: Path) -> None:
         ({"advertised_url": "http://no-such-host.invalid"}, "advertised address", "No address is known"),
         ({"advertised_ca": "/x.pem"}, "advertised address", "without an address"),
         ({"model_roots": ["/no/such/folder"]}, "model roots", "/no/such/folder"),
+        ({"outbound_ca": "/no/such/ca.pem"}, "outgoing requests", "STEPWAY_OUTBOUND_CA: /no/such/ca.pem cannot be read"),
     ],
-    ids=["hub", "listening", "scheme", "loopback", "unknown-host", "only-ca", "roots"],
+    ids=["hub", "listening", "scheme", "loopback", "unknown-host", "only-ca", "roots", "outbound-ca"],
 )
 def test_other_settings(settings: dict[str, Any], check: str, expected: str, tmp_path: Path) -> None:
     code, found, _ = checked(settings, tmp_path)

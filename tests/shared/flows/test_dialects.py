@@ -13,6 +13,7 @@ from shared.flows.dialects import refs, tasks
 from shared.flows.dialects.words import DialectName
 from shared.flows.faults import FlowFaults
 from shared.flows.validation import accept, check_inputs
+from stepway.tasks import TaskType
 from tests.shared.flows.kinds import BASE, TASKS_BASE, TYPES, edited
 
 PAGES = Path(__file__).parents[2] / "contract" / "seeds"
@@ -145,13 +146,33 @@ def test_the_task_of_a_loop_is_a_task() -> None:
 
 
 def test_a_third_party_type_gets_its_own_name_and_keeps_its_spelling() -> None:
-    types = {**TYPES, "github.issue": TYPES["text.size"].__class__("github.issue", "", "", (), ())}
-    _, flow = accept({"name": "x", "tasks": [{"ref": "a", "type": "GitHub.Issue"}]}, types)
-    assert (flow.tasks[0].type, flow.tasks[0].spelled) == ("github.issue", "GitHub.Issue")
-    assert dialects.write(flow, "refs")["tasks"][0]["type"] == "GitHub.Issue"
+    types = {**TYPES, "github.issue": TaskType("github.issue", "", "", (), ())}
+    loop = {"items": [], "task": {"type": "GitHub.Issue"}}
+    body = {
+        "name": "x",
+        "tasks": [{"ref": "a", "type": "GitHub.Issue"}, {"ref": "b", "type": "flow.foreach", "input": loop}],
+    }
+    _, flow = accept(body, types)
+    inner = loop_body(flow.tasks[1])
+    assert inner is not None
+    for task in (flow.tasks[0], inner):
+        assert (task.type, task.spelled) == ("github.issue", "GitHub.Issue")
+    assert dialects.write(flow, "refs") == body
+    assert accept(dialects.write(flow, "tasks"), types) == ("tasks", flow)
 
 
 @pytest.mark.parametrize("read", [refs.read, tasks.read])
 def test_a_dialect_alone_refuses_the_other_one(read: Any) -> None:
     with pytest.raises(FlowFaults):
         read(SUMMARY if read is tasks.read else SPEECH)
+
+
+@pytest.mark.parametrize("read", [refs.read, tasks.read])
+def test_a_dialect_alone_takes_no_body_of_any_depth(read: Any) -> None:
+    deep: Any = {}
+    for _ in range(5000):
+        deep = {"not": deep}
+    body = dialects.write(dialects.read(BASE)[1], "refs" if read is refs.read else "tasks")
+    body["tasks"][0]["condition"] = deep
+    with pytest.raises(FlowFaults, match="nested deeper"):
+        read(body)
