@@ -22,20 +22,19 @@ SHORT = {
     "/credential-types": "name",
     "/flow/task-types": "name",
     "/endpoints/{endpoint}/workers": "id",
-    "/flow/workflows/{automatic}/schedules": "created_at",
-    "/flow/workflows/{automatic}/triggers": "created_at",
 }
 ENUMS = {
     "/jobs": ("state", "kind"), "/workflows": ("type", "status"), "/clusters": ("state", "kind"), "/endpoints": ("state",),
     "/models": ("state", "provider_type", "modality", "scan_status", "source"), "/models/providers": ("type",),
     "/models/catalog": ("modality",), "/users": ("role",), "/templates": ("template_type",), "/icons": ("category",),
     "/credentials": ("type",), "/flow/executions": ("status", "dialect"),
-    "/webhooks/deliveries": ("state",), "/webhooks/{webhook}/deliveries": ("state",),
+    "/webhooks/deliveries": ("state",),
 }  # fmt: skip
 LISTS = [
     *ENUMS, *SHORT, "/audit", "/keys", "/projects", "/projects/{project}/members", "/models/{model}/scans",
     "/models/{model}/scan-overrides", "/clusters/clusters", "/flow/workflows", "/flow/workflows/{flow}/versions",
-    "/flow/workflows/{flow}/executions", "/webhooks",
+    "/flow/workflows/{flow}/executions", "/flow/workflows/{automatic}/schedules", "/flow/workflows/{automatic}/triggers",
+    "/webhooks", "/webhooks/{webhook}/deliveries",
 ]  # fmt: skip
 
 
