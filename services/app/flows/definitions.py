@@ -82,7 +82,7 @@ def read_order(body: dict[str, Any], otherwise: DialectName) -> Order:
         raise problem_of("flow_input_invalid", [FlowFault(shown["tasks"], "mixed_dialects", message)])
     dialect: DialectName = "refs" if shown["refs"] else "tasks" if shown["tasks"] else otherwise
     known = marks[dialect]
-    for name in body.keys() - set(known):
+    for name in sorted(body.keys() - set(known)):
         faults.append(FlowFault(member("", name), "unknown_member", f"Known here are `{known[0]}` and `{known[1]}`."))
     inputs = body.get(known[0])
     if inputs is not None and not isinstance(inputs, dict):
@@ -102,7 +102,7 @@ def _webhook_of(body: dict[str, Any], dialect: DialectName, faults: list[FlowFau
     if not isinstance(monitoring, dict):
         faults.append(FlowFault("monitoring", "wrong_type", "This must be an object with `webhook`."))
         return None
-    for name in monitoring.keys() - {"webhook"}:
+    for name in sorted(monitoring.keys() - {"webhook"}):
         faults.append(FlowFault(member("monitoring", name), "unknown_member", "Known here is `webhook`."))
     return _checked_url(monitoring.get("webhook"), "monitoring.webhook", faults)
 

@@ -106,10 +106,10 @@ async def task_view(
     execution = found.execution
     definition = await _definition(session, execution)
     place = _place(definition, name)
-    job = await _job(session, execution.id)
-    step = await history.step(session, execution.id, name)
+    step = None if place is None else await history.step(session, execution.id, name)
     if place is None or (place.index is not None and step is None):
         raise Problem("not_found", "The execution has no such task.")
+    job = await _job(session, execution.id)
     sight = Sight(definition, context.task_types)
     states = await history.task_states(session, execution.id)
     status = task_status(states.get(name) if place.index is None else _state_of(step), OF_JOB[job["state"]])

@@ -34,7 +34,8 @@ async def test_an_execution_gives_its_outputs(flows: Flows) -> None:
     assert task["started_at"] <= task["completed_at"]
     spoken = await flows.get(f"{path}/tasks/greet", dialect="tasks")
     assert (spoken["name"], spoken["inputs"]) == ("greet", {"template": "Hello you"})
-    assert (await flows.ask("GET", f"{path}/tasks/nobody")).status_code == 404
+    for name in ("nobody", "a%00b", "greet%00", "%ff"):
+        assert (await flows.ask("GET", f"{path}/tasks/{name}")).status_code == 404, name
     listed = (await flows.get("/executions"))["data"][0]
     assert (listed["status"], listed["completed_at"]) == ("COMPLETED", shown["completed_at"])
 
