@@ -28,11 +28,13 @@ ENUMS = {
     "/models": ("state", "provider_type", "modality", "scan_status", "source"), "/models/providers": ("type",),
     "/models/catalog": ("modality",), "/users": ("role",), "/templates": ("template_type",), "/icons": ("category",),
     "/credentials": ("type",), "/flow/executions": ("status", "dialect"),
+    "/webhooks/deliveries": ("state",),
 }  # fmt: skip
 LISTS = [
     *ENUMS, *SHORT, "/audit", "/keys", "/projects", "/projects/{project}/members", "/models/{model}/scans",
     "/models/{model}/scan-overrides", "/clusters/clusters", "/flow/workflows", "/flow/workflows/{flow}/versions",
-    "/flow/workflows/{flow}/executions",
+    "/flow/workflows/{flow}/executions", "/flow/workflows/{automatic}/schedules", "/flow/workflows/{automatic}/triggers",
+    "/webhooks", "/webhooks/{webhook}/deliveries",
 ]  # fmt: skip
 
 
