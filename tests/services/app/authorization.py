@@ -137,7 +137,7 @@ TABLE = [
     Row("DELETE", "/templates/{template}", (401, 403, 403, 403, 403, 204, 204)),
     Row("GET", "/webhooks", EVERYONE),
     Row("POST", "/webhooks", (401, 403, 422, 201, 201, 201, 201), {"project_id": "{project}", **HOOK}),
-    Row("GET", "/webhooks/signing-secret?project_id={project}", (401, 403, 422, 403, 200, 403, 200)),
+    Row("POST", "/webhooks/signing-secret?project_id={project}", (401, 403, 422, 403, 200, 403, 200)),
     Row("GET", "/webhooks/deliveries", EVERYONE),
     Row("GET", "/webhooks/deliveries?project_id={project}", (401, 200, 422, 200, 200, 200, 200)),
     Row("POST", "/webhooks/deliveries/{delivery}/redeliver", (401, 403, 404, 202, 202, 202, 202)),

@@ -28,15 +28,15 @@ async def test_an_executions_address_hears_of_it_in_order(
     task = {"ref": "greet", "type": "json.validate", "input": {"value": {}, "schema": "{{input.schema}}"}}
     inputs = [{"name": "schema", "type": kind}]
     workflow = await flows.create(template(input=inputs, tasks=[task], output=[]))
+    manager = await people.add("member", projects={flows.project: "manager"})
+    answer: httpx.Response = await flows.client.post(
+        "/webhooks/signing-secret", params={"project_id": str(flows.project)}, headers=manager.headers
+    )
     body = {"input": {"schema": schema}, "webhook_url": receiver.url("/mine")}
     path = await flows.start(workflow, body)
     ended = await flows.until(path)
     assert ended["status"] == status
     received = await receiver.until(2, "/mine")
-    manager = await people.add("member", projects={flows.project: "manager"})
-    answer: httpx.Response = await flows.client.get(
-        "/webhooks/signing-secret", params={"project_id": str(flows.project)}, headers=manager.headers
-    )
     told = [one.verified(answer.json()["secret"]) for one in received]
     assert [one["type"] for one in told] == ["execution.running", f"execution.{ended['status'].lower()}"]
     assert told[-1]["data"]["execution_id"] == ended["execution_id"]
