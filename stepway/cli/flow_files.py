@@ -86,6 +86,10 @@ def mapping(data: bytes, *, is_json: bool = False) -> dict[str, Any]:
     return value
 
 
+def _json(text: str) -> Any:
+    return json.loads(text, object_pairs_hook=_once, parse_constant=_constant, parse_float=_float)
+
+
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
@@ -114,12 +118,12 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         found: dict[Hashable, Any] = {}
         for key_node, value_node in node.value:
-            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]  # of PyYAML
+            key = self.construct_object(key_node, deep=True)
             if not isinstance(key, str):
                 raise _at(key_node, "A name must be a text; quote it.")
             if key in found:
                 raise _at(key_node, "This name occurs twice in one object.")
-            found[key] = self.construct_object(value_node, deep=True)  # type: ignore[no-untyped-call]  # of PyYAML
+            found[key] = self.construct_object(value_node, deep=True)
         return found
 
 
@@ -154,9 +158,9 @@ _Loader.add_constructor("tag:yaml.org,2002:float", lambda _loader, node: _float(
 def _yaml(text: str) -> Any:
     loader = _Loader(text)
     try:
-        return loader.get_single_data()  # type: ignore[no-untyped-call]  # of PyYAML
+        return loader.get_single_data()
     finally:
-        loader.dispose()  # type: ignore[no-untyped-call]  # of PyYAML
+        loader.dispose()
 
 
 class _Dumper(yaml.SafeDumper):
