@@ -257,7 +257,7 @@ def test_an_execution_is_cancelled(run: Run, tmp_path: Path) -> None:
     assert run("flows", "apply", str(ask(tmp_path))).code == 0
     execution = run("flows", "run", "Ask somebody", "-o", "json").json["execution_id"]
     assert run("flows", "cancel", execution, "-o", "json").json["status"] == "CANCELLED"
-    assert run("flows", "cancel", execution).code == 1
+    assert run("flows", "cancel", execution).code == 0  # it may be repeated
     assert run("flows", "watch", execution).code == 1
     assert run("flows", "logs", "ex-00000000").code == 1
     assert run("flows", "logs", "the last one").code == 2
