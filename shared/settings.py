@@ -25,6 +25,8 @@ def _base_url(value: str) -> str:
 
 
 Delays = Annotated[list[Annotated[float, Field(ge=0)]], BeforeValidator(_listed)]
+
+
 def _pinned(values: list[str]) -> list[str]:
     for value in values:
         parse_pin(value)

@@ -203,7 +203,11 @@ def test_the_database_is_asked(tmp_path: Path) -> None:
         ({"advertised_url": "http://no-such-host.invalid"}, "advertised address", "No address is known"),
         ({"advertised_ca": "/x.pem"}, "advertised address", "without an address"),
         ({"model_roots": ["/no/such/folder"]}, "model roots", "/no/such/folder"),
-        ({"outbound_ca": "/no/such/ca.pem"}, "outgoing requests", "STEPWAY_OUTBOUND_CA: /no/such/ca.pem cannot be read"),
+        (
+            {"outbound_ca": "/no/such/ca.pem"},
+            "outgoing requests",
+            "STEPWAY_OUTBOUND_CA: /no/such/ca.pem cannot be read",
+        ),
     ],
     ids=["hub", "listening", "scheme", "loopback", "unknown-host", "only-ca", "roots", "outbound-ca"],
 )
