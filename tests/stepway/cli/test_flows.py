@@ -130,6 +130,19 @@ def test_apply_creates_changes_and_leaves(run: Run, tmp_path: Path) -> None:
     assert run("flows", "show", "applied").code == 1
 
 
+def test_a_key_of_the_project_is_enough_for_ci(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert run("projects", "create", "Research").code == 0
+    file = str(measure(tmp_path, "for research"))
+    key = run("keys", "create", "ci", "--project", "Research", "-o", "json").json["key"]
+    monkeypatch.setenv("STEPWAY_KEY", key)
+    made = run("flows", "apply", file, "-o", "json")
+    assert made.code == 0, made.err
+    assert run("flows", "apply", file, "--project", "Research", "-o", "json").json == [
+        {**made.json[0], "result": "unchanged"}
+    ]
+    assert run("flows", "apply", file, "--project", "default").code == 1
+
+
 def test_with_one_fault_nothing_is_applied(run: Run, tmp_path: Path) -> None:
     measure(tmp_path, "half")
     (tmp_path / "zero.yaml").write_text("name: zero\ntasks: []\n")
