@@ -242,6 +242,11 @@ def test_an_answer_a_failure_and_a_retry(run: Run, client: Client, tmp_path: Pat
     assert run("flows", "apply", str(ask(tmp_path))).code == 0
     key = tmp_path / "key"
     key.write_text("sk-for-this-execution-only\n")
+    broken = tmp_path / "broken"
+    broken.write_bytes(b"sk-for-this\nexecution \xff\n")
+    refused = run("flows", "run", "Ask somebody", "--provider-key-file", str(broken))
+    assert refused.code == 2
+    assert "sk-for" not in refused.err
     started = run("flows", "run", "Ask somebody", "--provider-key-file", str(key), "-o", "json")
     assert started.code == 0, started.err
     assert "sk-for" not in started.out + started.err
