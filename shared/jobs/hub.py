@@ -30,6 +30,11 @@ def signal_name(job_id: UUID) -> str:
     return f"signal:{job_id}"
 
 
+def end_name(job_id: UUID) -> str:
+    """The name under which those hear of a job's end who want to know nothing else of it."""
+    return f"end:{job_id}"
+
+
 class Hub:
     def __init__(self, database: Database) -> None:
         self._database = database

@@ -3,7 +3,7 @@
 The attempts of steps are in `shared.jobs.attempts`; an engine (`shared.jobs.engine`) only drives what this records.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID, uuid4
@@ -16,8 +16,9 @@ from sqlalchemy.orm import Session
 from shared.db.engine import Database
 from shared.errors import Problem
 from shared.jobs import views
-from shared.jobs.declare import JobDef
-from shared.jobs.hub import CANCEL, WORK, Hub, signal_name
+from shared.jobs.declare import JobDef, StepDef
+from shared.jobs.hub import CANCEL, WORK, Hub, end_name, signal_name
+from shared.jobs.run import PlannedStep
 from shared.jobs.stored import json_text
 from shared.telemetry import traces
 from shared.telemetry.metrics import JOBS_ENDED
@@ -40,6 +41,7 @@ class JobRequest:
     resource_type: str | None = None
     resource_id: UUID | None = None
     finished: Any = None  # the result of a job that has nothing left to do
+    steps: Sequence[PlannedStep] = ()  # announced when it is made, after those that its definition lists
     id: UUID = field(default_factory=uuid4)
 
 
@@ -128,13 +130,14 @@ class Ledger:
         data = json_text(definition.input.dump_python(request.input, mode="json"))
         if len(data.encode()) > definition.max_input:
             raise Problem("validation_failed", f"The job's input is at most {definition.max_input} bytes.")
+        steps: list[StepDef | PlannedStep] = [*definition.steps, *request.steps]
         values = {
             "id": request.id, "kind": definition.kind, "version": definition.version, "project_id": request.project_id,
             "owner_id": request.owner_id, "key_id": request.key_id, "topic": request.topic,
             "resource_type": request.resource_type, "resource_id": request.resource_id, "input": data,
             "deadline": definition.deadline,
-            "keys": [step.key for step in definition.steps], "titles": [step.title for step in definition.steps],
-            "weights": [step.weight for step in definition.steps],
+            "keys": [step.key for step in steps], "titles": [step.title for step in steps],
+            "weights": [step.weight for step in steps],
         }  # fmt: skip
         with traces.span(
             f"submit {definition.kind}", root=True, kind=SpanKind.PRODUCER,
@@ -265,6 +268,7 @@ class Ledger:
             await hook(session, view, stored)
         if view["state"] in FINAL:
             _count_after_commit(session, view["kind"], view["state"])
+            self.hub.publish_after_commit(session, end_name(job_id))
         wake = WORK if view["state"] in ("pending", "cancelling") else None
         self.hub.publish_after_commit(session, job_id, view["workflow_id"], wake)
         return view

@@ -3,21 +3,17 @@
 import json
 import subprocess
 import sys
-import venv
-from pathlib import Path
 from typing import Any
 
+from tests.bench import peers
 from tests.bench.figures import Figure
 
-ROOT = Path(__file__).parents[2]
-LOCK = ROOT / "locks" / "bench.txt"
-PEER = ROOT / "bench-results" / "dbos-venv"  # kept: the next run need not install again
 SECONDS = 400
 
 
 def run(quick: bool) -> list[Figure]:
-    command = [sys.executable, "-m", "tests.bench.engine", "--peer", str(_peer())]
-    measured = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True, timeout=SECONDS)
+    command = [sys.executable, "-m", "tests.bench.engine", "--peer", str(peers.environment() / "python")]
+    measured = subprocess.run(command, cwd=peers.ROOT, check=True, stdout=subprocess.PIPE, text=True, timeout=SECONDS)
     told = json.loads(measured.stdout)
     ours, theirs = told["stepway"], told["dbos"]
     figures = [
@@ -37,14 +33,3 @@ def run(quick: bool) -> list[Figure]:
 
 def _spread(one: dict[str, Any]) -> str:
     return f"p50 {one['p50']:.1f} ms, p99 {one['p99']:.1f} ms"
-
-
-def _peer() -> Path:
-    """The interpreter of an environment with what the lock names."""
-    python, done = PEER / "bin" / "python", PEER / "lock.txt"
-    if not done.exists() or done.read_bytes() != LOCK.read_bytes():
-        venv.create(PEER, with_pip=True, clear=True)
-        install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        subprocess.run([*install, "--require-hashes", "-r", str(LOCK)], check=True, timeout=SECONDS)
-        done.write_bytes(LOCK.read_bytes())
-    return python

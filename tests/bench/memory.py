@@ -1,6 +1,7 @@
 """Memory of an idle installation: the proportional set size (shared pages counted once) of its processes."""
 
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from tests.bench.figures import Figure
@@ -10,7 +11,7 @@ from tests.bench.server import Stepway
 def run(quick: bool) -> list[Figure]:
     with Stepway() as stepway:
         time.sleep(2 if quick else 10)  # until what the start has left behind is settled
-        parts = _megabytes(stepway)
+        parts = megabytes(stepway.processes())
     own, postgres = (sum(size for is_postgres, size in parts if is_postgres is which) for which in (False, True))
     return [
         Figure("Stepway, idle", own, "MB"),
@@ -22,13 +23,13 @@ def run(quick: bool) -> list[Figure]:
 
 def of_service(stepway: Stepway) -> float:
     """Megabytes of Stepway and all that it has started, without PostgreSQL."""
-    return sum(size for is_postgres, size in _megabytes(stepway) if not is_postgres)
+    return sum(size for is_postgres, size in megabytes(stepway.processes()) if not is_postgres)
 
 
-def _megabytes(stepway: Stepway) -> list[tuple[bool, float]]:
+def megabytes(pids: Iterable[int]) -> list[tuple[bool, float]]:
     """For each process whether it is PostgreSQL's, and its size."""
     found: list[tuple[bool, float]] = []
-    for pid in stepway.processes():
+    for pid in pids:
         place = Path("/proc") / str(pid)
         try:
             sizes = (place / "smaps_rollup").read_text()

@@ -91,17 +91,7 @@ class Stepway:
 
     def processes(self) -> list[int]:
         """Stepway's own process and all below it."""
-        children: dict[int, list[int]] = {}
-        for status in Path("/proc").glob("[0-9]*/stat"):
-            try:
-                pid, parent = int(status.parent.name), int(status.read_text().rsplit(")", 1)[1].split()[1])
-            except (OSError, IndexError):
-                continue  # it has just ended
-            children.setdefault(parent, []).append(pid)
-        found = [self.pid]
-        for pid in found:
-            found.extend(children.get(pid, []))
-        return found
+        return with_descendants(self.pid)
 
     def _wait_until(self, ready: Path) -> None:
         deadline = time.monotonic() + START_SECONDS
@@ -118,6 +108,21 @@ class Stepway:
             self._process.kill()
             self._process.wait()
         self._folder.cleanup()
+
+
+def with_descendants(first: int) -> list[int]:
+    """A process and all below it."""
+    children: dict[int, list[int]] = {}
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            pid, parent = int(status.parent.name), int(status.read_text().rsplit(")", 1)[1].split()[1])
+        except (OSError, IndexError):
+            continue  # it has just ended
+        children.setdefault(parent, []).append(pid)
+    found = [first]
+    for pid in found:
+        found.extend(children.get(pid, []))
+    return found
 
 
 def _checked(response: httpx.Response) -> dict[str, Any]:

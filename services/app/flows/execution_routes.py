@@ -110,10 +110,9 @@ async def show_execution(
 ) -> dict[str, Any]:  # fmt: skip
     """Shows an execution with the status of each task; `wait=30` answers at its end, or after 30 s."""
     found = await _found(context, caller, workflow_id, execution_id)
-    if wait:
-        await following.awaited(request, context, caller, found.execution.id, wait)
+    job = await following.awaited(request, context, caller, found.execution.id, wait) if wait else None
     async with context.database.transaction() as session:
-        return await executions.view(context, session, found, dialect or service.spoken(found.flow))
+        return await executions.view(context, session, found, dialect or service.spoken(found.flow), job)
 
 
 @router.get(f"{ONE}/events")

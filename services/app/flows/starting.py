@@ -17,6 +17,7 @@ from shared.errors import Problem
 from shared.flows.definition import Flow
 from shared.flows.dialects.words import DialectName
 from shared.jobs.ledger import JobRequest
+from shared.jobs.run import PlannedStep
 
 RETRY_AFTER = "5"  # seconds
 
@@ -69,6 +70,7 @@ async def start(context: AppContext, session: AsyncSession, asked: Start) -> Exe
     await context.ledger.submit(session, JobRequest(
         context.jobs.latest(RUN_FLOW), run, id=execution.id, project_id=asked.flow.project_id, owner_id=asked.owner_id,
         key_id=asked.key_id, resource_type="flow", resource_id=asked.flow.id,
+        steps=[PlannedStep(task.name, task.name) for task in flow.tasks],
     ))  # fmt: skip
     return execution
 

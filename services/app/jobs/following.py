@@ -12,6 +12,7 @@ from services.app.identity.caller import Caller
 from services.app.jobs import repository
 from services.app.streams import check_still_valid, hold_slot, open_stream
 from shared.http.sse import Batch, first_of, last_event_id
+from shared.jobs.hub import end_name
 from shared.jobs.ledger import FINAL
 
 
@@ -30,12 +31,12 @@ async def awaited(
     deadline = clock() + seconds
     with hold_slot(request, caller) as closing:
         while True:
-            changed = context.hub.watch(job_id)
+            ended = context.hub.watch(end_name(job_id))
             shown = await visible(context, caller, job_id)
             left = deadline - clock()
             if shown["state"] in FINAL or left <= 0 or closing.is_set():
                 return shown
-            await first_of(changed, closing, timeout=min(left, 5.0))
+            await first_of(ended, closing, timeout=min(left, 5.0))
             await check_still_valid(request, caller)
 
 

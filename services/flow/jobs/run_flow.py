@@ -31,7 +31,7 @@ from shared.flows.definition import Retry, Task, loop_body
 from shared.flows.faults import Faults
 from shared.flows.references import Reference, ReferenceFault, Template, compile_value
 from shared.jobs.declare import RetryPolicy, job
-from shared.jobs.run import PlannedStep, Run, StepFailed
+from shared.jobs.run import Run, StepFailed
 from stepway.tasks import TaskError, TaskType
 
 MOST_ITEMS = 1000
@@ -41,7 +41,6 @@ ALL = ":outputs"  # the step that keeps large outputs of the whole flow
 @job(RUN_FLOW, slots=32, max_input=MAX_RUN_INPUT)
 async def run_flow(run: Run, spec: FlowRun) -> FlowResult:
     execution = Execution(run, spec)
-    await run.plan([PlannedStep(task.name, task.name) for task in spec.flow.tasks])
     if spec.flow.execution == "parallel":
         await execution.all_as_they_may()
     else:

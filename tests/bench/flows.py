@@ -1,0 +1,144 @@
+"""Executions of flows through the real app over HTTP, against Prefect 3 with its server on the same PostgreSQL.
+
+Both take turns, with equally small tasks. Prefect's flows are called in a process that is there already, and count as
+done when they have returned: what its server has not recorded by then is waited for before ours go on. Ours count from
+the request to the answer that says COMPLETED, with every task recorded durably on the way.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from services.flow.tasks.registry import find_all
+from shared.flows import validation
+from tests.bench import flows_http
+from tests.bench.client import in_process
+from tests.bench.figures import Figure, percentile
+from tests.bench.flows_peer import Prefect
+from tests.bench.memory import of_service
+from tests.bench.server import Stepway
+
+TASKS = 100
+FEW = 5
+GOAL = 3
+WAIT = 60.0  # seconds for Prefect's server to record what has run
+_TABLES = """SELECT schemaname, tablename FROM pg_tables WHERE schemaname NOT IN ('pg_catalog', 'information_schema')"""
+
+
+def run(quick: bool) -> list[Figure]:
+    rounds, starts = (2, 10) if quick else (4, 25)
+    executions, theirs = (100, 12) if quick else (250, 25)  # of each round
+    with Stepway() as stepway, Prefect(stepway.database_url, stepway.root / "prefect") as prefect:
+        bench = _Both(stepway, prefect, theirs)
+        bench.round(3, 20)  # warm: connections, plans, imports
+        bench.forget()
+        for _ in range(rounds):
+            bench.round(starts, executions)
+        return [*bench.figures(), *_validation()]
+
+
+class _Both:
+    """What both took, in seconds. `theirs`: how many executions of a few tasks Prefect has in a round."""
+
+    def __init__(self, stepway: Stepway, prefect: Prefect, theirs: int) -> None:
+        self._stepway = stepway
+        self._prefect = prefect
+        self._theirs = theirs
+        self._flows = {
+            name: str(stepway.post("/flow/workflows", body)["workflow_id"])
+            for name, body in {
+                "one": flows_http.flow(1),
+                "few": flows_http.flow(FEW),
+                "sequence": flows_http.flow(TASKS),
+                "parallel": flows_http.flow(TASKS, parallel=True),
+            }.items()
+        }
+        self.forget()
+
+    def forget(self) -> None:
+        self._start: tuple[list[float], list[float]] = ([], [])
+        self._rates: dict[str, tuple[list[float], list[float]]] = {}
+        self._late: list[float] = []  # seconds until Prefect's server has recorded a sequence
+        self._rows: tuple[float, float] = (0, 0)
+
+    def round(self, starts: int, executions: int) -> None:
+        self._start[0].extend(self._ours(flows_http.start, "one", starts))
+        self._start[1].extend(self._prefect.measure("start", starts, starts))
+        self._recorded()
+        for name in ("sequence", "parallel"):
+            took = self._prefect.measure(name, TASKS, TASKS)
+            late = self._recorded()
+            self._late.append(TASKS / (took + late))
+            self._add(name, TASKS / self._ours(flows_http.one, name), TASKS / took)
+        counts = [self._rows_now()]
+        ours = executions / self._ours(flows_http.many, "few", executions)
+        theirs = self._theirs / self._prefect.measure("many", self._theirs, self._theirs * FEW)
+        self._recorded()
+        counts.append(self._rows_now())
+        self._add("many", ours, theirs)
+        ours_rows, their_rows = (counts[1][number] - counts[0][number] for number in range(2))
+        self._rows = (ours_rows / executions, their_rows / self._theirs)
+
+    def figures(self) -> list[Figure]:
+        ours, theirs = (percentile(one, 0.5) * 1000 for one in self._start)
+        late = f"p99 {percentile(self._start[0], 0.99) * 1000:.0f} ms"
+        return [
+            Figure("execution asked → first task running, p50", ours, "ms", theirs, "ms Prefect", at_most=1 / GOAL, note=late),
+            self._rate("tasks, one after the other", "sequence", TASKS),
+            self._rate("tasks, 100 wide", "parallel", TASKS),
+            self._rate(f"executions of {FEW} tasks, {flows_http.AT_A_TIME} at a time", "many", 1),
+            Figure("rows of such an execution", self._rows[0], "", self._rows[1], "Prefect"),
+            Figure("memory, without PostgreSQL", of_service(self._stepway), "MB", self._prefect.memory(), "MB Prefect"),
+        ]  # fmt: skip
+
+    def _ours(self, work: Callable[..., Any], name: str, *more: Any) -> Any:
+        return in_process(work, self._stepway.host, self._stepway.key, self._flows[name], *more)
+
+    def _recorded(self) -> float:
+        return self._prefect.recorded(WAIT)
+
+    def _add(self, name: str, ours: float, theirs: float) -> None:
+        both = self._rates.setdefault(name, ([], []))
+        both[0].append(ours)
+        both[1].append(theirs)
+
+    def _rate(self, label: str, name: str, _tasks: int) -> Figure:
+        """Of the rounds the median."""
+        ours, theirs = (statistics.median(one) for one in self._rates[name])
+        return Figure(label, ours, "1/s", theirs, "1/s Prefect", at_least=GOAL)
+
+    def _rows_now(self) -> tuple[int, int]:
+        return _rows(self._stepway.database_url), _rows(self._prefect.database_url)
+
+
+def _rows(url: str) -> int:
+    """Of all tables of a database."""
+    with psycopg.connect(url) as connection:
+        counts = [
+            connection.execute(sql.SQL("SELECT count(*) FROM {}").format(sql.Identifier(*table))).fetchone()
+            for table in connection.execute(_TABLES).fetchall()
+        ]
+    return sum(row[0] for row in counts if row is not None)
+
+
+def _validation() -> list[Figure]:
+    """What the check of a definition costs for each of its tasks: the best of a few."""
+    types = find_all()
+
+    def each(count: int) -> float:
+        body, taken = flows_http.flow(count), []
+        for _ in range(max(3, 1000 // count)):
+            began = time.perf_counter()
+            validation.accept(body, types)
+            taken.append(time.perf_counter() - began)
+        return min(taken) / count * 1e6
+
+    costs = {count: each(count) for count in (10, 100, 1000)}
+    return [
+        Figure(f"validation of {count} tasks, for each", costs[count], "µs", costs[10], "µs of 10", at_most=2)
+        for count in (100, 1000)
+    ]
