@@ -162,22 +162,20 @@ def test_two_files_with_one_name_are_refused(run: Run, tmp_path: Path) -> None:
 
 
 def test_export_and_import_are_a_way_there_and_back(run: Run, tmp_path: Path) -> None:
+    assert run("projects", "create", "Both ways").code == 0
+    here = ["--project", "Both ways"]
     measure(tmp_path, "there and back")
-    ask(tmp_path)
-    assert run("flows", "import", str(tmp_path)).code == 0
-    out = tmp_path / "out"
-    assert run("flows", "export", "there and back", "Ask somebody", str(out)).code == 0
-    assert sorted(one.name for one in out.iterdir()) == ["ask-somebody.yaml", "there-and-back.yaml"]
-    assert yaml.safe_load((out / "ask-somebody.yaml").read_text())["title"] == "Ask somebody"
-    back = run("flows", "import", str(out), "--dry-run", "-o", "json").json
-    assert {one["result"] for one in back} == {"unchanged"}
-    every = run(
-        "flows", "export", "--all", str(tmp_path / "all"), "--project", "default", "--dialect", "refs", "-o", "json"
-    )
-    assert {"there and back", "Ask somebody"} <= {one["name"] for one in every.json}
-    assert {one["result"] for one in run("flows", "import", str(tmp_path / "all"), "--dry-run", "-o", "json").json} == {
-        "unchanged"
-    }
+    ask(tmp_path).write_text(ask(tmp_path).read_text().replace("Ask somebody", "Ask and export"))
+    assert run("flows", "import", str(tmp_path), *here).code == 0
+    out, every = tmp_path / "out", tmp_path / "all"
+    assert run("flows", "export", "there and back", "Ask and export", str(out)).code == 0
+    assert sorted(one.name for one in out.iterdir()) == ["ask-and-export.yaml", "there-and-back.yaml"]
+    assert yaml.safe_load((out / "ask-and-export.yaml").read_text())["title"] == "Ask and export"
+    written = run("flows", "export", "--all", str(every), *here, "--dialect", "refs", "-o", "json").json
+    assert {one["name"] for one in written} == {"there and back", "Ask and export"}
+    for folder in (out, every):
+        back = run("flows", "import", str(folder), *here, "--dry-run", "-o", "json").json
+        assert [one["result"] for one in back] == ["unchanged", "unchanged"]
     assert run("flows", "export", str(out)).code == 2
     assert run("flows", "export", "--all", "there and back", str(out)).code == 2
 
