@@ -101,7 +101,12 @@ def _read_inputs(declared: list[dict[str, Any]], given: dict[str, str]) -> dict[
 
 
 def _key(file: Path | None) -> dict[str, str]:
-    return {} if file is None else {"X-Provider-Key": file.read_text().strip()}
+    if file is None:
+        return {}
+    key = file.read_bytes().decode("ascii", "replace").strip()
+    if not re.fullmatch(r"[!-~]{1,4096}", key):  # what refuses it later would quote it
+        raise Usage(f"{file} does not hold a key: one line of visible ASCII characters.")
+    return {"X-Provider-Key": key}
 
 
 # ---- followed

@@ -162,22 +162,20 @@ def test_two_files_with_one_name_are_refused(run: Run, tmp_path: Path) -> None:
 
 
 def test_export_and_import_are_a_way_there_and_back(run: Run, tmp_path: Path) -> None:
+    assert run("projects", "create", "Both ways").code == 0
+    here = ["--project", "Both ways"]
     measure(tmp_path, "there and back")
-    ask(tmp_path)
-    assert run("flows", "import", str(tmp_path)).code == 0
-    out = tmp_path / "out"
-    assert run("flows", "export", "there and back", "Ask somebody", str(out)).code == 0
-    assert sorted(one.name for one in out.iterdir()) == ["ask-somebody.yaml", "there-and-back.yaml"]
-    assert yaml.safe_load((out / "ask-somebody.yaml").read_text())["title"] == "Ask somebody"
-    back = run("flows", "import", str(out), "--dry-run", "-o", "json").json
-    assert {one["result"] for one in back} == {"unchanged"}
-    every = run(
-        "flows", "export", "--all", str(tmp_path / "all"), "--project", "default", "--dialect", "refs", "-o", "json"
-    )
-    assert {"there and back", "Ask somebody"} <= {one["name"] for one in every.json}
-    assert {one["result"] for one in run("flows", "import", str(tmp_path / "all"), "--dry-run", "-o", "json").json} == {
-        "unchanged"
-    }
+    ask(tmp_path).write_text(ask(tmp_path).read_text().replace("Ask somebody", "Ask and export"))
+    assert run("flows", "import", str(tmp_path), *here).code == 0
+    out, every = tmp_path / "out", tmp_path / "all"
+    assert run("flows", "export", "there and back", "Ask and export", str(out)).code == 0
+    assert sorted(one.name for one in out.iterdir()) == ["ask-and-export.yaml", "there-and-back.yaml"]
+    assert yaml.safe_load((out / "ask-and-export.yaml").read_text())["title"] == "Ask and export"
+    written = run("flows", "export", "--all", str(every), *here, "--dialect", "refs", "-o", "json").json
+    assert {one["name"] for one in written} == {"there and back", "Ask and export"}
+    for folder in (out, every):
+        back = run("flows", "import", str(folder), *here, "--dry-run", "-o", "json").json
+        assert [one["result"] for one in back] == ["unchanged", "unchanged"]
     assert run("flows", "export", str(out)).code == 2
     assert run("flows", "export", "--all", "there and back", str(out)).code == 2
 
@@ -242,6 +240,11 @@ def test_an_answer_a_failure_and_a_retry(run: Run, client: Client, tmp_path: Pat
     assert run("flows", "apply", str(ask(tmp_path))).code == 0
     key = tmp_path / "key"
     key.write_text("sk-for-this-execution-only\n")
+    broken = tmp_path / "broken"
+    broken.write_bytes(b"sk-for-this\nexecution \xff\n")
+    refused = run("flows", "run", "Ask somebody", "--provider-key-file", str(broken))
+    assert refused.code == 2
+    assert "sk-for" not in refused.err
     started = run("flows", "run", "Ask somebody", "--provider-key-file", str(key), "-o", "json")
     assert started.code == 0, started.err
     assert "sk-for" not in started.out + started.err
