@@ -165,6 +165,17 @@ async def test_a_failure_is_passed_over_replaced_or_ends_it_and_a_retry_goes_on_
     assert echo.counted() == {"/before": 1, "/passed": 1, "/replaced": 1, "/ends": 3}
 
 
+async def test_a_fallback_that_cannot_be_resolved_fails_the_flow(
+    start: Start, database: Database, registry: Registry, echo: Echo
+) -> None:
+    echo.fail(Fault("/fails", status=404))
+    fallback = {"text": "{{input.given.nothing}}"}
+    tasks = [ask("fails", f"{echo.url}/fails", on_error="default", fallback=fallback)]
+    async with start(database, registry) as engine:
+        view = await engine.until(await engine.submit(run_flow, run_of(tasks, {}, {"given": {}})))
+    assert (view["error"]["code"], view["error"]["step"]) == ("bad_reference", "fails:fallback")
+
+
 async def test_a_loop_keeps_the_order_of_its_items(
     start: Start, database: Database, registry: Registry, echo: Echo
 ) -> None:
