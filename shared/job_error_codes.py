@@ -31,10 +31,18 @@ JOB_CODES: dict[str, JobCode] = {
     "worker_lost": JobCode("The process that did the work ended each time", "Check the machine's memory, then retry."),
     # executions of flows
     "artifact_gone": JobCode("A file is not there any more", "Start again with a file that is there."),
+    "bad_expression": JobCode("A JMESPath expression cannot be used", "Mend the expression, as the message says."),
+    "bad_pdf": JobCode("A file is no PDF that can be read", "Give another file."),
+    "bad_reference": JobCode("A reference of the flow names what is not there", "Mend the reference in the flow."),
+    "bad_schema": JobCode("A JSON Schema cannot be used", "Mend the schema, as the message says."),
     "child_busy": JobCode("A sub-flow is being started by another process", _RETRY),
     "child_gone": JobCode("The execution of a sub-flow is not there any more", "Start the workflow again."),
     "flow_gone": JobCode("The workflow of a sub-flow is not there any more", "Name a workflow of the same project."),
     "flow_too_deep": JobCode("Workflows run each other too deeply", "Let fewer workflows be parts of each other."),
+    "no_text": JobCode("A file has no text", "Give a file that has text, or let another task read it."),
+    "pdf_encrypted": JobCode("A PDF is encrypted", "Give the file without its password."),
+    "sub_flow_failed": JobCode("A sub-flow has failed or was cancelled", "Look at its execution, then retry this one."),
+    "too_large": JobCode("A value or a file is larger than the task takes", "Give less, or cut it by a task before."),
     # where models come from
     "access_denied": JobCode("The server wants a credential", "Choose a credential that may read this."),
     "address_refused": JobCode("The address is not allowed", "Use a public address, or have this one allowed."),

@@ -80,9 +80,16 @@ class Client:
     def get(self, path: str, **params: Any) -> Any:
         return self.request("GET", path, params=params)
 
-    def post(self, path: str, body: Any = None, *, idempotency_key: str | None = None) -> Any:
+    def post(
+        self,
+        path: str,
+        body: Any = None,
+        *,
+        idempotency_key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Any:
         """POST a JSON body. The Idempotency-Key, a fresh one unless given, makes its retries safe."""
-        return self.request("POST", path, body=body, idempotency_key=idempotency_key)
+        return self.request("POST", path, body=body, idempotency_key=idempotency_key, headers=headers)
 
     def post_form(
         self, path: str, fields: Mapping[str, str], files: Files, *, idempotency_key: str | None = None
@@ -110,9 +117,11 @@ class Client:
         fields: Mapping[str, str] | None = None,
         files: Files | None = None,
         idempotency_key: str | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> Any:
         """The parsed JSON of the answer, its text when it is no JSON, None when it is empty."""
-        headers = {"Idempotency-Key": idempotency_key or str(uuid.uuid4())} if method == "POST" else {}
+        own = {"Idempotency-Key": idempotency_key or str(uuid.uuid4())} if method == "POST" else {}
+        headers = {**own, **(headers or {})}
         url = _with(path, params)
         if files is not None or fields is not None:
             parts: dict[str, Any] = {name: (None, value) for name, value in (fields or {}).items()}

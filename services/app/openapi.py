@@ -13,7 +13,8 @@ from shared.http.problems import DESCRIPTION
 
 ABOUT = "Stepway takes an AI model from found to served to used. Send `Authorization: Bearer <key>` with every request."
 Json = dict[str, Any]
-OPEN = {"/healthz", "/readyz", "/docs/errors", "/icons/{path}", "/login"}  # GET /login is for who has a cookie
+# GET /login is for who has a cookie; a trigger takes a signature in place of a key.
+OPEN = {"/healthz", "/readyz", "/docs/errors", "/icons/{path}", "/login", "/flow/triggers/{token}"}
 PROBLEM = {"$ref": "#/components/responses/Problem"}
 OPENAI_ERROR = {"$ref": "#/components/responses/OpenAIError"}
 WRITES = ("post", "put", "patch", "delete")

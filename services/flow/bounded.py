@@ -24,25 +24,30 @@ def size_of(count: int) -> str:
 
 
 class BoundedTransport(httpx.AsyncBaseTransport):
-    """Asks for no compression but ours, and undoes it. Reading a body raises `TaskError` beyond `limit` bytes."""
+    """Asks for no compression but ours, and undoes it. Reading a body raises `TaskError` beyond `limit` bytes.
 
-    def __init__(self, inner: httpx.AsyncBaseTransport, limit: int) -> None:
+    `error_limit` is for the bodies of statuses from 400 on, which libraries take in before anybody has asked for them.
+    """
+
+    def __init__(self, inner: httpx.AsyncBaseTransport, limit: int, error_limit: int | None = None) -> None:
         self._inner = inner
         self._limit = limit
+        self._error_limit = limit if error_limit is None else error_limit
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         request.headers["Accept-Encoding"] = ACCEPTED
         answer = await self._inner.handle_async_request(request)
         coding = answer.headers.get("content-encoding", "").strip().lower() or "identity"
         headers = answer.headers
+        limit = self._limit if answer.status_code < 400 else self._error_limit
         try:
-            body = _Body(answer.stream, _decoder(coding), self._limit)
+            body = _Body(answer.stream, _decoder(coding), limit)
             if coding != "identity":
                 headers = httpx.Headers(
                     [pair for pair in headers.raw if pair[0].lower() not in (b"content-encoding", b"content-length")]
                 )
-            elif request.method != "HEAD" and _declared(headers) > self._limit:
-                raise too_large(self._limit)
+            elif request.method != "HEAD" and _declared(headers) > limit:
+                raise too_large(limit)
         except TaskError:
             await answer.aclose()
             raise

@@ -8,7 +8,7 @@ from pydantic import BaseModel
 from pydantic import Field as ModelField
 
 from services.flow.openai_calls import DEFAULT_MODEL, provider_client, request_body, understood, usage_of
-from services.flow.texts import clean
+from services.flow.texts import clean, clean_json
 from stepway.tasks import Context, TaskError
 
 
@@ -46,8 +46,8 @@ async def chat(
     default_model: str | None = DEFAULT_MODEL,
 ) -> Said:
     """Raises `TaskError`; a model that refuses to answer is `refused_by_model`."""
-    body = request_body(inputs, default_model)
     async with provider_client(context, inputs) as client:
+        body = request_body(inputs, default_model)
         raw = await client.chat.completions.with_raw_response.create(messages=messages, **body)
         answer = understood(_Answer, raw.content)
     message = answer.choices[0].message
@@ -57,4 +57,9 @@ async def chat(
         raise TaskError("bad_answer", "The model has given no text.", retryable=True)
     text = clean(message.content or "")
     kept = message.model_dump(exclude_none=True) | {"content": text}
-    return Said(text, kept, usage_of(answer.usage), answer.choices[0].finish_reason or "")
+    return Said(
+        text,
+        {name: clean_json(part) for name, part in kept.items()},
+        usage_of(answer.usage),
+        answer.choices[0].finish_reason or "",
+    )

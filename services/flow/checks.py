@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from services.flow.values import is_spilled
+from services.flow.values import LARGEST, is_spilled
 from shared.flows import plain
 from stepway.tasks import Field, TaskError, TaskType
 
@@ -37,7 +37,7 @@ def checked_outputs(kind: TaskType, given: Mapping[str, Any]) -> dict[str, Any]:
     wrong = {name for name in given if kind.output(name) is None}
     for field in kind.outputs:
         value = given.get(field.name)
-        if value is not None and (not _is_of(field, value) or plain.problem(value, max_depth=64)):
+        if value is not None and (not _is_of(field, value) or plain.problem(value, max_depth=64, max_bytes=LARGEST)):
             wrong.add(field.name)
     if wrong:
         raise TaskError("output_wrong", f"{kind.name} gave wrong outputs: {', '.join(sorted(wrong))}.")
@@ -45,6 +45,6 @@ def checked_outputs(kind: TaskType, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_of(field: Field, value: Any) -> bool:
-    if field.choices and value not in field.choices:
+    if field.choices and not any(plain.same(value, one) for one in field.choices):
         return False
     return plain.is_of(value, field.type) or is_spilled(value)

@@ -24,6 +24,7 @@ from stepway.tasks import Provider, TaskError
 
 LIMIT = 16 * 1024**2  # bytes of an answer, unless a task asks for more
 LIBRARY_LIMIT = 64 * 1024**2  # bytes of an answer to a library that has a client of ours
+ERROR_LIMIT = 256 * 1024  # bytes of an error to it
 _OPENAI = "api.openai.com"  # never answers without a key
 
 Progress = Callable[[float | None, str | None], None]
@@ -100,7 +101,10 @@ class TaskContext:
         )  # fmt: skip
 
     def http_client(self, *, timeout: float = 60.0) -> httpx.AsyncClient:
-        return guarded_client(self._provider_policy, self._tls, limit=LIBRARY_LIMIT, timeout=timeout, follow=True)
+        return guarded_client(
+            self._provider_policy, self._tls,
+            limit=LIBRARY_LIMIT, error_limit=ERROR_LIMIT, timeout=timeout, follow=True,
+        )  # fmt: skip
 
     async def provider(self, given: Mapping[str, Any]) -> CalledProvider:
         endpoint, base_url, credential = (given.get(name) for name in ("endpoint", "base_url", "credential_id"))

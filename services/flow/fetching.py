@@ -34,11 +34,17 @@ _KEPT_ON_REDIRECT = _OURS | _HARMLESS
 
 
 def guarded_client(
-    policy: AddressPolicy, tls: ssl.SSLContext, *, limit: int, timeout: float, follow: bool
+    policy: AddressPolicy,
+    tls: ssl.SSLContext,
+    *,
+    limit: int,
+    timeout: float,
+    follow: bool,
+    error_limit: int | None = None,
 ) -> httpx.AsyncClient:
-    """`limit` in bytes of each body, `timeout` in seconds between two chunks. It reads nothing of the environment."""
+    """Limits in bytes of each body, `timeout` in seconds between two chunks. It reads nothing of the environment."""
     return httpx.AsyncClient(
-        transport=BoundedTransport(GuardedTransport(policy, verify=tls), limit),
+        transport=BoundedTransport(GuardedTransport(policy, verify=tls), limit, error_limit),
         headers={"User-Agent": USER_AGENT},
         timeout=httpx.Timeout(timeout, connect=min(timeout, _CONNECT)),
         follow_redirects=follow,
@@ -105,7 +111,7 @@ async def _sent(client: httpx.AsyncClient, request: httpx.Request, follow: bool)
             return response
         await response.aclose()
         onward = response.next_request
-        if _origin(onward.url) != _origin(request.url):
+        if not _same_place(request.url, onward.url):
             for name in [name for name in onward.headers if name.lower() not in _KEPT_ON_REDIRECT]:
                 del onward.headers[name]
         request = onward
@@ -166,8 +172,11 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
-    return url.scheme, url.host, url.port
+def _same_place(before: httpx.URL, after: httpx.URL) -> bool:
+    """Whether both are of one origin, or the second is the first one's site with TLS."""
+    secured = (before.scheme, before.port, after.scheme, after.port) == ("http", None, "https", None)
+    same = (before.scheme, before.port) == (after.scheme, after.port)
+    return before.host == after.host and (same or secured)
 
 
 def _host(error: Exception) -> str:

@@ -8,14 +8,17 @@ import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from email.utils import parsedate_to_datetime
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx
 from pydantic import BaseModel, ValidationError
 
+from services.flow.bounded import too_large
 from services.flow.fetching import causes, fault_of
 from services.flow.texts import clean
 from shared import clock
+from shared.objects.blocking import settled
 from shared.security.addresses import AddressRefused
 from stepway.tasks import Context, Field, TaskError
 
@@ -68,53 +71,70 @@ def model_field(default: str | None = DEFAULT_MODEL) -> Field:
 @asynccontextmanager
 async def provider_client(context: Context, inputs: Mapping[str, Any]) -> AsyncIterator["AsyncOpenAI"]:
     """A client of the provider that the inputs name. Leaving it closes it; a fault within becomes a `TaskError`."""
-    # not at the top: the library takes seconds to import, and many processes only read what types there are
-    from openai import APIError, AsyncOpenAI, OpenAIError
-
+    openai = await settled(_library)
     found = await context.provider(inputs)
     http_client = context.http_client(timeout=TIMEOUT)
     if not found.key:
         http_client.event_hooks = {"request": [_without_key]}  # the library insists on sending one
-    client = AsyncOpenAI(
-        api_key=found.key or "none",
-        admin_api_key="",
-        base_url=found.base_url,
-        http_client=http_client,
-        max_retries=0,
-    )
-    # what the library has read from the environment is for other programs
-    client.organization = client.project = None
-    client._custom_headers = {}
     try:
+        client = openai.AsyncOpenAI(
+            api_key=found.key or "none",
+            admin_api_key="",
+            base_url=found.base_url,
+            http_client=http_client,
+            max_retries=0,
+        )
+        # what the library has read from the environment is for other programs
+        client.organization = client.project = None
+        client._custom_headers = {}
         async with client:
             yield client
-    except APIError as error:
+    except openai.APIError as error:
         raise _fault(error, found.key) from None
     except (httpx.HTTPError, httpx.InvalidURL, AddressRefused) as error:
         raise fault_of(error) from None
-    except OpenAIError as error:
+    except openai.OpenAIError as error:
         raise TaskError(
             "provider_error", f"The provider's answer cannot be used: {_words(str(error), found.key)}"
         ) from None
+
+
+def _library() -> ModuleType:
+    """The library with what we use of it. Not at the top, and in a thread: it takes seconds to import, in which others
+    want their turn, and many processes only read what types of tasks there are.
+    """
+    import openai
+    import openai.resources.audio
+    import openai.resources.chat
+    import openai.resources.embeddings
+
+    return openai
 
 
 async def _without_key(request: httpx.Request) -> None:
     request.headers.pop("Authorization", None)
 
 
-def request_body(inputs: Mapping[str, Any], default_model: str | None = DEFAULT_MODEL) -> dict[str, Any]:
-    """The named arguments of a call that all have: the model, and the parameters as they are. Raises `TaskError`."""
+def request_body(
+    inputs: Mapping[str, Any], default_model: str | None = DEFAULT_MODEL, *, own: frozenset[str] = frozenset()
+) -> dict[str, Any]:
+    """The named arguments of a call that all have: the model, and the parameters as they are. For use with a client.
+
+    `own`: parameters that the task has inputs for, beside those that all have. Raises `TaskError`.
+    """
     from openai import omit
 
     parameters = inputs.get("parameters") or {}
-    if taken := sorted(_RESERVED & set(parameters)):
+    if taken := sorted((_RESERVED | own) & set(parameters)):
         raise TaskError("bad_parameters", f"`parameters` cannot have {', '.join(taken)}: inputs of the task say that.")
     model = inputs.get("model") or (None if inputs.get("endpoint") else default_model)
     return {"model": omit if model is None else model, "extra_body": parameters}
 
 
-def understood(model: type[T], raw: bytes | str) -> T:
-    """An answer as a model of ours. Raises `TaskError` (`bad_answer`)."""
+def understood(model: type[T], raw: bytes, limit: int = 4 * 1024**2) -> T:
+    """An answer as a model of ours. Raises `TaskError`: `bad_answer`, `too_large` beyond `limit` bytes."""
+    if len(raw) > limit:
+        raise too_large(limit)
     try:
         return model.model_validate_json(raw)
     except ValidationError as error:

@@ -26,7 +26,11 @@ _SINGLE_BYTE = ("cp125", "iso8859", "koi8", "cp866", "cp874", "mac-")
 def clean(text: str) -> str:
     """The text without what a database refuses: NUL is left out, a lone surrogate becomes U+FFFD."""
     text = text.replace("\0", "")
-    return text if text.isascii() else text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
 
 
 def decoded(data: bytes, content_type: str = "", *, markup: bool = True) -> str:
@@ -91,7 +95,7 @@ def _of_page(head: bytes) -> str | None:
 def _mostly(data: bytes, encoding: str) -> bool:
     """Whether most letters beyond ASCII are right: a page with a broken byte, not one in another encoding."""
     text = data.decode(encoding, "replace")
-    return text.count("\ufffd") * 2 < sum(not letter.isascii() for letter in text)
+    return text.count("\ufffd") * 2 < len(text) - len(text.encode("ascii", "ignore"))
 
 
 def clean_json(value: object) -> object:

@@ -226,14 +226,18 @@ def _reference(content: str, notation: Notation) -> Reference:
 
 
 def _escaped(text: str, followed: bool) -> str:
-    pieces = []
-    done = 0
+    """A literal so that it is read as one. Of an odd run of braces the first stands alone, lest it should join a reference."""
     if "{{" not in text and "\\" not in text:
         return text
+    pieces = []
+    done = 0
     while (found := text.find("{{", done)) >= 0:
-        before = text[done:found]
-        pieces.append(before + "\\" * (_trailing(before) + 1) + "{{")
-        done = found + 2
+        before, end = text[done:found], found
+        while end < len(text) and text[end] == "{":
+            end += 1
+        pairs, odd = divmod(end - found, 2)
+        pieces.append(before + ("{" if odd else "\\" * _trailing(before)) + "\\{{" * pairs)
+        done = end
     rest = text[done:]
     return "".join(pieces) + rest + ("\\" * _trailing(rest) if followed else "")
 

@@ -165,25 +165,28 @@ class Claims:
         await self.announce(Process(self.process, machine_identity(), pid, process_identity(pid), kinds))
         await self.reap()
 
-    async def announce(self, process: "Process") -> None:
-        """Add a process, or renew what is known of it."""
+    async def announce(self, process: "Process") -> bool:
+        """Add a process, or renew what is known of it. False: its id is that of another service's."""
         async with self._database.transaction() as session:
             rows = await session.execute(
                 text("SELECT id, pid, started FROM jobs.process WHERE host = :host"), {"host": process.host}
             )
             gone = [row.id for row in rows if row.started and process_identity(row.pid) != row.started]
-            if gone:
+            if gone and process.host == machine_identity():  # of others nothing can be seen from here
                 await session.execute(
                     text("UPDATE jobs.process SET lease_until = '-infinity' WHERE id = ANY(:ids)"), {"ids": gone}
                 )
-            await session.execute(
-                text("""INSERT INTO jobs.process (id, host, pid, started, kinds, service, lease_until)
+            added = await session.execute(
+                text("""INSERT INTO jobs.process AS known (id, host, pid, started, kinds, service, lease_until)
                         VALUES (:id, :host, :pid, :started, CAST(:kinds AS jsonb), :service,
                                 clock_timestamp() + make_interval(secs => :lease))
-                        ON CONFLICT (id) DO UPDATE SET lease_until = excluded.lease_until, kinds = excluded.kinds"""),
+                        ON CONFLICT (id) DO UPDATE SET lease_until = excluded.lease_until, kinds = excluded.kinds
+                         WHERE known.service IS NOT DISTINCT FROM excluded.service
+                        RETURNING id"""),
                 {"id": process.id, "host": process.host, "pid": process.pid, "started": process.started,
                  "kinds": json_text(process.kinds), "service": process.service, "lease": self.lease_seconds},
             )  # fmt: skip
+            return added.one_or_none() is not None
 
     async def take(self, slots: Slots) -> Claim | None:
         """Claim one job that may run now; `slots` is `{kind: (versions that this process knows, free slots)}`.

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from shared.db.engine import Database
 from shared.errors import Problem
 from shared.jobs import views
-from shared.jobs.declare import JobDef
+from shared.jobs.declare import JobDef, StepDef
 from shared.jobs.hub import CANCEL, WORK, Hub, end_name, signal_name
 from shared.jobs.run import PlannedStep
 from shared.jobs.stored import json_text
@@ -130,7 +130,7 @@ class Ledger:
         data = json_text(definition.input.dump_python(request.input, mode="json"))
         if len(data.encode()) > definition.max_input:
             raise Problem("validation_failed", f"The job's input is at most {definition.max_input} bytes.")
-        steps = [*definition.steps, *request.steps]
+        steps: list[StepDef | PlannedStep] = [*definition.steps, *request.steps]
         values = {
             "id": request.id, "kind": definition.kind, "version": definition.version, "project_id": request.project_id,
             "owner_id": request.owner_id, "key_id": request.key_id, "topic": request.topic,

@@ -138,7 +138,7 @@ class S3Store:
     async def pour(self, key: str, take: Callable[[bytes], None], *, start: int = 0) -> None:
         reading = Reading(self._bucket, checked_key(key), start, None)
         try:
-            await self._threads.run(reading.pour, take, CHUNK, stop=reading.close, settle=True)
+            await self._threads.run(reading.pour, take, stop=reading.close, settle=True)
         finally:
             reading.close()
 

@@ -8,9 +8,12 @@ from collections.abc import Callable
 
 import urllib3
 
+from shared.objects.allocator import keep_freed_memory
 from shared.objects.s3_bucket import Bucket, Patience, past_the_end, replaced
 from shared.objects.s3_faults import FAULTS
 from shared.objects.store import ObjectNotFound, SourceChanged, StoreUnavailable
+
+PIECE = 256 * 1024  # bytes
 
 
 class Reading:
@@ -42,9 +45,10 @@ class Reading:
                 if self._stop.is_set():
                     self._let_go()
 
-    def pour(self, take: Callable[[bytes], None], size: int) -> None:
-        """All chunks, one after the other, while they are still in the processor's cache."""
-        while data := self.next(size):
+    def pour(self, take: Callable[[bytes], None]) -> None:
+        """All of it, in pieces so small that each is still in the processor's cache when it is taken."""
+        keep_freed_memory()
+        while data := self.next(PIECE):
             take(data)
 
     def close(self) -> None:

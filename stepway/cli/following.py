@@ -49,13 +49,13 @@ def _lines(out: Printer, changes: Iterable[Job]) -> Job:
             if step["state"] != "pending" and shown.get(step["key"]) != step["state"]:
                 shown[step["key"]] = step["state"]
                 why = f": {step['error']['message']}" if step.get("error") and step["state"] == "failed" else ""
-                out.say(f"{_mark(step['state'])} {step['title']} {step['state']}{why}")
+                out.say(f"{mark(step['state'])} {step['title']} {step['state']}{why}")
     if job:
-        out.say(f"{_mark(job['state'])} {job['kind']} {job['state']}{reason(job)}")
+        out.say(f"{mark(job['state'])} {job['kind']} {job['state']}{reason(job)}")
     return job
 
 
-def _mark(state: str) -> str:
+def mark(state: str) -> str:
     return _MARKS.get(state, ("?", ""))[0]
 
 

@@ -12,6 +12,7 @@ from stepway.cli import (
     clusters,
     credentials,
     endpoints,
+    flows,
     jobs,
     keys,
     login,
@@ -21,6 +22,7 @@ from stepway.cli import (
     services,
     templates,
     users,
+    webhooks,
     wizard,
     workflows,
 )  # fmt: skip
@@ -37,7 +39,9 @@ app = typer.Typer(
 server.add_to(app, keys.app)
 services.add_to(app)
 login.add_to(app)
-for noun in (wizard, workflows, jobs, models, clusters, endpoints, templates, credentials, projects, keys, users):
+for noun in (
+    wizard, workflows, flows, jobs, models, clusters, endpoints, templates, credentials, webhooks, projects, keys, users,
+):  # fmt: skip
     app.add_typer(noun.app)
 audit.add_to(app)
 

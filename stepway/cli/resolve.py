@@ -1,5 +1,6 @@
 """Names wherever ids are accepted: an id is taken as it is, a name is looked up, and must be that of one thing only."""
 
+import re
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -13,6 +14,8 @@ class Kind(NamedTuple):
     word: str
     path: str
     names: tuple[str, ...] = ("name",)
+    id: str = "id"  # the member that holds the id
+    short: str | None = None  # what short ids look like (a pattern), of things that have such
 
 
 MODEL = Kind("model", "/models")
@@ -25,6 +28,8 @@ KEY = Kind("key", "/keys", ("name", "prefix"))
 USER = Kind("user", "/users")
 JOB = Kind("job", "/jobs", ())
 WORKFLOW = Kind("workflow", "/workflows", ())
+FLOW = Kind("flow", "/flow/workflows", ("name",), "workflow_id", r"wf-[a-z0-9]{8}")
+WEBHOOK = Kind("webhook", "/webhooks", ("url",))
 
 SHOWN = 10
 
@@ -41,16 +46,18 @@ def find_id(client: Client, kind: Kind, ref: str) -> str:
     """The id that `ref` is or names. `Refused` when nothing has the name, `Usage` when several do."""
     if is_id(ref):
         return str(UUID(ref))
+    if kind.short is not None and re.fullmatch(kind.short, ref):
+        return ref
     if not kind.names:
         raise Usage(f"{ref!r} is not the id of a {kind.word}.")
     found = list(client.items(kind.path, search=ref, limit=1000))
     exact = [one for one in found if ref in _names(kind, one)]
     exact = exact or [one for one in found if ref.lower() in [name.lower() for name in _names(kind, one)]]
     if len(exact) == 1:
-        return str(exact[0]["id"])
+        return str(exact[0][kind.id])
     if exact:
         raise Usage(
-            f"Several {kind.word}s are called {ref!r}; give the id of one:", [_line(one) for one in exact[:SHOWN]]
+            f"Several {kind.word}s are called {ref!r}; give the id of one:", [_line(kind, one) for one in exact[:SHOWN]]
         )
     if found:
         near = ", ".join(repr(_names(kind, one)[0]) for one in found[:SHOWN] if _names(kind, one))
@@ -62,7 +69,7 @@ def _names(kind: Kind, item: dict[str, Any]) -> list[str]:
     return [str(item[name]) for name in kind.names if item.get(name)]
 
 
-def _line(item: dict[str, Any]) -> str:
+def _line(kind: Kind, item: dict[str, Any]) -> str:
     where = f" in project {item['project_id']}" if item.get("project_id") else ""
     state = f", {item['state']}" if item.get("state") else ""
-    return f"{item['id']}  {item.get('name', '')}{where}{state}"
+    return f"{item[kind.id]}  {item.get('name', '')}{where}{state}"

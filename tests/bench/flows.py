@@ -92,7 +92,7 @@ class _Both:
             self._rate("tasks, 100 wide", "parallel", TASKS),
             self._rate(f"executions of {FEW} tasks, {flows_http.AT_A_TIME} at a time", "many", 1),
             Figure("rows of such an execution", self._rows[0], "", self._rows[1], "Prefect"),
-            Figure("memory of all processes but PostgreSQL", of_service(self._stepway), "MB", self._prefect.memory(), "MB Prefect"),
+            Figure("memory, without PostgreSQL", of_service(self._stepway), "MB", self._prefect.memory(), "MB Prefect"),
         ]  # fmt: skip
 
     def _ours(self, work: Callable[..., Any], name: str, *more: Any) -> Any:

@@ -182,7 +182,7 @@ class Asking:
 def test_an_upgrade_loses_no_request_and_no_job(
     stepway: Installed, served: str, models: FileServer, model_file: Path
 ) -> None:
-    before = {pod["metadata"]["uid"] for service in SERVICES for pod in stepway.pods(service)}
+    before = _pods(stepway)
     secrets = _secrets(stepway)
     # the first request only looks at the headers
     models.fail(Fault(at="/slow.gguf", skip=1, pause_after=4 << 20))
@@ -197,11 +197,14 @@ def test_an_upgrade_loses_no_request_and_no_job(
     models.resume.set()
     assert asking.faults == []
     assert stepway.made(slow)
-    after = {pod["metadata"]["uid"] for service in SERVICES for pod in stepway.pods(service)}
-    assert not before & after, "a pod was not replaced"
+    until(lambda: not before & _pods(stepway), seconds=120, what="the end of the old pods")
     assert _secrets(stepway) == secrets
     jobs = stepway.get("/jobs")["data"]
     assert {job["state"] for job in jobs} == {"succeeded"}, jobs
+
+
+def _pods(stepway: Installed) -> set[str]:
+    return {pod["metadata"]["uid"] for service in SERVICES for pod in stepway.pods(service)}
 
 
 def _secrets(stepway: Installed) -> dict[str, Any]:

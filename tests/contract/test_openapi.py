@@ -26,6 +26,7 @@ EXAMPLES = 30  # for each operation, fewer when the time is up
 AT_LEAST = 2
 STREAMS = ("/events", "/logs")
 MODEL_FILES = "/endpoints/{endpoint_id}/model-files"  # has tokens of its own; without one nothing is there
+FLOW = "workflow_id of a flow"
 OPEN = {"/healthz", "/readyz", "/docs/errors", "/login", "/icons/{path}", MODEL_FILES, f"{MODEL_FILES}/{{number}}"}
 PROBLEM = "application/problem+json"
 ERROR = {"message", "type", "param", "code"}
@@ -36,7 +37,11 @@ async def ids(client: Client, hub: Hub) -> dict[str, str]:
     """Ids that exist, so that more than 404 is met."""
     draft = await actors.begin(client, actors.DEPLOY)
     ended = await client.ended(await actors.import_hub(client, actors.publish(hub)))
+    flow = {"name": "f", "tasks": [{"ref": "size", "type": "text.size", "input": {"text": "x"}}]}
+    made = await client.post("/flow/workflows", flow, 201)
+    execution = await client.post(f"/flow/workflows/{made['workflow_id']}/execute", {}, 202)
     return {
+        FLOW: made["workflow_id"], "execution_id": execution["execution_id"], "task": "size", "number": "1",
         "workflow_id": draft["workflow_id"], "job_id": ended["job"]["id"], "model_id": ended["result"]["id"],
         "project_id": await actors.project(client), "credential_id": await actors.credential(client),
         "cluster_id": await actors.machine(client), "type": "model_deployment",
@@ -144,6 +149,8 @@ def _aim(case: Any, ids: dict[str, str], count: int) -> None:
     """Of what was made up, replace some by what exists, so that more than the first refusal is met."""
     if count % 4 == 0:
         return
+    if case.path.startswith("/flow/"):
+        ids = {**ids, "workflow_id": ids[FLOW]}
     for name in set(case.path_parameters or {}) & ids.keys():
         case.path_parameters[name] = ids[name]
     if case.headers and count % 4 != 1:

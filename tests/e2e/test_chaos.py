@@ -12,16 +12,23 @@ from pathlib import Path
 import pytest
 
 from shared.db.embedded import EmbeddedPostgres
-from tests.e2e.chaos import Asker, Victim, check, empty, run
+from tests.e2e.bots import Asker
+from tests.e2e.chaos import Victim, check, empty, run
 from tests.e2e.conftest import Make
-from tests.e2e.instance import Stepway
+from tests.e2e.instance import Stepway, until
+from tests.e2e.lives import left_in
+from tests.e2e.registered import SERVES
 from tests.e2e.services import Services, running_services
+from tests.e2e.test_demo import left_behind
 from tests.e2e.test_faults import safetensors
 from tests.serving import Fault, Server
 from tests.testbed.cluster import Cluster
+from tests.testbed.distributed import answers
+from tests.testbed.machine import need
+from tests.testbed.processes import Processes
 
 SEEDS = range(4)
-SAMPLE, WHOLE = (8, 8), (45, 40)  # rounds of bots, kills; a round is two or three jobs
+SAMPLE, WHOLE = (8, 8), (45, 40)  # rounds of bots, kills; a round is two or three jobs, and in each tenth one deploys
 
 
 class Models(Server):
@@ -49,24 +56,32 @@ class Models(Server):
         request.wfile.write(body[middle:])
 
 
-def settings_for(models: Models, cluster: Cluster | None) -> dict[str, object]:
+def settings_for(models: Models, model_file: Path) -> dict[str, object]:
     return {
-        "trusted_hosts": f"127.0.0.1:{models.port}", "maintenance_seconds": 2, "allow_loopback_clusters": cluster is not None,
+        "trusted_hosts": f"127.0.0.1:{models.port}", "model_roots": model_file.parent, "maintenance_seconds": 2,
     }  # fmt: skip
 
 
 def of_services(services: Services) -> list[Victim]:
+    """A sidecar ends by itself when placement and the scheduler go one after the other, and is started again by what runs it."""
     made = services.made_of
-    victims = []
+    sidecars, victims = made.dapr.processes, []
     for name, replica in made.replicas.items():
-        victims.append(Victim(name, partial(services.kill_service, name), partial(services.start_service, name)))
+        sidecar = replica.daprd.name
+        ready = partial(answers, f"http://127.0.0.1:{replica.metrics_port}/readyz")
+        victims.append(
+            Victim(name, partial(made.processes.kill, name), partial(made.processes.restart, name), ready=ready)
+        )
         victims.append(Victim(
-            replica.daprd.name, partial(made.dapr.processes.kill, replica.daprd.name),
-            partial(made.dapr.processes.restart, replica.daprd.name),
+            sidecar, partial(sidecars.kill, sidecar), partial(sidecars.restart, sidecar), partial(has_ended, sidecars, sidecar)
         ))  # fmt: skip
     for name in ("placement", "scheduler"):
         victims.append(Victim(name, partial(made.dapr.processes.kill, name), partial(made.dapr.restart, name)))
     return [*victims, Victim("minio", made.minio.kill, made.minio.restart), of_postgres(made.postgres)]
+
+
+def has_ended(processes: Processes, name: str) -> bool:
+    return name in processes.ended()
 
 
 def of_postgres(postgres: EmbeddedPostgres) -> Victim:
@@ -100,38 +115,57 @@ def shared_postgres(folder: Path) -> Iterator[tuple[EmbeddedPostgres, str]]:
 
 
 @pytest.mark.faults(sample=1)
-@pytest.mark.timeout(1500)
+@pytest.mark.timeout(2400)
 @pytest.mark.parametrize("seed", SEEDS)
-def test_services(seed: int, cluster: Cluster) -> None:
+def test_services(seed: int, cluster: Cluster, model_file: Path) -> None:
+    need(images=("llama",))
+    cluster.load("llama")
     rounds, kills = WHOLE if os.environ.get("STEPWAY_FAULTS") == "all" else SAMPLE
-    with Models() as models, running_services(settings_for(models, cluster), replicas=2, durable=True) as services:
-        asker = Asker(services)
-        tally, killed = run(
-            asker, of_services(services), models.uri, seed=seed, rounds=rounds, kills=kills, cluster=cluster
-        )
-        assert len(killed) == kills
-        check(asker, tally)
-        empty(asker, tally, partial(stored_in_bucket, services))
-        services.until_forgotten()
+    before = left_in(cluster)
+    with Models() as models:
+        settings = {**settings_for(models, model_file), **SERVES, "allow_loopback_clusters": True}
+        with running_services(settings, replicas=2, durable=True) as services:
+            asker = Asker(services)
+            tally, killed = run(
+                asker, of_services(services), models.uri, seed=seed, rounds=rounds, kills=kills,
+                model_file=model_file, cluster=cluster,
+            )  # fmt: skip
+            assert len(killed) == kills
+            assert tally.served
+            check(asker, tally)
+            assert left_in(cluster) == before
+            empty(asker, tally, partial(stored_in_bucket, services))
+            services.until_forgotten()
 
 
 @pytest.mark.faults(sample=1)
-@pytest.mark.timeout(1500)
+@pytest.mark.timeout(2400)
 @pytest.mark.parametrize("seed", SEEDS)
-def test_processes_that_share_a_database(seed: int, make: Make, folder: Path) -> None:
+def test_processes_that_share_a_database(seed: int, make: Make, folder: Path, model_file: Path) -> None:
     rounds, kills = WHOLE if os.environ.get("STEPWAY_FAULTS") == "all" else SAMPLE
     with Models() as models, shared_postgres(folder) as (postgres, url):
         shared = {"database_url": url, "objects_dir": folder / "objects", "key_file": folder / "shared.key",
-                  "machine_dir": folder / "machine", **settings_for(models, None)}  # fmt: skip
-        first, second = make("one", **shared).start(), make("two", **shared)
+                  "machine_dir": folder / "machine", **settings_for(models, model_file)}  # fmt: skip
+        both = first, second = make("one", **shared).start(), make("two", **shared)
         second.start()
         second.key = first.key
-        asker = Asker(first, [first, second])
-        victims = [of_process(first), of_process(second), of_postgres(postgres)]
-        tally, killed = run(asker, victims, models.uri, seed=seed, rounds=rounds, kills=kills)
+        asker = Asker(first, both)
+        victims = [*map(of_process, both), of_postgres(postgres)]
+        tally, killed = run(asker, victims, models.uri, seed=seed, rounds=rounds, kills=kills, model_file=model_file)
         assert len(killed) == kills
+        assert tally.served
         check(asker, tally)
+        assert first.processes(what="/endpoints/") == {}
         empty(asker, tally, partial(stored_in, folder / "objects"))
+        until(lambda: not stored_in(folder / "machine" / "models"), what="the models' copies to go")
+        for one in both:
+            one.stop()
+        until(lambda: not running(folder), what="what was killed to have left no process")
+
+
+def running(folder: Path) -> list[str]:
+    """Processes that have to do with it, but those of PostgreSQL, which is the test's."""
+    return [line for line in left_behind(folder) if "postgres" not in line]
 
 
 def stored_in(objects: Path) -> list[str]:

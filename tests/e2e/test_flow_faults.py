@@ -16,6 +16,7 @@ import pytest
 from tests.e2e.conftest import Make
 from tests.e2e.gate import Gate
 from tests.e2e.instance import Stepway, alive, until
+from tests.e2e.services import Services, running_services
 from tests.e2e.test_flows import ended
 from tests.serving import Fault, Server, send
 
@@ -39,6 +40,11 @@ class World(Server):
             with self._told:
                 self.told.append((request.headers["webhook-id"], json.loads(body)))
         send(request, 200, request.path.rpartition("/")[2].encode(), {"Content-Type": "text/plain"})
+
+    def forget(self) -> None:
+        self.calm()
+        self.seen.clear()
+        self.told.clear()
 
     def counted(self) -> Counter[str]:
         return Counter(one.path.removeprefix("/") for one in self.seen if one.path != "/hook")
@@ -94,43 +100,93 @@ def _waits(stepway: Stepway, execution: str) -> bool:
     return tasks["t7"] in ("RUNNING", "COMPLETED")
 
 
-@pytest.mark.timeout(600)
-@pytest.mark.faults(sample=3)
-@pytest.mark.parametrize(("key", "state"), POINTS)
-def test_a_kill_at_any_point(make: Make, world: World, key: str, state: str) -> None:
-    stepway = make(trusted_hosts=f"127.0.0.1:{world.port}").start()
+def begun(stepway: Stepway, world: World) -> str:
+    """A new execution of a new flow: its path."""
     world.fail(Fault("/retried", status=503))
     flow = stepway.post("/flow/workflows", definition(world.url))["workflow_id"]
-    with Gate(stepway.database(), "run_flow", key, state) as gate:
-        body = {"input": {}, "webhook_url": f"{world.url}/hook"}
-        started = stepway.post(f"/flow/workflows/{flow}/execute", body)["execution_id"]
-        execution = f"/workflows/{flow}/executions/{started}"
-        late = TASKS.index("t7") < _place(key) or (key.startswith("t7") and state == "succeeded")
-        if late:
-            answered(stepway, execution)
-        gate.wait()
-        postgres = stepway.postgres()
-        stepway.kill()
-    until(lambda: not any(alive(pid) for pid in postgres), what="PostgreSQL to end")
-    before = world.counted()
-    stepway.start()
-    if not late:
-        answered(stepway, execution)
+    body = {"input": {}, "webhook_url": f"{world.url}/hook"}
+    return f"/workflows/{flow}/executions/{stepway.post(f'/flow/workflows/{flow}/execute', body)['execution_id']}"
+
+
+def is_late(key: str, state: str) -> bool:
+    """Whether the point comes after the answer."""
+    return _place(key) >= TASKS.index("t7") and (key, state) != ("t7:wait", "running")
+
+
+def check(stepway: Stepway, world: World, execution: str, key: str) -> None:
     end = ended(stepway, execution)
     assert end["status"] == "COMPLETED", end
     assert end["output"] == {"text": "eight, six-3", "last": "each-c"}
     assert {one["ref"]: one["status"] for one in end["tasks"]} == {
         name: "SKIPPED" if name == "t3" else "COMPLETED" for name in TASKS
     }
-    check_counts(world, key, before)
+    check_counts(world, key)
     check_webhooks(world)
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.faults(sample=2)
+@pytest.mark.parametrize(("key", "state"), POINTS)
+def test_a_kill_at_any_point(make: Make, world: World, key: str, state: str) -> None:
+    stepway = make(trusted_hosts=f"127.0.0.1:{world.port}").start()
+    with Gate(stepway.database(), "run_flow", key, state) as gate:
+        execution = begun(stepway, world)
+        late = is_late(key, state)
+        if late:
+            answered(stepway, execution)
+        gate.wait()
+        postgres = stepway.postgres()
+        stepway.kill()
+    until(lambda: not any(alive(pid) for pid in postgres), what="PostgreSQL to end")
+    stepway.start()
+    if not late:
+        answered(stepway, execution)
+    check(stepway, world, execution, key)
+
+
+@pytest.fixture(scope="module")
+def shared_world() -> Iterator[World]:
+    with World() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def services(shared_world: World) -> Iterator[Services]:
+    with running_services({"trusted_hosts": f"127.0.0.1:{shared_world.port}"}, durable=True) as made:
+        yield made
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.faults(sample=2)
+@pytest.mark.parametrize(("key", "state"), POINTS)
+def test_a_kill_of_services_at_any_point(services: Services, shared_world: World, key: str, state: str) -> None:
+    """The flow service, its sidecar, and at every second point the app as well."""
+    world = shared_world
+    world.forget()
+    victims = ["flow-0", *(["app-0"] if POINTS.index((key, state)) % 2 else [])]
+    with Gate(services.database(), "run_flow", key, state) as gate:
+        execution = begun(services, world)
+        late = is_late(key, state)
+        if late:
+            answered(services, execution)
+        gate.wait()
+        for name in victims:
+            services.kill_service(name)
+        sidecar = services.made_of.replicas["flow-0"].daprd.name
+        services.made_of.dapr.processes.kill(sidecar)
+    services.made_of.dapr.processes.restart(sidecar)
+    for name in reversed(victims):
+        services.start_service(name)
+    if not late:
+        answered(services, execution)
+    check(services, world, execution, key)
 
 
 def _place(key: str) -> int:
     return TASKS.index(key.partition("[")[0].partition(":")[0])
 
 
-def check_counts(world: World, key: str, before: Counter[str]) -> None:
+def check_counts(world: World, key: str) -> None:
     """Each request was made once; only that of the very point may have been made once more."""
     wanted = {"one": 1, "retried": 2, "each-a": 1, "each-b": 1, "each-c": 1, "six-3": 1, "eight": 1, "ten": 1}
     counted = world.counted()
@@ -145,7 +201,7 @@ def check_counts(world: World, key: str, before: Counter[str]) -> None:
         "t8": "eight",
         "t10": "ten",
     }
-    assert more <= {at.get(key)}, (counted, before)
+    assert more <= {at.get(key)}, counted
 
 
 def check_webhooks(world: World) -> None:

@@ -137,3 +137,22 @@ def test_the_speech_of_the_quick_start(world: tuple[Stepway, Example, OpenAIServ
     assert downloaded.content.startswith(b"\xff\xfb")
     (entry,) = stepway.get(f"/flow{path}/executions")["executions"]
     assert json.loads(listed)["executions"][0].keys() <= entry.keys()
+
+
+def test_a_flow_calls_an_endpoint_that_was_deployed(stepway: Stepway, model_file: Path) -> None:
+    _, endpoint = stepway.serve(model_file)
+    task = {"endpoint": "chat", "prompt": "Say {{input.word}}.", "parameters": {"max_tokens": 8}}
+    made = stepway.post("/flow/workflows", {
+        "name": "asks", "input": [{"name": "word", "type": "text"}],
+        "tasks": [{"ref": "by_name", "type": "LLM.Chat", "input": task},
+                  {"ref": "by_id", "type": "llm.chat", "input": {**task, "endpoint": endpoint}}],
+        "output": [{"name": name, "type": "text", "value": f"{{{{refs.{name}.output.text}}}}"}
+                   for name in ("by_name", "by_id")],
+    })  # fmt: skip
+    path = f"/workflows/{made['workflow_id']}"
+    started = stepway.post(f"/flow{path}/execute", {"input": {"word": "hello"}})
+    end = ended(stepway, f"{path}/executions/{started['execution_id']}")
+    assert end["status"] == "COMPLETED", end
+    assert all(end["output"].values())
+    assert stepway.sql("SELECT * FROM platform.api_key WHERE job_id IS NOT NULL") == []
+    assert {one["name"] for one in stepway.get("/keys")["data"]} == {"First admin key"}

@@ -22,8 +22,10 @@ from shared.db import programs
 from shared.settings import Settings
 from tests.e2e.conftest import Make
 from tests.e2e.instance import Stepway, until
+from tests.e2e.test_flows import ended
 from tests.e2e.test_seen import probes
 from tests.hub import Hub
+from tests.openai_server import OpenAIServer
 from tests.otlp import Receiver
 from tests.testbed.certificates import as_yaml, authority, encoded, kubeconfig
 
@@ -100,6 +102,40 @@ def use_everything(stepway: Stepway, hub: Hub, model_file: Path, markers: Marker
     markers.planted["encryption key"] = next(iter(ring["keys"].values()))["key"]
 
 
+def use_flows(stepway: Stepway, openai: OpenAIServer, markers: Markers) -> None:
+    """The provider's key by header and by credential, also where it is refused; the secrets of webhooks and triggers."""
+    task: dict[str, Any] = {
+        "ref": "sum",
+        "type": "openai.text.summarize",
+        "input": {"text": "Much text.", "model": "gpt-4o-mini"},
+    }
+    flow = stepway.post("/flow/workflows", {"name": "summary", "tasks": [task], "output": [
+        {"name": "all", "type": "text", "value": "{{refs.sum.output.summary}}"},
+    ]})["workflow_id"]  # fmt: skip
+    for key, status in ((openai.key, "COMPLETED"), (markers.new("wrong provider key", "sk-"), "FAILED")):
+        again = {"X-Provider-Key": key, "Idempotency-Key": status}
+        body = {"input": {}, "webhook_url": f"{openai.url}/hook"}
+        for _ in range(2):
+            started = stepway.ask("POST", f"/flow/workflows/{flow}/execute", json=body, headers=again).json()
+        end = ended(stepway, f"/workflows/{flow}/executions/{started['execution_id']}")
+        assert end["status"] == status, end
+    fields = {"api_key": openai.key}
+    credential = stepway.post("/credentials", {"name": "summaries", "type": "openai", "fields": fields})["id"]
+    task["input"] |= {"credential_id": credential}
+    stepway.ask("PUT", f"/flow/workflows/{flow}", json={"name": "summary", "tasks": [task]})
+    started = stepway.post(f"/flow/workflows/{flow}/execute", {"input": {}})
+    end = ended(stepway, f"/workflows/{flow}/executions/{started['execution_id']}")
+    assert end["status"] == "COMPLETED", end
+    project = stepway.get("/projects")["data"][0]["id"]
+    hook: dict[str, Any] = {"project_id": project, "url": f"{openai.url}/hook", "events": ["*"]}
+    trigger: dict[str, Any] = {"mapping": {}}
+    for place, path, body in (("webhook", "/webhooks", hook), ("trigger", f"/flow/workflows/{flow}/triggers", trigger)):
+        answer = stepway.ask("POST", path, json=body)
+        stepway.answers.pop()  # the one answer that shows it
+        assert answer.status_code == 201, answer.text
+        markers.planted[place] = answer.json()["secret"].removeprefix("whsec_")
+
+
 def register(stepway: Stepway, name: str, user: dict[str, Any]) -> None:
     """A cluster that cannot be reached; its job is stopped once it has tried."""
     content = as_yaml(kubeconfig(cluster={"server": CLOSED}, user=user))
@@ -148,9 +184,11 @@ def archived(file: Path) -> Iterator[tuple[str, bytes]]:
 @pytest.mark.timeout(300)
 def test_no_secret_is_anywhere_in_clear(make: Make, model_file: Path, folder: Path) -> None:
     markers = Markers()
-    with Hub() as hub, Receiver() as traces:
+    with Hub() as hub, Receiver() as traces, OpenAIServer(markers.new("provider key", "sk-")) as openai:
         given = {"hf_endpoint": hub.url, "allow_loopback_clusters": "true"}
+        given |= {"flow_openai_base_url": openai.base_url, "trusted_hosts": f"127.0.0.1:{openai.port}"}
         stepway = make(**given, otlp_endpoint=traces.url, metrics_port=0).start()
+        use_flows(stepway, openai, markers)
         use_everything(stepway, hub, model_file, markers)
         read_everything(stepway)
         sql = database(stepway)

@@ -9,6 +9,7 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -235,14 +236,17 @@ def test_a_service_may_not_ask_for_secrets_of_anothers_jobs(world: World, connec
 def test_a_service_may_not_speak_for_anothers_process(world: World) -> None:
     ((process,),) = world.services.sql("SELECT id FROM jobs.process WHERE service = 'cluster'")
     replica = {"id": str(uuid4()), "service": "cluster", "host": "h", "pid": 1, "started": "s", "kinds": {}}
+    in_its_place = {**replica, "id": str(process), "service": "model"}
+    before = world.services.sql("SELECT kinds, service FROM jobs.process WHERE id = %s", process)
     for method, body in (
         ("beat", {"process": str(process), "working": []}), ("hold", {"process": str(process), "name": "watch"}),
-        ("join", {"replica": replica}),
+        ("join", {"replica": replica}), ("join", {"replica": in_its_place}),
     ):  # fmt: skip
         refused = world.ask("app", f"jobs/{method}", body, caller="model")
         assert (refused.status_code, refused.json()["kind"]) == (409, "permanent"), method
     assert world.ask("app", "jobs/leave", {"process": str(process)}, caller="model").status_code == 200
-    assert world.services.sql("SELECT 1 FROM jobs.process WHERE id = %s", process)  # it has not left
+    # It has not left, nor become another's.
+    assert world.services.sql("SELECT kinds, service FROM jobs.process WHERE id = %s", process) == before
     assert not world.services.sql("SELECT 1 FROM jobs.lease WHERE name = 'watch'")
 
 
@@ -297,8 +301,7 @@ def until_named(traces: Receiver, name: str) -> None:
 
 @pytest.mark.timeout(300)
 def test_no_secret_is_kept_or_told(world: World, imported: Any, connecting: Any, kwok: KwokCluster) -> None:
-    use_a_cluster(world, kwok)
-    use_a_provider(world)
+    use_a_provider(world, kwok, use_a_cluster(world, kwok))
     services, markers = world.services, world.markers
     services.ask("POST", f"/jobs/{connecting['id']}/cancel")
     until(lambda: not services.sql("SELECT 1 FROM jobs.job WHERE ended_at IS NULL"), what="all jobs to end")
@@ -317,12 +320,13 @@ def test_no_secret_is_kept_or_told(world: World, imported: Any, connecting: Any,
     assert any(b"step import_model/download" in content for where, content in seen if where == "the spans")
     assert any(b"service_ready" in content for where, content in seen if "log" in where)
     assert any(b"stepway_" in content for where, content in seen if "metrics" in where)
+    assert any(b"dapr_http_server" in content for where, content in seen if where.endswith("'s sidecar"))
     markers.planted["no secret"] = "org/gated"
     assert "no secret in Dapr's state" in found_in(markers, "Dapr's state", shown["Dapr's state"])
 
 
-def use_a_cluster(world: World, kwok: KwokCluster) -> None:
-    """Register a real one by its token, and deploy to it far enough that a key for workers is made."""
+def use_a_cluster(world: World, kwok: KwokCluster) -> str:
+    """Register a real one by its token, and deploy to it far enough that a key for workers is made; its id."""
     services, content = world.services, kwok.api.access_kubeconfig()
     token = content.decode().partition("token: ")[2].split()[0].strip("\"'")
     assert len(token) > 100
@@ -337,20 +341,36 @@ def use_a_cluster(world: World, kwok: KwokCluster) -> None:
     model = services.made(services.import_model(str(world.model_file), name="served"))
     services.made(services.scan(model))
     job = services.deploy(model, cluster_id=cluster)["job"]["id"]
-
-    def keys() -> list[str]:
-        listed = kwok.api.get(f"/api/v1/namespaces/{NAMESPACE}/secrets")["items"]
-        found = [base64.b64decode(value).decode() for one in listed for value in (one.get("data") or {}).values()]
-        return [one for one in found if len(one) > 20]  # others are numbers and names
-
-    for number, found in enumerate(until(keys, what="the secrets of the deployment")):
+    for number, found in enumerate(until(partial(secrets_in, kwok), what="the secrets of the deployment")):
         world.markers.planted[f"worker key {number}"] = found
     services.ask("POST", f"/jobs/{job}/cancel")
+    return cluster
 
 
-def use_a_provider(world: World) -> None:
-    fields = {"api_key": world.markers.new("provider key", "sk-")}
-    world.services.post("/credentials", {"name": "cloud", "type": "openai", "fields": fields})
+def secrets_in(kwok: KwokCluster) -> list[str]:
+    listed = kwok.api.get(f"/api/v1/namespaces/{NAMESPACE}/secrets")["items"]
+    found = [base64.b64decode(value).decode() for one in listed for value in (one.get("data") or {}).values()]
+    return [one for one in found if len(one) > 20]  # others are numbers and names
+
+
+def use_a_provider(world: World, kwok: KwokCluster, cluster: str) -> None:
+    """Deploy a model that a provider serves, until the job has brought the provider's key to the cluster."""
+    services, step, key = world.services, world.services.step, world.markers.new("provider key", "sk-")
+    credential = services.post("/credentials", {"name": "cloud", "type": "openai", "fields": {"api_key": key}})["id"]
+    listed = services.get("/models/providers?type=cloud_model&limit=200")["data"]
+    provider = next(one["id"] for one in listed if one["key"] == "openai")
+    model = services.made(step(
+        "/models/cloud-model-workflow", None, 1, 6, provider_type="cloud_model", provider_id=provider, name="cloud",
+        uri="openai/gpt4", modality="llm", trigger_workflow=True,
+    ))  # fmt: skip
+    config = {"concurrent_requests": 1, "avg_sequence_length": 64, "avg_context_length": 64}
+    project = services.get("/projects")["data"][0]["id"]
+    job = step(
+        "/models/deploy-workflow", None, 1, 7, project_id=project, model_id=model, credential_id=credential,
+        endpoint_name="cloud", deploy_config=config, cluster_id=cluster, trigger_workflow=True,
+    )["job"]["id"]  # fmt: skip
+    until(lambda: key in secrets_in(kwok), what="the provider's key to be used")
+    services.ask("POST", f"/jobs/{job}/cancel")
 
 
 def plant_those_of_the_installation(world: World) -> None:
@@ -389,6 +409,8 @@ def everything(world: World) -> Iterator[tuple[str, bytes]]:
     for name, replica in made.replicas.items():
         metrics = httpx.get(f"http://127.0.0.1:{replica.metrics_port}/metrics", trust_env=False)
         yield f"the metrics of {name}", metrics.content
+        metrics = httpx.get(f"http://127.0.0.1:{replica.daprd.metrics_port}/metrics", trust_env=False)
+        yield f"the metrics of {name}'s sidecar", metrics.content
     for pid in (*map(made.processes.pid, made.replicas), *(plane_pid for plane_pid in pids(world))):
         with contextlib.suppress(OSError):
             yield f"the command line of {pid}", Path(f"/proc/{pid}/cmdline").read_bytes()

@@ -5,6 +5,7 @@ All of it listens on 127.0.0.1. Components are those of `deploy/dapr`; sidecars 
 
 import contextlib
 import secrets
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -32,6 +33,7 @@ class Daprd:
     address: SidecarAddress
     app_port: int
     app_token: str = field(repr=False)
+    metrics_port: int
 
 
 class Dapr:
@@ -47,8 +49,7 @@ class Dapr:
         for component in (DEPLOY / "components").glob("*.yaml"):
             text = component.read_text().replace("scopes: [model, cluster, flow]\n", "")  # our names have a prefix
             (processes.folder / "components" / component.name).write_text(text)
-        config = (DEPLOY / "local" / "config.yaml").read_text()
-        (processes.folder / "config.yaml").write_text(config.replace("{folder}", str(processes.folder)))
+        shutil.copy(DEPLOY / "local" / "config.yaml", processes.folder)
 
     def start(self) -> None:
         for name, port in (("placement", self._placement), ("scheduler", self._scheduler)):
@@ -85,7 +86,11 @@ class Dapr:
         http, grpc, internal, metrics, public = free_ports(5)
         token, app_token = secrets.token_hex(16), secrets.token_hex(16)
         daprd = Daprd(
-            name or f"daprd-{prefix}{service}", SidecarAddress(http, grpc, token, prefix=prefix), app_port, app_token
+            name or f"daprd-{prefix}{service}",
+            SidecarAddress(http, grpc, token, prefix=prefix),
+            app_port,
+            app_token,
+            metrics,
         )
         command: list[str | Path] = [
             self._binary, "daprd", f"--app-id={prefix}{service}", f"--app-port={app_port}", f"--dapr-http-port={http}",

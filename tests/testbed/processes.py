@@ -5,6 +5,7 @@
 
 import contextlib
 import fcntl
+import functools
 import os
 import secrets
 import shutil
@@ -15,11 +16,11 @@ import tempfile
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 STOP_SECONDS = 10.0
 LONGEST_PAUSE = 0.4  # seconds between two looks
 _PORTS = range(10_000, 30_000)  # below those that a system gives to connections, and to services of a cluster
-_WORKERS = 4  # processes of one test run
 _GIVEN: set[int] = set()
 
 
@@ -137,14 +138,22 @@ def _remove_if_free(folder: Path) -> None:
 def free_ports(count: int) -> list[int]:
     """Ports of 127.0.0.1 on which nothing listens. None is given to a connection meanwhile, and none is given out twice.
 
-    Their servers start later: so what was given out counts as taken, and each process of a test run has ports of its own.
+    Their servers start later: so what was given out counts as taken, for this process and, until it ends, for all test runs
+    of this machine.
     """
-    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % _WORKERS
     found: list[int] = []
     while len(found) < count:
-        port = _PORTS.start + worker + _WORKERS * secrets.randbelow(len(_PORTS) // _WORKERS)
+        port = secrets.choice(_PORTS)
         if port not in _GIVEN:
             _GIVEN.add(port)
-            with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            with contextlib.suppress(OSError):
+                fcntl.lockf(_locks(), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+                socket.create_server(("127.0.0.1", port)).close()
                 found.append(port)
     return found
+
+
+@functools.cache
+def _locks() -> BinaryIO:
+    """The byte at a port's number is locked by the process that was given the port. It stays open: closing it unlocks all."""
+    return (Path(tempfile.gettempdir()) / f"stepway-testbed-ports-{os.getuid()}").open("ab")

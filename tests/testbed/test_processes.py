@@ -54,3 +54,21 @@ def test_a_server_that_ignores_the_polite_signal_is_killed(tmp_path: Path, monke
     assert processes.ended() == []
     processes.signal("stubborn", signal.SIGKILL)
     processes.stop_all()
+
+
+def test_no_port_is_given_to_two_processes() -> None:
+    """Each range is small, so that both would come upon the other's."""
+    code = (
+        "import sys; from tests.testbed import processes; processes._PORTS = range(9_000, 9_040)\n"
+        "print(*processes.free_ports(8), flush=True); sys.stdin.read()"
+    )
+    running = [
+        subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    try:
+        given = [port for one in running if one.stdout is not None for port in one.stdout.readline().split()]
+    finally:
+        for one in running:
+            one.communicate()
+    assert len(given) == len(set(given)) == 24

@@ -82,7 +82,7 @@ def read_order(body: dict[str, Any], otherwise: DialectName) -> Order:
         raise problem_of("flow_input_invalid", [FlowFault(shown["tasks"], "mixed_dialects", message)])
     dialect: DialectName = "refs" if shown["refs"] else "tasks" if shown["tasks"] else otherwise
     known = marks[dialect]
-    for name in body.keys() - set(known):
+    for name in sorted(body.keys() - set(known)):
         faults.append(FlowFault(member("", name), "unknown_member", f"Known here are `{known[0]}` and `{known[1]}`."))
     inputs = body.get(known[0])
     if inputs is not None and not isinstance(inputs, dict):
@@ -102,7 +102,7 @@ def _webhook_of(body: dict[str, Any], dialect: DialectName, faults: list[FlowFau
     if not isinstance(monitoring, dict):
         faults.append(FlowFault("monitoring", "wrong_type", "This must be an object with `webhook`."))
         return None
-    for name in monitoring.keys() - {"webhook"}:
+    for name in sorted(monitoring.keys() - {"webhook"}):
         faults.append(FlowFault(member("monitoring", name), "unknown_member", "Known here is `webhook`."))
     return _checked_url(monitoring.get("webhook"), "monitoring.webhook", faults)
 
@@ -144,6 +144,7 @@ def filled(flow: Flow, given: dict[str, Any], dialect: DialectName) -> dict[str,
 def credentials_of(flow: Flow, inputs: dict[str, Any], dialect: DialectName) -> dict[UUID, str]:
     """The credentials that tasks or inputs name, each with the first path where it stands."""
     found: dict[UUID, str] = {}
+    inputs = {one.name: one.default for one in flow.inputs} | inputs
     places = [*_named(flow, dialect), *_below(inputs, DIALECTS[dialect].input)]
     for path, value in places:
         for one in (value, _resolved(value, inputs)):

@@ -106,10 +106,10 @@ async def task_view(
     execution = found.execution
     definition = await _definition(session, execution)
     place = _place(definition, name)
-    job = await _job(session, execution.id)
-    step = await history.step(session, execution.id, name)
+    step = None if place is None else await history.step(session, execution.id, name)
     if place is None or (place.index is not None and step is None):
         raise Problem("not_found", "The execution has no such task.")
+    job = await _job(session, execution.id)
     sight = Sight(definition, context.task_types)
     states = await history.task_states(session, execution.id)
     status = task_status(states.get(name) if place.index is None else _state_of(step), OF_JOB[job["state"]])
@@ -126,7 +126,7 @@ async def task_view(
     }  # fmt: skip
     return {
         words.task_name: name, "type": place.task.written_type, "status": status, words.input: linked["inputs"],
-        words.output: linked["outputs"], **_of_step(step), **items,
+        words.output: linked["outputs"], **_of_step(step), **await _of_parts(session, execution, name, step), **items,
     }  # fmt: skip
 
 
@@ -198,6 +198,19 @@ def _of_step(step: StepRow | None) -> dict[str, Any]:
         "message": step.message if step else None,
         "started_at": iso(step.started_at) if step else None,
         "completed_at": iso(step.ended_at) if step else None,
+    }
+
+
+async def _of_parts(session: AsyncSession, execution: ExecutionRow, name: str, step: StepRow | None) -> dict[str, Any]:
+    """What is known of a task whose own step has not begun, while its parts have."""
+    if step is not None and step.attempt > 0:
+        return {}
+    parts = await history.parts(session, execution.id, name)
+    return {
+        "error": parts.error,
+        "attempts": parts.attempt or 0,
+        "started_at": iso(parts.started_at),
+        "completed_at": iso(parts.ended_at) if parts.error is not None else None,
     }
 
 

@@ -32,11 +32,12 @@ class Listed(NamedTuple):
 
 
 class TaskState(NamedTuple):
-    """How a task's step stands. `begun`: it, or what it is made of (items of a loop, a wait), has begun."""
+    """How a task's step stands. `begun` and `failed`: so it has, or a part of it (an item of a loop, a wait)."""
 
     state: str | None
     done: str | None  # the status of its `TaskDone`
     begun: bool
+    failed: bool = False
 
 
 async def add(session: AsyncSession, values: dict[str, Any]) -> ExecutionRow:
@@ -86,6 +87,7 @@ async def in_flight(session: AsyncSession, project_id: UUID, limit: int) -> int:
 
 _STATES = text("""
     SELECT substring(key FROM '^[A-Za-z0-9_-]+') AS task, bool_or(state <> 'pending') AS begun,
+           bool_or(state = 'failed') AS failed,
            max(state) FILTER (WHERE key ~ '^[A-Za-z0-9_-]+$') AS state,
            max(result ->> 'status') FILTER (WHERE key ~ '^[A-Za-z0-9_-]+$' AND jsonb_typeof(result) = 'object') AS done
       FROM jobs.step WHERE job_id = :job GROUP BY 1""")
@@ -94,11 +96,23 @@ _STATES = text("""
 async def task_states(session: AsyncSession, job_id: UUID) -> dict[str, TaskState]:
     """By the tasks' names; what has not been planned yet is left out."""
     rows = await session.execute(_STATES, {"job": job_id})
-    return {row.task: TaskState(row.state, row.done, row.begun) for row in rows if row.task}
+    return {row.task: TaskState(row.state, row.done, row.begun, row.failed) for row in rows if row.task}
 
 
 async def step(session: AsyncSession, job_id: UUID, key: str) -> StepRow | None:
     return await session.get(StepRow, (job_id, key), populate_existing=True)
+
+
+_PARTS = text("""
+    SELECT min(started_at) AS started_at, max(attempt) AS attempt,
+           max(ended_at) FILTER (WHERE state <> 'succeeded') AS ended_at,
+           jsonb_path_query_first(jsonb_agg(error ORDER BY ended_at) FILTER (WHERE state = 'failed'), '$[0]') AS error
+      FROM jobs.step WHERE job_id = :job AND (starts_with(key, :wait) OR starts_with(key, :item))""")
+
+
+async def parts(session: AsyncSession, job_id: UUID, task: str) -> Any:
+    """Of a task whose own step comes last: when its parts began, the most attempts, how the first that failed ended."""
+    return (await session.execute(_PARTS, {"job": job_id, "wait": f"{task}:", "item": f"{task}["})).one()
 
 
 async def results(session: AsyncSession, job_id: UUID, keys: Collection[str]) -> dict[str, Any]:

@@ -25,7 +25,7 @@ Json = Any
 
 def task_status(state: TaskState | None, execution: str) -> str:
     """The status of a task. `execution`: that of the whole."""
-    step, done, begun = state or TaskState(None, None, False)
+    step, done, begun, failed = state or TaskState(None, None, False)
     ended = execution in ("COMPLETED", "FAILED", "CANCELLED")
     if step == "succeeded":
         return "SKIPPED" if done == "skipped" else "COMPLETED"
@@ -35,6 +35,8 @@ def task_status(state: TaskState | None, execution: str) -> str:
         return "RUNNING" if step == "running" or (begun and step in (None, "pending")) else "PENDING"
     if execution == "CANCELLED":
         return "CANCELLED"
+    if failed:
+        return "FAILED"
     return "CANCELLED" if step in ("cancelled", "undone") or begun else "SKIPPED"
 
 

@@ -8,6 +8,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB, TEXT
 from sqlalchemy.orm import Mapped, mapped_column
 
 from shared.db.base import Base, Created, one_of
+from shared.jobs.tables import JobRow
 
 ROLES = ("admin", "operator", "member", "viewer")
 
@@ -45,7 +46,7 @@ class ApiKeyRow(Base):
     hash: Mapped[str]
     scopes: Mapped[list[str]] = mapped_column(ARRAY(TEXT))
     project_id: Mapped[UUID | None] = mapped_column(ForeignKey("platform.project.id", ondelete="CASCADE"), index=True)
-    job_id: Mapped[UUID | None] = mapped_column(ForeignKey("jobs.job.id", ondelete="CASCADE"), index=True)
+    job_id: Mapped[UUID | None] = mapped_column(ForeignKey(JobRow.id, ondelete="CASCADE"), index=True)
     expires_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]
     last_used_at: Mapped[datetime | None]

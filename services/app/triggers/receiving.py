@@ -23,7 +23,8 @@ from shared.errors import Problem
 from shared.http.ratelimit import RateLimiter
 
 MAX_ID = 256  # characters
-REQUESTS, WINDOW = 120, 60.0  # requests by one trigger, and tries from one address, in so many seconds
+REQUESTS, WINDOW = 120, 60.0  # messages of one trigger in so many seconds
+TRIES = 1200  # from one address in the same time: it may be that of a proxy, and so of everyone
 _NOBODY = new_secret()  # whoever names no trigger is checked all the same, against what nobody knows
 
 _ARRIVED = text("""
@@ -40,7 +41,7 @@ class Limits:
     """Of one process: by address before the signature is known, by trigger afterwards."""
 
     def __init__(self) -> None:
-        self.addresses = RateLimiter(REQUESTS, WINDOW, name="address")
+        self.addresses = RateLimiter(TRIES, WINDOW, name="address")
         self.triggers = RateLimiter(REQUESTS, WINDOW, name="trigger")
 
 

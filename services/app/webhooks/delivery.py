@@ -165,7 +165,7 @@ class Delivery:
             async with self._context.database.transaction() as session:
                 if claimed.webhook_id is None:
                     assert claimed.url is not None
-                    url, signing = claimed.url, [await secrets.of_project(session, keyring, claimed.project_id)]
+                    url, signing = claimed.url, await secrets.of_project(session, keyring, claimed.project_id)
                 else:
                     row = (await session.execute(_TARGET, {"id": claimed.webhook_id})).one()
                     if not row.enabled:

@@ -45,14 +45,22 @@ async def create_webhook(
     return await once.run(fingerprint_of(request), work)
 
 
-@router.get("/signing-secret")
-async def show_signing_secret(
-    context: Context, session: Session, caller: Authenticated, project_id: Annotated[UUID, Query()]
+@router.post("/signing-secret")
+async def renew_signing_secret(
+    request: Request, context: Context, caller: Authenticated, once: Once, project_id: Annotated[UUID, Query()]
 ) -> Response:
-    """Shows, to who manages the project, what signs messages to the addresses that its executions were started with."""
-    secret = await service.signing_secret(session, context, caller, project_id)
-    body = {"object": "webhook_signing_secret", "project_id": str(project_id), "secret": secret}
-    return Response(to_json(body), media_type=JSON, headers={"Cache-Control": "no-store"})
+    """Makes a new secret, shown in this answer only, for messages to the addresses that executions were started with.
+
+    One that there was signs beside it for 24 hours. For who manages the project.
+    """
+
+    async def work() -> Response:
+        async with context.database.transaction() as session:
+            secret = await service.new_signing_secret(session, context, caller, project_id)
+        body = {"object": "webhook_signing_secret", "project_id": str(project_id), "secret": secret}
+        return ShownOnce(body, {"secret"}, 200)
+
+    return await once.run(fingerprint_of(request), work)
 
 
 @router.get("/deliveries")

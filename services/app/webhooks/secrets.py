@@ -26,6 +26,9 @@ _MAKE = text("""
     INSERT INTO platform.webhook_signing_secret (id, sealed) VALUES (:project, :sealed) ON CONFLICT (id) DO NOTHING""")
 _FIND = text("SELECT sealed FROM platform.webhook_signing_secret WHERE id = :project")
 
+_LOCK = text("SELECT sealed FROM platform.webhook_signing_secret WHERE id = :project FOR UPDATE")
+_CHANGE = text("UPDATE platform.webhook_signing_secret SET sealed = :sealed WHERE id = :project")
+
 
 def new_secret() -> str:
     return PREFIX + base64.b64encode(secrets.token_bytes(_BYTES)).decode()
@@ -66,14 +69,24 @@ def signatures(signing: list[str], message_id: str, moment: datetime, body: str)
     return " ".join(Webhook(secret).sign(message_id, moment, body) for secret in signing)
 
 
-async def of_project(session: AsyncSession, keyring: Keyring, project_id: UUID) -> str:
-    """The project's signing secret, made at its first use. A project that is gone is a violated constraint."""
+async def of_project(session: AsyncSession, keyring: Keyring, project_id: UUID) -> list[str]:
+    """What the project signs with now, made at its first use. A project that is gone is a violated constraint."""
     sealed = await session.scalar(_FIND, {"project": project_id})
     context = project_context(project_id)
     if sealed is None:
         await session.execute(_MAKE, {"project": project_id, "sealed": sealed_first(keyring, context, new_secret())})
         sealed = await session.scalar(_FIND, {"project": project_id})  # ours, or that of who was faster
-    return opened(keyring, context, sealed)[0]
+    return opened(keyring, context, sealed)
+
+
+async def renew_of_project(session: AsyncSession, keyring: Keyring, project_id: UUID) -> str:
+    """A new secret of the project's. One that there was signs beside it for a day."""
+    secret, context = new_secret(), project_context(project_id)
+    await of_project(session, keyring, project_id)
+    sealed = await session.scalar(_LOCK, {"project": project_id})
+    values = {"project": project_id, "sealed": sealed_next(keyring, context, sealed, secret)}
+    await session.execute(_CHANGE, values)
+    return secret
 
 
 def _seal(keyring: Keyring, context: str, kept: list[dict[str, str | None]]) -> Sealed:

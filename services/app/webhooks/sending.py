@@ -104,7 +104,7 @@ def _fault(status: int) -> str | None:
     if 200 <= status < 300:
         return None
     if status == GONE:
-        return "The receiver answered 410: it wants no more messages, and the webhook was disabled."
+        return "The receiver answered 410: it wants no more messages."
     if 300 <= status < 400:
         return f"The receiver answered {status}: redirects are not followed; give the address that it leads to."
     return f"The receiver answered {status}."

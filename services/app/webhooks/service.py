@@ -139,12 +139,13 @@ async def test(session: AsyncSession, context: AppContext, caller: Caller, webho
     return delivery_view(message)
 
 
-async def signing_secret(session: AsyncSession, context: AppContext, caller: Caller, project_id: UUID) -> str:
-    """Of messages to addresses that executions were started with; for who manages the project."""
+async def new_signing_secret(session: AsyncSession, context: AppContext, caller: Caller, project_id: UUID) -> str:
+    """For messages to addresses that executions were started with; for who manages the project."""
     await check_project(session, caller, project_id)
     if not caller.manages(project_id):
-        raise Problem("forbidden", "Only managers of the project see its signing secret.")
-    return await secrets.of_project(session, context.keyring, project_id)
+        raise Problem("forbidden", "Only managers of the project may have a new signing secret.")
+    await audit.record(session, caller, "webhook.rotate", "project", project_id, project_id=project_id)
+    return await secrets.renew_of_project(session, context.keyring, project_id)
 
 
 # ---- deliveries

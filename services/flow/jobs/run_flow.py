@@ -155,6 +155,7 @@ class Execution:
                 yield from (use.reference.task for use in compile_value(value).uses if use.whole and use.reference.task)
 
     async def _fallback(self, task: Task, place: Place) -> dict[str, Any]:
+        place = replace(place, key=f"{place.key}:fallback")
         given: dict[str, Any] = await self._resolved(compile_value(task.fallback or {}), place)
         return given
 

@@ -7,6 +7,7 @@ from typing import TypeVar
 from weakref import WeakKeyDictionary
 
 from pydantic import BaseModel
+from pydantic_core import PydanticSerializationError
 
 from shared.jobs.child import ChildDied, ChildTimeout, run_child
 from shared.jobs.outcomes import Permanent, Retry
@@ -30,6 +31,8 @@ async def computed(target: str, argument: BaseModel, result: type[T], *, work: s
     async with _free.setdefault(loop, asyncio.Semaphore(_AT_ONCE)):
         try:
             return await run_child(target, argument, result, memory_bytes=MEMORY, timeout=seconds, environment=_CODE)
+        except PydanticSerializationError:
+            raise TaskError("bad_input", f"{work} cannot begin: a text is not Unicode, or it is too deep.") from None
         except Permanent as error:
             raise TaskError(error.code, error.message) from None
         except Retry as error:

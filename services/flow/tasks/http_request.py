@@ -7,12 +7,15 @@ from typing import Any
 import httpx
 
 from services.flow.openai_calls import retry_after
-from services.flow.texts import clean, clean_json, decoded, is_binary
+from services.flow.texts import clean, decoded, is_binary
 from shared.errors import Problem
 from shared.http import strict_json
+from shared.objects.blocking import settled
 from stepway.tasks import Answer, Context, Field, TaskError, TaskType
 
 MAX_BODY = 16 * 1024**2  # bytes, of the request and of the answer
+MAX_FILE = 64 * 1024**2  # bytes of an answer that is kept as a file
+MAX_JSON = 4 * 1024**2  # bytes; as objects they take many times as much
 MAX_JSON_DEPTH = 64
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 _RETRYABLE = frozenset({408, 425, 429, 500, 502, 503, 504})
@@ -24,7 +27,7 @@ async def run(context: Context, inputs: dict[str, Any]) -> Mapping[str, Any]:
     body = _body(inputs, headers)
     url = _with_query(inputs["url"], inputs.get("query") or {})
     async with context.request(
-        inputs.get("method") or "GET", url, headers=headers, body=body, limit=MAX_BODY,
+        inputs.get("method") or "GET", url, headers=headers, body=body, limit=MAX_FILE if inputs.get("as_file") else MAX_BODY,
         follow=inputs.get("follow_redirects") is not False,
     ) as answer:  # fmt: skip
         _check_status(answer, inputs.get("expect"))
@@ -43,7 +46,8 @@ async def run(context: Context, inputs: dict[str, Any]) -> Mapping[str, Any]:
             outputs["file"] = await context.save(_name(answer.head.url), kind, answer.chunks())
             return outputs
         content = await answer.read()
-    return outputs | _read(content, content_type)
+    # in a thread: reading megabytes of JSON takes a second, in which others want their turn
+    return outputs | await settled(_read, content, content_type)
 
 
 def _body(inputs: Mapping[str, Any], headers: dict[str, Any]) -> bytes | None:
@@ -97,11 +101,13 @@ def _read(content: bytes, content_type: str) -> dict[str, Any]:
     if not content:
         return {}
     if kind == "application/json" or kind.endswith("+json"):
+        if len(content) > MAX_JSON:
+            raise TaskError("too_large", f"The answer is JSON of more than {MAX_JSON >> 20} MiB; `as_file` keeps it.")
         try:
             value = strict_json.loads(content.removeprefix(b"\xef\xbb\xbf"), MAX_JSON_DEPTH)
         except Problem as problem:
             raise TaskError("bad_answer", f"The answer says that it is JSON. {problem.detail}") from None
-        return {"json": clean_json(value), "text": decoded(content, "charset=utf-8", markup=False)}
+        return {"json": value, "text": decoded(content, "charset=utf-8", markup=False)}
     if is_binary(content, content_type):
         raise TaskError("not_text", "The answer is not text; `as_file` keeps it as a file.")
     return {"text": decoded(content, content_type, markup=kind in ("text/html", "application/xhtml+xml"))}

@@ -18,6 +18,7 @@ from services.flow.openai_calls import (
 from stepway.tasks import Context, Field, TaskError, TaskType
 
 MAX_TEXTS = 2048
+MAX_ANSWER = 64 * 1024**2  # bytes
 
 
 class _Vector(BaseModel):
@@ -35,10 +36,10 @@ async def run(context: Context, inputs: dict[str, Any]) -> Mapping[str, Any]:
     texts = given if isinstance(given, list) else [given]
     if not 1 <= len(texts) <= MAX_TEXTS or not all(isinstance(text, str) and text for text in texts):
         raise TaskError("bad_input", f"`input` is a text, or a list of 1 to {MAX_TEXTS} texts, none of them empty.")
-    body = request_body(inputs, default_model=None)
     async with provider_client(context, inputs) as client:
+        body = request_body(inputs, default_model=None)
         raw = await client.embeddings.with_raw_response.create(input=texts, encoding_format="float", **body)
-        answer = understood(_Answer, raw.content)
+        answer = understood(_Answer, raw.content, MAX_ANSWER)
     vectors = {one.index: one.embedding for one in answer.data}
     if sorted(vectors) != list(range(len(texts))):
         raise TaskError("bad_answer", f"The provider has not given one vector for each of the {len(texts)} texts.")

@@ -20,11 +20,11 @@ class _Answer(BaseModel):
 async def run(context: Context, inputs: dict[str, Any]) -> Mapping[str, Any]:
     file = inputs["file"]
     audio = await context.read(file, MAX_BYTES)
-    body = request_body(inputs, DEFAULT_MODEL)
-    if inputs.get("language"):
-        body["language"] = inputs["language"]
     name, media_type = str(file.get("name") or "audio"), str(file.get("media_type") or "application/octet-stream")
     async with provider_client(context, inputs) as client:
+        body = request_body(inputs, DEFAULT_MODEL, own=frozenset({"response_format", "language"}))
+        if inputs.get("language"):
+            body["language"] = inputs["language"]
         raw = await client.audio.transcriptions.with_raw_response.create(
             file=(name, audio, media_type), response_format="json", **body
         )

@@ -19,8 +19,8 @@ async def run(context: Context, inputs: dict[str, Any]) -> Mapping[str, Any]:
     if not inputs["text"].strip():
         raise TaskError("no_text", "`text` is empty: there is nothing to say.")
     kind: Any = inputs.get("format") or "mp3"
-    body = request_body(inputs, DEFAULT_MODEL)
     async with provider_client(context, inputs) as client:
+        body = request_body(inputs, DEFAULT_MODEL, own=frozenset({"response_format"}))
         speech = client.audio.speech.with_streaming_response.create(
             input=inputs["text"], voice=inputs.get("voice") or "alloy", response_format=kind, **body
         )

@@ -18,11 +18,11 @@ _UNSAID = ("", "application/octet-stream", "binary/octet-stream", "unknown/unkno
 
 async def run(context: Context, inputs: dict[str, Any]) -> Mapping[str, Any]:
     limit = inputs.get("max_bytes")
-    limit = DEFAULT_BYTES if limit is None else int(limit)
+    limit = DEFAULT_BYTES if limit is None else limit
     if not 1 <= limit <= MAX_BYTES:
         raise TaskError("bad_limit", f"`max_bytes` is from 1 to {MAX_BYTES} ({size_of(MAX_BYTES)}).")
     headers = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"} | (inputs.get("headers") or {})
-    async with context.request("GET", inputs["url"], headers=headers, limit=limit) as answer:
+    async with context.request("GET", inputs["url"], headers=headers, limit=int(limit)) as answer:
         check_status(answer.head)
         content_type = answer.head.headers.get("content-type", "")
         _check_type(content_type)

@@ -22,6 +22,7 @@ from shared.rpc.server import caller
 REPLICA_LEASE = 10.0  # seconds that a replica may be silent
 HOLD = 1.0  # seconds that a beat is held, to be answered at once when something is to stop
 _KNOWN = 10_000
+ANOTHERS = "The process is another service's."
 
 _BEAT = text(f"""
     WITH given AS (
@@ -70,7 +71,8 @@ class LedgerAccess:
     async def join(self, replica: Replica) -> None:
         self._check_service(replica.service)
         process = Process(replica.id, replica.host, replica.pid, replica.started, replica.kinds, replica.service)
-        await self._claims(replica.id).announce(process)
+        if not await self._claims(replica.id).announce(process):
+            raise Permanent("not_your_job", ANOTHERS)
         self._hub.publish(WORK)
 
     async def leave(self, process: UUID) -> None:
@@ -240,7 +242,7 @@ class LedgerAccess:
 
     def _check_service(self, service: str) -> None:
         if caller.get() not in (None, service):
-            raise Permanent("not_your_job", "The process is another service's.")
+            raise Permanent("not_your_job", ANOTHERS)
 
     def _claims(self, process: UUID) -> Claims:
         return Claims(self._database, self._ledger, process, REPLICA_LEASE)

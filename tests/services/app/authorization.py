@@ -7,7 +7,7 @@ from uuid import UUID, uuid4
 from services.app.context import AppContext
 from services.app.credentials.tables import CredentialRow
 from services.app.flows import slugs
-from services.app.flows.tables import FlowRow, VersionRow
+from services.app.flows.tables import ArtifactRow, ExecutionRow, FlowRow, VersionRow
 from services.app.models.tables import ModelRow, ScanOverrideRow, ScanRow
 from services.app.schedules.tables import ScheduleRow
 from services.app.templates.tables import TemplateRow
@@ -17,7 +17,9 @@ from services.app.webhooks.tables import MessageRow, WebhookRow
 from services.app.wizards.tables import WorkflowRow
 from services.gateway.table import Route, RouteTable
 from shared.clock import now
+from shared.contracts.flows import RUN_FLOW
 from shared.jobs.tables import JobRow, TopicRow
+from shared.objects.store import blob_key
 from tests.services.app import rows
 from tests.services.app.conftest import People, Person
 from tests.testbed.certificates import as_yaml, kubeconfig
@@ -25,6 +27,9 @@ from tests.testbed.certificates import as_yaml, kubeconfig
 CONFIG = {"concurrent_requests": 1, "avg_sequence_length": 50, "avg_context_length": 50}
 DIGEST = "a" * 64
 KEY = {"api_key": "x"}
+FLOW = {"name": "a flow", "tasks": [{"ref": "greet", "type": "text.size", "input": {"text": "x"}}]}
+EXECUTION = "/flow/workflows/{flow}/executions/{execution}"
+ENDED = "/flow/workflows/{flow}/executions/{ended}"
 DAILY = {"cron": "0 9 * * *"}
 HOOK = {"url": "https://bots.example/hook", "events": ["job.*"]}
 
@@ -132,7 +137,7 @@ TABLE = [
     Row("DELETE", "/templates/{template}", (401, 403, 403, 403, 403, 204, 204)),
     Row("GET", "/webhooks", EVERYONE),
     Row("POST", "/webhooks", (401, 403, 422, 201, 201, 201, 201), {"project_id": "{project}", **HOOK}),
-    Row("GET", "/webhooks/signing-secret?project_id={project}", (401, 403, 422, 403, 200, 403, 200)),
+    Row("POST", "/webhooks/signing-secret?project_id={project}", (401, 403, 422, 403, 200, 403, 200)),
     Row("GET", "/webhooks/deliveries", EVERYONE),
     Row("GET", "/webhooks/deliveries?project_id={project}", (401, 200, 422, 200, 200, 200, 200)),
     Row("POST", "/webhooks/deliveries/{delivery}/redeliver", (401, 403, 404, 202, 202, 202, 202)),
@@ -157,6 +162,29 @@ TABLE = [
     Row("GET", "/models/catalog", EVERYONE),
     Row("GET", "/icons", EVERYONE),
     Row("GET", "/icons/providers/openai.png", (200,) * 7),
+    Row("GET", "/flow/task-types", EVERYONE),
+    Row("GET", "/flow/task-types/{task_type}", EVERYONE),
+    Row("GET", "/flow/workflows", EVERYONE),
+    Row("POST", "/flow/workflows", (401, 403, 422, 201, 201, 201, 201), {**FLOW, "project_id": "{project}"}),
+    Row("POST", "/flow/workflows/validate", (401, 400, 400, 400, 400, 400, 400), {}, 400),
+    Row("GET", "/flow/workflows/{flow}", SEEN),
+    Row("PUT", "/flow/workflows/{flow}", (401, 403, 404, 200, 200, 200, 200), {**FLOW, "name": "another name"}),
+    Row("DELETE", "/flow/workflows/{unused}", (401, 403, 404, 204, 204, 204, 204)),
+    Row("GET", "/flow/workflows/{flow}/versions", SEEN),
+    Row("GET", "/flow/workflows/{flow}/versions/{first}", SEEN),
+    Row("POST", "/flow/workflows/{flow}/execute", (401, 403, 404, 202, 202, 202, 202), {"input": {}}),
+    Row("POST", "/flow/workflows/{flow}/executions", (401, 403, 404, 202, 202, 202, 202), {"inputs": {}}),
+    Row("GET", "/flow/workflows/{flow}/executions", SEEN),
+    Row("GET", "/flow/executions", EVERYONE),
+    Row("GET", EXECUTION, SEEN),
+    Row("GET", f"{ENDED}?wait=30", SEEN),
+    Row("GET", f"{ENDED}/events", (401, 204, 404, 204, 204, 204, 204)),
+    Row("GET", f"{ENDED}/tasks/{{task}}", SEEN),
+    Row("GET", f"{ENDED}/artifacts/{{artifact}}", SEEN),
+    Row("POST", f"{EXECUTION}/events/{{event}}", (401, 403, 404, 200, 200, 200, 200), {"yes": "y"}),
+    Row("POST", f"{EXECUTION}/cancel", (401, 403, 404, 403, 403, 200, 200)),
+    Row("POST", f"{ENDED}/retry", (401, 403, 404, 403, 403, 200, 200)),
+    Row("DELETE", ENDED, (401, 403, 404, 403, 403, 204, 204)),
     Row("GET", "/audit", (401, 403, 403, 403, 200, 403, 200)),
     Row("GET", "/audit?project_id={project}", (401, 403, 403, 403, 200, 403, 200), None, 404),
     Row("GET", "/healthz", OPEN),
@@ -254,12 +282,14 @@ async def make_things(context: AppContext, people: People, routes: RouteTable) -
         context.database, *_credentials(context, ids, project, somebody), *_served(context, ids, project, somebody)
     )
     await rows.insert(context.database, *_work(ids, project, somebody))
+    flows = await _flows(context, ids, project, somebody)
     routes.replace(ids["endpoint"], _route(ids["endpoint"], project))
     named = {**ids, "project": project, "bare": bare, "user": user.id, "somebody": somebody.id, "key": user.key_id}
     return Things(
         project,
         bare,
         {name: str(value) for name, value in named.items()}
+        | flows
         | {"unique": uuid4().hex, "worker": f"{ids['endpoint']}-1", "own_key": "none", "number": "0"},
     )
 
@@ -267,6 +297,7 @@ async def make_things(context: AppContext, people: People, routes: RouteTable) -
 NAMES = (
     "shared", "personal", "template", "model", "everyones", "idle", "scan", "override", "cluster", "empty", "coming",
     "endpoint", "failed", "pending", "registration", "draft", "stopped",
+    "flow", "unused", "execution", "ended", "artifact",
     "webhook", "delivery", "automatic", "schedule", "trigger",
 )  # fmt: skip
 
@@ -281,7 +312,8 @@ def _credentials(context: AppContext, ids: dict[str, UUID], project: UUID, owner
         id=ids["template"], name=uuid4().hex, template_type="chat", deploy_config=CONFIG, created_by=owner.id
     )
     return [
-        credential(ids["shared"], project), credential(ids["personal"], None), template, *_hooks(context, ids, project), *_automatic(ids, project, owner),
+        credential(ids["shared"], project), credential(ids["personal"], None), template,
+        *_hooks(context, ids, project), *_automatic(ids, project, owner),
     ]  # fmt: skip
 
 
@@ -361,6 +393,41 @@ def _work(ids: dict[str, UUID], project: UUID, owner: Person) -> list[Any]:
         *workflow("draft", served, type="model_deployment", status="in_progress"),
         *workflow("stopped", {}, type="local_model_onboarding", status="failed", job_id=stopped),
     ]  # fmt: skip
+
+
+async def _flows(context: AppContext, ids: dict[str, UUID], project: UUID, owner: Person) -> dict[str, str]:
+    """A flow with a living execution and a failed one that has a file, and a flow without any."""
+    short = {name: uuid4().hex[:8] for name in ("flow", "unused", "execution", "ended")}
+    ids_shown = {name: f"{'wf' if name in ('flow', 'unused') else 'ex'}-{text}" for name, text in short.items()}
+    task = {"name": "greet", "type": "text.size", "inputs": {"text": "x"}}
+    definition = {"name": "a flow", "tasks": [task]}
+
+    def flow(name: str) -> list[Any]:
+        row = FlowRow(
+            id=ids[name], slug=ids_shown[name], project_id=project, name="a flow", dialect="refs", version=1, revision=1,
+            created_by=owner.id,
+        )  # fmt: skip
+        return [row, VersionRow(flow_id=ids[name], number=1, definition=definition, dialect="refs")]
+
+    def execution(name: str, state: str, status: str) -> list[Any]:
+        run = {"flow_id": str(ids["flow"]), "version": 1, "flow": definition, "inputs": {}, "credentials": []}
+        job = JobRow(
+            id=ids[name], kind=RUN_FLOW, version=1, state=state, owner_id=owner.id, project_id=project, input=run,
+            resource_type="flow", resource_id=ids["flow"],
+        )  # fmt: skip
+        return [job, ExecutionRow(
+            id=ids[name], slug=ids_shown[name], flow_id=ids["flow"], version=1, project_id=project, inputs={}, trigger="api",
+            status=status,
+        )]  # fmt: skip
+
+    await context.objects.put(blob_key(DIGEST), b"12345")
+    file = {"name": "a.txt", "media_type": "text/plain", "size": 5, "sha256": DIGEST}
+    artifact = ArtifactRow(id=ids["artifact"], execution_id=ids["ended"], task="greet", **file)
+    await rows.insert(
+        context.database, *flow("flow"), *flow("unused"), *execution("execution", "pending", "PENDING"),
+        *execution("ended", "failed", "FAILED"), artifact,
+    )  # fmt: skip
+    return ids_shown | {"task_type": "text.size", "first": "1", "task": "greet", "event": "approval"}
 
 
 def _route(endpoint_id: UUID, project: UUID) -> Route:

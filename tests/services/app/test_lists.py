@@ -16,16 +16,25 @@ from tests.services.app.authorization import Things, make_things
 from tests.services.app.conftest import People, Person
 from tests.services.app.test_authorization import filled
 
-SHORT = {"/icons": "name", "/wizards": "title", "/credential-types": "name", "/endpoints/{endpoint}/workers": "id"}
+SHORT = {
+    "/icons": "name",
+    "/wizards": "title",
+    "/credential-types": "name",
+    "/flow/task-types": "name",
+    "/endpoints/{endpoint}/workers": "id",
+}
 ENUMS = {
     "/jobs": ("state", "kind"), "/workflows": ("type", "status"), "/clusters": ("state", "kind"), "/endpoints": ("state",),
     "/models": ("state", "provider_type", "modality", "scan_status", "source"), "/models/providers": ("type",),
     "/models/catalog": ("modality",), "/users": ("role",), "/templates": ("template_type",), "/icons": ("category",),
-    "/credentials": ("type",),
+    "/credentials": ("type",), "/flow/executions": ("status", "dialect"),
+    "/webhooks/deliveries": ("state",),
 }  # fmt: skip
 LISTS = [
     *ENUMS, *SHORT, "/audit", "/keys", "/projects", "/projects/{project}/members", "/models/{model}/scans",
-    "/models/{model}/scan-overrides", "/clusters/clusters",
+    "/models/{model}/scan-overrides", "/clusters/clusters", "/flow/workflows", "/flow/workflows/{flow}/versions",
+    "/flow/workflows/{flow}/executions", "/flow/workflows/{automatic}/schedules", "/flow/workflows/{automatic}/triggers",
+    "/webhooks", "/webhooks/{webhook}/deliveries",
 ]  # fmt: skip
 
 

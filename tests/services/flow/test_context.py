@@ -195,7 +195,16 @@ async def test_a_silent_server_is_left(world: World, web: FileServer) -> None:
     web.fail(Fault("/slow", pause_after=3))
     failed = await refused(world, f"{web.url}/slow", timeout=0.2)
     assert (failed.code, failed.retryable) == ("unreachable", True)
-    assert failed.message.endswith("did not answer in time.")
+    assert failed.message.endswith(" in time.")
+
+
+async def test_errors_that_libraries_read_are_small(world: World, web: FileServer) -> None:
+    def route(request: BaseHTTPRequestHandler, fault: object) -> None:
+        send(request, 500, b"x" * 300_000, {})
+
+    async with world.context().http_client() as client:
+        with pytest.raises(TaskError, match="larger than 262144 bytes"):
+            await client.get(web.route("/x", route))
 
 
 async def test_a_credential_is_for_its_own_address(world: World, web: FileServer) -> None:
@@ -293,27 +302,6 @@ def test_progress_is_told_in_bounds(world: World) -> None:
     world.context().progress(10)
     assert told == [(100.0, "almost"), (None, "words alone")]
     assert (context.execution_id, context.task) == (str(JOB), "the_task")
-
-
-def test_the_setting_resolve_is_checked() -> None:
-    load = settings_module.load
-    assert load({"STEPWAY_RESOLVE": "a.example:443:[::1]:8443, b.example:80:10.0.0.1"}).resolve == [
-        "a.example:443:[::1]:8443", "b.example:80:10.0.0.1",
-    ]  # fmt: skip
-    pins = outgoing(load({"STEPWAY_RESOLVE": "A.example:443:[::1]:8443,b.example:80:10.0.0.1"})).policy.pins
-    assert [(pin.host, pin.port, pin.address, pin.to_port) for pin in pins] == [
-        ("a.example", 443, "::1", 8443), ("b.example", 80, "10.0.0.1", 80),
-    ]  # fmt: skip
-    for wrong in ("a.example", "a.example:443", "a.example:443:localhost", "a.example:0:1.2.3.4", "a:443:1.2.3.4:x",
-                  ":443:1.2.3.4", "a.example:443:1.2.3.4:70000", "a.example:443:[::1", "a b:1:1.2.3.4"):  # fmt: skip
-        with pytest.raises(ValueError, match=r"must|names no"):
-            load({"STEPWAY_RESOLVE": wrong})
-    assert load({}).flow_openai_base_url == "https://api.openai.com/v1"
-
-
-def test_an_authority_that_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(OSError):
-        outgoing(settings_module.Settings(outbound_ca=tmp_path / "none.pem"))
 
 
 async def test_the_client_for_libraries_reads_no_proxy(

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from shared.flows import dialects
@@ -221,7 +221,9 @@ def test_any_condition_with_any_values_is_true_or_false_or_a_fault(condition: An
     assert type(held) in (bool, ConditionFault)
 
 
-@given(st.text(alphabet="{}\\ a.", max_size=30) | texts)
+@given(st.lists(st.sampled_from([*"{}\\ a.", "{{item}}"]), max_size=12).map("".join) | texts)
+@example("{\\{{{{item}}")
+@example("\\\\{\\{{\\{{{{item}}")
 @FEW
 def test_what_is_read_is_written_and_read_as_the_same(text: str) -> None:
     parts = outcome(parse, text)

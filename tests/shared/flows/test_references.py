@@ -158,7 +158,7 @@ def test_nothing_but_plain_json_is_walked_or_given(held: Any, text: str) -> None
 @pytest.mark.parametrize(
     "values",
     [{}, {"input": None}, {"input": 3}, {"input": []}, {"input": Attributes()}, {"refs": {"a": 1}}, {"refs": [1]}],
-    ids=str,
+    ids=("nothing", "null", "number", "list", "object", "no output", "refs as a list"),
 )
 def test_values_of_another_form_are_reference_faults_or_null(values: Any) -> None:
     values.pop("item", None)

@@ -27,6 +27,8 @@ from shared.rpc.server import Served
 from tests.shared.jobs.engines import PATIENCE, SECRET, SERVICE, Harness, Side
 from tests.testbed.dapr import Dapr
 
+BEAT_PATIENCE = 2.0  # seconds, as in production
+
 
 @dataclass
 class Member:
@@ -43,7 +45,7 @@ class Member:
         self.gone = True
         await self.worker.close()
         await self.side.close()
-        await asyncio.to_thread(self.dapr.processes.kill, self.side.daprd.name)
+        await asyncio.to_thread(self.dapr.processes.stop, self.side.daprd.name)
 
     async def die(self) -> None:
         """Nobody hears of it: it has no sidecar any more when it stops."""
@@ -57,6 +59,7 @@ class Member:
 class Fleet(Harness):
     dapr: Dapr
     prefix: str
+    app: Side
     members: list[Member] = field(default_factory=list)
 
     async def join(self, name: str, jobs: Iterable[JobDef], tools: Any) -> Member:
@@ -65,7 +68,8 @@ class Fleet(Harness):
         registry.add(jobs, tools)
         identity = Identity(SERVICE, key=SecretStr(service_key(SECRET, SERVICE)))
         side = Side.beside(self.dapr, identity, self.database.url, self.prefix, name=f"daprd-{self.prefix}{name}")
-        worker = Worker(SERVICE, registry, side.sidecar, remote(JobsPort, APP, side.sidecar, patience=PATIENCE))
+        ledger, beats = (remote(JobsPort, APP, side.sidecar, patience=most) for most in (PATIENCE, BEAT_PATIENCE))
+        worker = Worker(SERVICE, registry, side.sidecar, ledger, beats)
         side.serve(Served(RunsPort, worker, frozenset({APP})))
         member = Member(name, side, worker, self.dapr)
         self.members.append(member)
@@ -74,6 +78,14 @@ class Fleet(Harness):
         async with asyncio.timeout(PATIENCE):
             await worker.joined.wait()
         return member
+
+    @asynccontextmanager
+    async def cut_off(self) -> AsyncIterator[None]:
+        """The app hears nobody meanwhile, and nobody hears it."""
+        await asyncio.to_thread(self.dapr.processes.kill, self.app.daprd.name)
+        yield
+        await asyncio.to_thread(self.dapr.processes.restart, self.app.daprd.name)
+        await asyncio.to_thread(self.dapr.wait_ready, self.app.daprd)
 
     async def count(self, statement: str) -> int:
         async with self.database.statement() as connection:
@@ -92,8 +104,9 @@ async def fleet(dapr: Dapr, database: Database, jobs: Iterable[JobDef]) -> Async
     hub = Hub(database)
     await hub.start()
     ledger = Ledger(database, hub)
-    made = Fleet(database, ledger, dapr, f"t{uuid4().hex[:8]}-")
-    app = Side.beside(dapr, Identity(APP, secret=SECRET), database.url, made.prefix)
+    prefix = f"t{uuid4().hex[:8]}-"
+    app = Side.beside(dapr, Identity(APP, secret=SECRET), database.url, prefix)
+    made = Fleet(database, ledger, dapr, prefix, app)
     runs: RunsPort = remote(RunsPort, SERVICE, app.sidecar, patience=PATIENCE)
     dispatcher = Dispatcher(database, ledger, [Service(SERVICE, tuple(jobs), runs)])
     access = LedgerAccess(database, ledger, dispatcher.kinds)

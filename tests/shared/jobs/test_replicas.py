@@ -1,4 +1,8 @@
-"""Replicas of a service over Dapr: work spreads over them, that of one that dies moves, and versions roll."""
+"""Replicas of a service over Dapr: work spreads over them, that of one that dies moves, and versions roll.
+
+Sidecars that find each other by mDNS, as here, take one that is gone for there during a minute: what needs several to go is
+for `make test-faults`.
+"""
 
 import asyncio
 from collections import Counter
@@ -9,6 +13,7 @@ import pytest
 from sqlalchemy import text
 
 from shared.db.engine import Database
+from shared.jobs.dapr import worker
 from shared.jobs.declare import RetryPolicy, job, step
 from shared.jobs.run import Run, Step
 from tests.shared.jobs.engines import PATIENCE
@@ -54,7 +59,11 @@ async def begin(ctx: Step, number: int) -> int:
 @step("Hold", retry=QUICK)
 async def hold(ctx: Step, number: int) -> int:
     ctx.tools.note("hold", ctx.job_id)
-    await ctx.tools.shared.gate.wait()
+    try:
+        await ctx.tools.shared.gate.wait()
+    except asyncio.CancelledError:
+        ctx.tools.note("stopped", ctx.job_id)
+        raise
     ctx.tools.note("held", ctx.job_id)
     return number + 1
 
@@ -132,6 +141,46 @@ async def test_work_survives_the_loss_of_all_that_dapr_keeps(database: Database,
         await made.until_none("SELECT count(*) FROM jobs.instance")
 
 
+async def test_what_is_cut_off_from_the_app_stops_by_itself(
+    database: Database, pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the app gives the runs to others, for their steps must not be done by two at once."""
+    monkeypatch.setattr(worker, "SILENT", 1.0)
+    async with fleet(session_dapr(pytestconfig), database, [old]) as made:
+        shared = Shared()
+        await made.join("first", [old], Tools("first", shared))
+        jobs = [await made.submit(old, number) for number in range(3)]
+        await shared.reached("hold", jobs)
+        assert shared.by("stopped") == {}
+        async with made.cut_off():
+            await shared.reached("stopped", jobs)
+            assert {(await made.view(job))["state"] for job in jobs} == {"running"}
+            shared.gate.set()
+            async with database.statement() as connection:  # half a minute goes by
+                await connection.execute(text("UPDATE jobs.job SET lease_until = clock_timestamp()"))
+        await ends(made, jobs, *(f"old {number + 2}" for number in range(3)))
+        assert shared.by("begin") == shared.by("stopped") == shared.by("held") == {"first": 3}
+
+
+async def test_a_version_waits_until_every_replica_knows_it(database: Database, pytestconfig: pytest.Config) -> None:
+    async with fleet(session_dapr(pytestconfig), database, [old, new]) as made:
+        shared = Shared()
+        leaves = await made.join("leaves", [old], Tools("leaves", shared))
+        waiting = [await made.submit(new, number) for number in range(3)]
+        later = [await made.submit(old, 0)]
+        await shared.reached("hold", later)  # made after the new ones, which are passed over
+        await made.join("upgraded", [old, new], Tools("upgraded", shared))
+        later += [await made.submit(old, 0)]
+        await shared.reached("hold", later)
+        assert {(await made.view(one))["state"] for one in waiting} == {"pending"}
+        shared.gate.set()
+        await ends(made, later, "old 2")
+        await leaves.leave()
+        await ends(made, waiting, *(f"new {number + 1}" for number in range(3)))
+        assert shared.by("end_new") == {"upgraded": 3}
+
+
+@pytest.mark.faults(sample=0)
 async def test_versions_roll_with_the_replicas(database: Database, pytestconfig: pytest.Config) -> None:
     async with fleet(session_dapr(pytestconfig), database, [old, new]) as made:
         shared = Shared()
@@ -160,6 +209,7 @@ async def test_versions_roll_with_the_replicas(database: Database, pytestconfig:
         await made.until_none("SELECT count(*) FROM jobs.instance")
 
 
+@pytest.mark.faults(sample=0)
 async def test_a_replica_that_is_rolled_back_loses_nothing(database: Database, pytestconfig: pytest.Config) -> None:
     """New runs are in flight when one comes that does not know them: they wait again until it has gone."""
     async with fleet(session_dapr(pytestconfig), database, [old, new]) as made:

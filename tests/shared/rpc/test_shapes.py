@@ -9,6 +9,7 @@ from uuid import UUID
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic_core import to_json
 
 from shared.rpc import parts
 from shared.rpc.methods import methods_of
@@ -48,6 +49,28 @@ async def test_defaults_and_names(app: Serving) -> None:
     assert await port.with_defaults(1) == [1, "two", None]
     assert await port.with_defaults(1, third=3) == [1, "two", 3]
     assert await port.with_defaults(second="zwei", first=1) == [1, "zwei", None]
+
+
+async def test_what_a_newer_caller_adds_is_passed_over(app: Serving) -> None:
+    """As in a rolling upgrade: an argument, and a member of one, that the older callee does not know."""
+    answer = await app.ask("with_defaults", SIDECAR | NAMES, b'{"first": 1, "third": 3, "fourth": {"x": 4}}')
+    assert (answer.status_code, answer.json()) == (200, [1, "two", 3])
+    part = {"id": str(ID), "kind": "big", "note": None, "colour": "red"}
+    answer = await app.ask("whole", SIDECAR | NAMES, to_json({"one": {"parts": [], "depth": 1}, "parts": [part]}))
+    assert answer.status_code == 200
+    assert answer.json() == Whole(parts=[Part(id=ID, kind="big")]).model_dump(mode="json")
+
+
+async def test_what_a_newer_callee_adds_is_passed_over(app: Serving) -> None:
+    newer = {"parts": [{"id": str(ID), "colour": "red"}], "depth": 1}
+    assert methods_of(ShapesPort)["whole"].answer.validate_json(to_json(newer)) == Whole(parts=[Part(id=ID)])
+
+
+async def test_a_call_that_the_port_does_not_have_is_the_callers_fault(app: Serving) -> None:
+    port: Any = app.caller()
+    for args, named in (((1,), {"fourth": 4}), ((1, "two", 3, 4), {}), ((), {}), ((1,), {"first": 1})):
+        with pytest.raises(TypeError):
+            await port.with_defaults(*args, **named)
 
 
 async def test_numbers_that_json_has_not(app: Serving) -> None:

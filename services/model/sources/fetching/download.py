@@ -6,11 +6,11 @@ from pathlib import Path
 
 import httpx
 
-from services.model.sources.fetching.allocator import keep_freed_memory
 from services.model.sources.fetching.failures import outcome_of_failure
 from services.model.sources.fetching.partial import Note, PartialFile
 from services.model.sources.fetching.statuses import outcome_of_status
 from shared.jobs.outcomes import Permanent, Retry, StepError
+from shared.objects.allocator import keep_freed_memory
 from shared.security.addresses import AddressRefused
 
 RECONNECTS = 100  # cut connections that are taken up again, each after some progress

@@ -125,7 +125,7 @@ async def flows(client: httpx.AsyncClient, app_context: AppContext, people: Peop
 @asynccontextmanager
 async def engine_of(context: AppContext) -> AsyncIterator[EmbeddedEngine]:
     registry = Registry()
-    registry.add(JOBS, FlowTools(AppAccess(context), FlowAccess(context), context.objects, context.settings))  # type: ignore[arg-type]  # without endpoints
+    registry.add(JOBS, FlowTools(AppAccess(context), FlowAccess(context), context.objects, context.settings))
     await context.hub.start()
     engine = EmbeddedEngine(context.database, context.ledger, registry, lease=5.0)
     await engine.start()

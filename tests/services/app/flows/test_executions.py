@@ -76,7 +76,8 @@ async def test_both_routes_take_both_ways_of_writing(flows: Flows, route: str) -
     empty = await flows.create(template(input=[], tasks=[
         {"ref": "greet", "type": "text.template", "input": {"template": "Hello"}}
     ]))  # fmt: skip
-    for body in (None, {}):
+    nothing: tuple[Json | None, ...] = (None, {})
+    for body in nothing:
         answer = await flows.ask("POST", f"/workflows/{empty}/{route}", body=body)
         assert answer.status_code == 202
         assert ("execution_id" in answer.json()) == (route == "execute")
@@ -117,6 +118,13 @@ async def test_an_execution_runs_the_version_that_was_current(flows: Flows) -> N
     assert (shown["workflow_version"], [one["ref"] for one in shown["tasks"]]) == (1, ["greet"])
     stored = await flows.value("SELECT input FROM jobs.job WHERE id = :id", id=await flows.job_of(path))
     assert (stored["version"], stored["inputs"], stored["flow"]["name"]) == (1, {"who": "you"}, "hello")
+
+
+async def test_an_execution_carries_a_large_definition(flows: Flows) -> None:
+    """Beyond what other jobs take as input."""
+    tasks = [{"ref": f"t{number}", "type": "text.size", "input": {"text": "x" * 50_000}} for number in range(16)]
+    path = await flows.start(await flows.create(template(tasks=tasks, output=[])), {"input": {"who": "x" * 60_000}})
+    assert len((await flows.get(path))["tasks"]) == 16
 
 
 async def test_executions_are_listed_by_flow_project_and_status(flows: Flows) -> None:

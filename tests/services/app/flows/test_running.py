@@ -34,7 +34,8 @@ async def test_an_execution_gives_its_outputs(flows: Flows) -> None:
     assert task["started_at"] <= task["completed_at"]
     spoken = await flows.get(f"{path}/tasks/greet", dialect="tasks")
     assert (spoken["name"], spoken["inputs"]) == ("greet", {"template": "Hello you"})
-    assert (await flows.ask("GET", f"{path}/tasks/nobody")).status_code == 404
+    for name in ("nobody", "a%00b", "greet%00", "%ff"):
+        assert (await flows.ask("GET", f"{path}/tasks/{name}")).status_code == 404, name
     listed = (await flows.get("/executions"))["data"][0]
     assert (listed["status"], listed["completed_at"]) == ("COMPLETED", shown["completed_at"])
 
@@ -66,7 +67,10 @@ async def test_a_failed_execution_runs_again_from_its_failed_task(flows: Flows) 
     path = await flows.start(await flows.create(waiting(timeout=0.05)), {"input": {"who": "you"}})
     failed = await flows.until(path)
     assert failed["status"] == "FAILED"
-    assert [one["status"] for one in failed["tasks"]][::2] == ["COMPLETED", "SKIPPED"]
+    assert [one["status"] for one in failed["tasks"]] == ["COMPLETED", "FAILED", "SKIPPED"]
+    ask = await flows.get(f"{path}/tasks/ask")
+    assert (ask["status"], ask["error"]["code"], ask["attempts"]) == ("FAILED", "timed_out", 1)
+    assert ask["started_at"] <= ask["completed_at"]
     assert failed["error"]["code"] == "timed_out"
     assert failed["output"] is None
     before = await flows.get(f"{path}/tasks/greet")

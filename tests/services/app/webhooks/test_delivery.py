@@ -341,7 +341,7 @@ async def test_an_address_of_its_own_is_signed_with_the_projects_secret(
         await announce(hooks.context.hub, session, topic, "execution.completed", {}, [To(None, receiver.url("/once"))])
     [received] = await receiver.until(1)
     async with hooks.context.database.transaction() as session:
-        secret = await secrets.of_project(session, hooks.context.keyring, hooks.project_id)
+        [secret] = await secrets.of_project(session, hooks.context.keyring, hooks.project_id)
     assert received.verified(secret)["type"] == "execution.completed"
 
 

@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from services.app.identity.rotation import rotate
-from services.app.webhooks import service
+from services.app.webhooks import secrets, service
 from services.app.webhooks.delivery import Delivery
 from tests.services.app.conftest import People
 from tests.services.app.webhooks.conftest import Hooks
@@ -103,11 +103,14 @@ async def test_the_signing_secret_of_a_project(hooks: Hooks, people: People) -> 
     manager = await people.add("member", projects={hooks.project_id: "manager"})
     query = {"project_id": str(hooks.project_id)}
     shown = [
-        await hooks.client.get("/webhooks/signing-secret", params=query, headers=manager.headers) for _ in range(2)
+        await hooks.client.post("/webhooks/signing-secret", params=query, headers=manager.headers) for _ in range(2)
     ]
     assert shown[0].json()["secret"].startswith("whsec_")
-    assert shown[0].json() == shown[1].json()
+    assert shown[0].json() != shown[1].json()
     assert shown[0].headers["cache-control"] == "no-store"
+    async with hooks.context.database.transaction() as session:
+        signing = await secrets.of_project(session, hooks.context.keyring, hooks.project_id)
+    assert signing == [one.json()["secret"] for one in reversed(shown)]
 
 
 async def test_secrets_outlive_a_rotation_of_the_encryption_keys(

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
+from uuid import UUID
 
 import pytest
 
@@ -25,6 +25,7 @@ from tests.serving import Fault, Server, send
 from tests.shared.jobs.engines import ENGINES, Start, starter
 
 Json = dict[str, Any]
+ID = UUID("00000000-0000-4000-8000-000000000001")
 
 
 class Echo(Server):
@@ -79,7 +80,7 @@ def run_of(tasks: list[Json], output: Json, inputs: Json | None = None, **more: 
         "output": [{"name": name, "type": "any", "value": value} for name, value in output.items()], **more,
     }  # fmt: skip
     _, flow = accept(body, task_types())
-    return FlowRun(flow_id=uuid4(), version=1, flow=flow, inputs=inputs or {})
+    return FlowRun(flow_id=ID, version=1, flow=flow, inputs=inputs or {})
 
 
 def ask(ref: str, url: str, **more: Any) -> Json:
@@ -121,7 +122,7 @@ async def test_parallel_tasks_run_as_soon_as_they_may(
         meanwhile = states(await engine.view(job))
         echo.let.set()
         view = await engine.until(job)
-    assert meanwhile == {"last": "pending", "slow": "running", "quick": "succeeded", "after": "succeeded"}
+    assert meanwhile == {"slow": "running", "quick": "succeeded", "after": "succeeded"}
     assert view["result"] == {"outputs": {"n": len("slow") + len("after-quick")}}
 
 
@@ -162,6 +163,17 @@ async def test_a_failure_is_passed_over_replaced_or_ends_it_and_a_retry_goes_on_
     assert (failed["state"], failed["error"]["step"], failed["error"]["code"]) == ("failed", "ends", "http_status")
     assert view["result"] == {"outputs": {"passed": None, "replaced": "before"}}
     assert echo.counted() == {"/before": 1, "/passed": 1, "/replaced": 1, "/ends": 3}
+
+
+async def test_a_fallback_that_cannot_be_resolved_fails_the_flow(
+    start: Start, database: Database, registry: Registry, echo: Echo
+) -> None:
+    echo.fail(Fault("/fails", status=404))
+    fallback = {"text": "{{input.given.nothing}}"}
+    tasks = [ask("fails", f"{echo.url}/fails", on_error="default", fallback=fallback)]
+    async with start(database, registry) as engine:
+        view = await engine.until(await engine.submit(run_flow, run_of(tasks, {}, {"given": {}})))
+    assert (view["error"]["code"], view["error"]["step"]) == ("bad_reference", "fails:fallback")
 
 
 async def test_a_loop_keeps_the_order_of_its_items(

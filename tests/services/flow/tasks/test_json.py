@@ -1,5 +1,6 @@
 """JMESPath and JSON Schema, also from people who want to do harm."""
 
+import asyncio
 import time
 from typing import Any
 
@@ -124,7 +125,18 @@ async def test_nothing_is_fetched(world: World, web: FileServer) -> None:
 
 async def test_a_pattern_that_never_ends_is_stopped(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("services.flow.tasks.json_validate.SECONDS", 2.0)
+    ticks = 0
+
+    async def tick() -> None:
+        nonlocal ticks
+        while True:
+            await asyncio.sleep(0.01)
+            ticks += 1
+
+    ticking = asyncio.create_task(tick())
     failed = await world.fails("json.validate", value="a" * 60 + "!", schema={"pattern": "^(a+)+$"})
+    ticking.cancel()
+    assert ticks > 10  # others had their turn meanwhile
     assert (failed.code, failed.message) == (
         "too_complex", "The validation took longer than 2 seconds and was stopped.",
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""One setting of the C library's allocator that downloads need; `download` makes it.
+"""One setting of the C library's allocator that downloads need; whoever receives large bodies makes it.
 
 An HTTP client hands on a large body in pieces of some hundred KiB, each copied several times on its way. By default
 glibc gives the memory of each such piece back to the system and asks for it again with the next, page by page: that

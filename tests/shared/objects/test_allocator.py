@@ -5,7 +5,7 @@ import resource
 
 import pytest
 
-from services.model.sources.fetching.allocator import keep_freed_memory
+from shared.objects.allocator import keep_freed_memory
 
 PIECE = 300_000  # bytes, about what a client reads at a time
 
