@@ -10,7 +10,7 @@ import re
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from typing import Any, TextIO
 
@@ -93,11 +93,10 @@ def get_logger(name: str) -> structlog.stdlib.BoundLogger:
     return logger
 
 
-@contextmanager
-def bound(**ids: object) -> Iterator[None]:
+def bound(**ids: object) -> AbstractContextManager[None]:
     """Within the block every event carries `ids`, e.g. job_id."""
-    with bound_contextvars(**ids):
-        yield
+    bound_here: AbstractContextManager[None] = bound_contextvars(**ids)
+    return bound_here
 
 
 def request_id() -> str | None:

@@ -80,7 +80,9 @@ _OWN = "step.job_id = job.id AND step.key = %(key)s AND step.token = %(token)s A
 _BEGIN = _with_event(
     "state = 'running' AND phase = 'forward'",
     """INSERT INTO jobs.step AS step (job_id, key, position, title, weight, state, attempt, tries, token, started_at)
-       SELECT job.id, %(key)s, coalesce((SELECT max(position) FROM jobs.step WHERE job_id = %(job)s), 0) + 1,
+       SELECT job.id, %(key)s,
+              coalesce((SELECT position FROM jobs.step WHERE job_id = %(job)s AND key = %(key)s),
+                       (SELECT max(position) FROM jobs.step WHERE job_id = %(job)s) + 1, 1),
               %(title)s, %(weight)s, 'running', 1, 1, %(token)s, clock_timestamp() FROM job
        ON CONFLICT (job_id, key) DO UPDATE
           SET state = 'running', attempt = step.attempt + 1, tries = step.tries + 1, token = excluded.token,

@@ -6,7 +6,7 @@ so they are one trace, whichever process did which part of the work, and if it d
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from uuid import UUID
 
 from opentelemetry.trace import SpanKind
@@ -79,8 +79,6 @@ def step_span(
                 STEP_SECONDS.labels(kind, step or key, ending).observe(time.monotonic() - began)
 
 
-@contextmanager
-def _ids(job_id: UUID, kind: str, workflow: UUID | None, **more: object) -> Iterator[None]:
+def _ids(job_id: UUID, kind: str, workflow: UUID | None, **more: object) -> AbstractContextManager[None]:
     known = {} if workflow is None else {"workflow": str(workflow)}
-    with log.bound(job=str(job_id), kind=kind, **known, **more):
-        yield
+    return log.bound(job=str(job_id), kind=kind, **known, **more)
