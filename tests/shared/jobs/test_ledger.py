@@ -18,10 +18,10 @@ from shared.errors import Problem
 from shared.jobs.attempts import Attempts, Begun, CancelRequested, Remembered
 from shared.jobs.claims import Claim, Claims
 from shared.jobs.declare import Registry, job, step
-from shared.jobs.hub import WORK, Hub
+from shared.jobs.hub import WORK, Hub, end_name
 from shared.jobs.ledger import FINAL, JobRequest, Ledger, StaleFence
 from shared.jobs.retention import purge
-from shared.jobs.run import Run, Step
+from shared.jobs.run import PlannedStep, Run, Step
 from shared.jobs.tables import JOB_STATES
 from tests.shared.jobs.engines import PATIENCE, Harness
 
@@ -219,6 +219,31 @@ async def test_a_run_that_is_given_up_has_not_crashed(bench: Bench) -> None:
         crashed = await bench.take(claims)
         assert (await bench.begin(crashed)).tries == tries - 1
         await bench.claims().reap()
+
+
+async def test_steps_of_a_request_come_after_the_listed_ones_and_keep_their_place(bench: Bench) -> None:
+    job_id = await bench.submit(plain, 1, steps=[PlannedStep("three", "Three"), PlannedStep("four", "Four")])
+    announced = [(step["key"], step["state"]) for step in (await bench.view(job_id))["steps"]]
+    claim = await bench.take(await bench.claimer())
+    for key in ("unplanned", "four", "two"):
+        await bench.attempts.begin(job_id, claim.fence, key, key, 1.0, durable=False)
+
+    assert announced == [("one", "pending"), ("two", "pending"), ("three", "pending"), ("four", "pending")]
+    assert [step["key"] for step in (await bench.view(job_id))["steps"]] == ["one", "two", "three", "four", "unplanned"]
+
+
+async def test_the_end_of_a_job_wakes_those_who_wait_for_nothing_else(bench: Bench) -> None:
+    job_id = await bench.submit(plain, 1)
+    claim = await bench.take(await bench.claimer())
+    changed, ended = bench.ledger.hub.watch(job_id), bench.ledger.hub.watch(end_name(job_id))
+    await bench.attempts.begin(job_id, claim.fence, "one", "One", 1.0, durable=False)
+    assert changed.is_set()
+    assert not ended.is_set()
+
+    async with bench.database.transaction() as session:
+        await bench.ledger.transition(session, job_id, "failed", fence=claim.fence)
+        assert not ended.is_set()
+    assert ended.is_set()
 
 
 async def test_a_savepoint_is_no_commit(database: Database) -> None:
