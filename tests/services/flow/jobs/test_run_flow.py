@@ -122,7 +122,7 @@ async def test_parallel_tasks_run_as_soon_as_they_may(
         meanwhile = states(await engine.view(job))
         echo.let.set()
         view = await engine.until(job)
-    assert meanwhile == {"slow": "running", "quick": "succeeded", "after": "succeeded"}
+    assert meanwhile == {"last": "pending", "slow": "running", "quick": "succeeded", "after": "succeeded"}
     assert view["result"] == {"outputs": {"n": len("slow") + len("after-quick")}}
 
 
