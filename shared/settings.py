@@ -101,6 +101,7 @@ class Settings(BaseModel):
     max_model_bytes: int = 500 * 1024**3
     flows_per_project: int = Field(1000, ge=1)
     flow_executions_in_flight: int = Field(1000, ge=1)  # of one project
+    flow_max_file_bytes: int = Field(256 * 1024**2, ge=1)  # of a file that is uploaded for flows
 
     # of services that are processes of their own
     internal_port: int = 8401  # where a service's sidecar reaches it, on the loopback address only

@@ -18,8 +18,10 @@ from services.app.endpoints import model_files
 from services.app.endpoints import outcomes as endpoint_outcomes
 from services.app.endpoints import routes as endpoints
 from services.app.flows import execution_routes as executions
+from services.app.flows import file_routes as files
 from services.app.flows import outcomes as flow_outcomes
 from services.app.flows import routes as flows
+from services.app.flows import uploads
 from services.app.icons import routes as icons
 from services.app.identity import routes as identity
 from services.app.identity.authenticate import Authenticator
@@ -61,6 +63,7 @@ ROUTERS = (
     schedules.router,
     triggers.router,
     flows.router,
+    files.router,
     executions.router,
     icons.router,
     audit.router,
@@ -129,7 +132,10 @@ def create_app(context: AppContext, ready: Ready, dead: Callable[[], list[str]] 
         app,
         allowed_hosts=settings.answered_hosts,
         cors_origins=settings.cors_origins,
-        body_limits=[(r"/endpoints/[^/]+/v1/", None)],  # the gateway has its own
+        body_limits=[
+            (r"/endpoints/[^/]+/v1/", None),  # the gateway has its own
+            (r"/flow/files$", settings.flow_max_file_bytes + uploads.ENVELOPE),
+        ],
     )
     app.add_middleware(Seen)  # outermost
     app.include_router(_open_routes(app, ready, dead))

@@ -11,6 +11,7 @@ from sqlalchemy import text
 
 from services.app.context import AppContext
 from services.app.endpoints import events as endpoint_events
+from services.app.flows import files
 from services.app.flows import repository as flows
 from services.app.identity import repository as identity
 from services.app.identity.idempotency import purge as purge_idempotency
@@ -66,6 +67,7 @@ class Maintenance:
         await self._do("purge_idempotency", lambda: purge_idempotency(context.database))
         await self._do("purge_logins", self._purge_logins)
         await self._do("trim_events", self._trim_events)
+        await self._do("forget_files", lambda: files.forget(context))
         await self._do("forget_deliveries", lambda: delivery.forget(context))
         await self._do("forget_firings", lambda: firing.forget(context))
         await self._do("forget_arrivals", lambda: receiving.forget(context))

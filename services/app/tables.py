@@ -4,7 +4,7 @@ from services.app.audit.tables import AuditRow
 from services.app.clusters.tables import ClusterAccessRow, ClusterRow
 from services.app.credentials.tables import CredentialRow
 from services.app.endpoints.tables import EndpointEventRow, EndpointRow
-from services.app.flows.tables import ArtifactRow, ExecutionRow, FlowRow, SecretRow, VersionRow
+from services.app.flows.tables import ArtifactRow, ExecutionRow, FileUseRow, FlowRow, SecretRow, VersionRow
 from services.app.identity.tables import ApiKeyRow, IdempotencyRow, LoginRow, UserRow
 from services.app.models.tables import CloudModelRow, ModelFileRow, ModelRow, ProviderRow, ScanOverrideRow, ScanRow
 from services.app.projects.tables import MemberRow, ProjectRow
@@ -17,7 +17,7 @@ from shared.jobs import tables as jobs
 
 __all__ = [
     "ApiKeyRow", "ArrivalRow", "ArtifactRow", "AuditRow", "CloudModelRow", "ClusterAccessRow", "ClusterRow",
-    "CredentialRow", "EndpointEventRow", "EndpointRow", "ExecutionRow", "FiringRow", "FlowRow", "IdempotencyRow",
+    "CredentialRow", "EndpointEventRow", "EndpointRow", "ExecutionRow", "FileUseRow", "FiringRow", "FlowRow", "IdempotencyRow",
     "LoginRow", "MemberRow", "MessageRow", "ModelFileRow", "ModelRow", "ProjectRow", "ProviderRow", "ScanOverrideRow",
     "ScanRow", "ScheduleRow", "SecretRow", "SigningSecretRow", "TemplateRow", "TriggerRow", "UserRow", "VersionRow",
     "WebhookRow", "WorkflowRow", "jobs",

@@ -8,12 +8,13 @@ import re
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from services.flow.bounded import size_of
 from shared.errors import Problem
 from shared.jobs.outcomes import Permanent
 from shared.objects.blocking import settled
+from shared.objects.scratch import held_scratch
 from shared.objects.store import ObjectNotFound, ObjectStore, blob_key
 from stepway.tasks import TaskError
 
@@ -49,13 +50,9 @@ class Artifacts:
         name, media_type = file_name(name), media_type.lower()
         if not _MEDIA_TYPE.fullmatch(media_type):
             media_type = "application/octet-stream"
-        scratch = f"artifact-{uuid4().hex}"
-        folder = await settled(self._store.scratch, scratch)
-        try:
+        async with held_scratch(self._store, "artifact") as folder:
             size, sha256 = await _written(folder / "content", content)
             await self._store.adopt(folder / "content", sha256)
-        finally:
-            await self._store.drop_scratch(scratch)
         artifact_id = await self._keeper.keep_artifact(self._job_id, self._task, name, media_type, size, sha256)
         return {"artifact_id": str(artifact_id), "name": name, "media_type": media_type, "size": size, "sha256": sha256}
 

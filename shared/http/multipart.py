@@ -1,4 +1,5 @@
-"""Strict multipart/form-data for small forms, held in memory. `shared.http.bodies` feeds it the body in chunks.
+"""Strict multipart/form-data: small forms, held in memory (`shared.http.bodies` feeds them the body in chunks), and forms
+of one file of any size, which is passed on as it comes.
 
 Refused: a part that comes twice, more parts or bytes than allowed, a body that stops short, text that is not UTF-8.
 """
@@ -141,7 +142,7 @@ class FormReader:
         file_name = options.get(b"filename")
         self._part = _Part(
             name,
-            None if file_name is None else _display_name(_text(file_name, name)),
+            None if file_name is None else display_name(_text(file_name, name)),
             self._limits.text_bytes if file_name is None else self._limits.file_bytes,
         )
 
@@ -165,6 +166,47 @@ class FormReader:
     def _all_done(self) -> None:
         self._ended = True
         self._parts = {name: value for name, value in self._parts.items() if value is not ABSENT}
+
+
+class FileReader(FormReader):
+    """Push parser of a form of one part, `file`, of any size: `write` a chunk, `take` what of the file was in it.
+
+    `name` and `media_type` are what the part's headers say, once they have come.
+    """
+
+    def __init__(self, content_type: str) -> None:
+        super().__init__(content_type, FormLimits())
+        self.name: str | None = None
+        self.media_type: str | None = None
+        self._taken: list[bytes] = []
+
+    def take(self) -> bytes:
+        taken, self._taken = b"".join(self._taken), []
+        return taken
+
+    def finish(self) -> dict[str, str | UploadedFile | None]:
+        if self._ended and not self._parts:
+            raise unreadable("The form has no part `file`.", "file")
+        return super().finish()
+
+    def _begin(self) -> None:
+        if self._parts:
+            raise unreadable("The form has one part, `file`, and no other.")
+        super()._begin()
+
+    def _headers_done(self) -> None:
+        super()._headers_done()
+        assert self._part is not None
+        if self._part.name != "file":
+            raise unreadable("The form has one part, `file`, and no other.", self._part.name)
+        self.name = self._part.file_name
+        self.media_type = self._headers.get(b"content-type", b"").decode("latin-1") or None
+
+    def _data(self, data: bytes, start: int, end: int) -> None:
+        self._taken.append(data[start:end])
+
+    def _end(self) -> None:
+        self._part = None
 
 
 ABSENT = UploadedFile("", 0, "", b"")
@@ -193,6 +235,7 @@ def _text(raw: bytes, part: str | None) -> str:
     return text
 
 
-def _display_name(name: str) -> str:
+def display_name(name: str) -> str:
+    """The last part of a path, without control characters; at most 255 characters, none for a name that has no others."""
     last = re.split(r"[/\\]", name)[-1]
     return CONTROL.sub("", last).strip()[:255]

@@ -3,10 +3,13 @@
 import fcntl
 import os
 import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from uuid import uuid4
 
 from shared.objects.blocking import settled
-from shared.objects.store import checked_name
+from shared.objects.store import ObjectStore, checked_name
 
 
 class Scratch:
@@ -30,6 +33,20 @@ class Scratch:
     def sweep(self, before: float) -> int:
         """Remove what nobody holds and nobody has touched since `before` (seconds since the epoch). Blocks."""
         return sum(_remove_if_stale(folder, before) for folder in self.root.iterdir())
+
+
+@asynccontextmanager
+async def held_scratch(store: ObjectStore, kind: str) -> AsyncIterator[Path]:
+    """A scratch folder of this block's own, however long it takes; what a crash leaves is swept, as nobody holds it."""
+    name = f"{kind}-{uuid4().hex}"
+    folder = await settled(store.scratch, name)
+    lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield folder
+    finally:
+        await store.drop_scratch(name)
+        os.close(lock)
 
 
 def _remove_if_stale(folder: Path, before: float) -> int:

@@ -54,6 +54,7 @@ def run(
     ref: Ref,
     inputs: Annotated[list[str] | None, typer.Option("--input", "-i", metavar="NAME=VALUE", help="May be repeated.")] = None,
     input_file: Annotated[str | None, typer.Option("--input-file", help="YAML or JSON with inputs; - for stdin.")] = None,
+    files: Annotated[list[str] | None, typer.Option("--file", metavar="NAME=PATH", help="A file for an input; uploaded.")] = None,
     watch: Watch = False,
     provider_key_file: KeyFile = None,
     webhook: Annotated[str | None, typer.Option("--webhook", metavar="URL", help="Is told of its statuses.")] = None,
@@ -61,8 +62,12 @@ def run(
     """Start an execution of a flow. Values are read by the types of the flow's inputs."""
     path = f"{FLOW.path}/{find_id(cli.client, FLOW, ref)}"
     given = _from_file(input_file) if input_file else {}
-    if inputs:
-        given |= _read_inputs(cli.client.get(path, dialect="refs")["definition"].get("input", []), pairs(inputs))
+    paths = _paths(files or [])
+    if inputs or paths:
+        flow = cli.client.get(path, dialect="refs")
+        declared = flow["definition"].get("input", [])
+        given |= _read_inputs(declared, pairs(inputs or []))
+        given |= _upload(cli.client, declared, paths, flow["project_id"])
     body = {"input": given, **({"webhook_url": webhook} if webhook else {})}
     started = cli.client.post(f"{path}/execute", body, headers=_key(provider_key_file))
     _go_on(cli, started, f"{path}/executions/{started['execution_id']}", watch=watch)
@@ -98,6 +103,23 @@ def _read_inputs(declared: list[dict[str, Any]], given: dict[str, str]) -> dict[
         except Unfit as error:
             raise Usage(f"{name}: {error}") from error
     return found
+
+
+def _paths(given: list[str]) -> dict[str, Path]:
+    found = {name: Path(path).expanduser() for name, path in pairs(given).items()}
+    for path in found.values():
+        if not path.is_file():
+            raise Usage(f"{path} is not a file.")
+    return found
+
+
+def _upload(client: Client, declared: list[dict[str, Any]], paths: dict[str, Path], project: str) -> dict[str, Any]:
+    """The values of files, each uploaded into the flow's project."""
+    fit = sorted(one["name"] for one in declared if one["type"] in ("file", "any"))
+    for name in paths:
+        if name not in fit:
+            raise Usage(f"The flow has no input {name!r} that takes a file.", fit)
+    return {name: client.upload("/flow/files", path, project_id=project) for name, path in paths.items()}
 
 
 def _key(file: Path | None) -> dict[str, str]:

@@ -40,12 +40,13 @@ async def ids(client: Client, hub: Hub) -> dict[str, str]:
     flow = {"name": "f", "tasks": [{"ref": "size", "type": "text.size", "input": {"text": "x"}}]}
     made = await client.post("/flow/workflows", flow, 201)
     execution = await client.post(f"/flow/workflows/{made['workflow_id']}/execute", {}, 202)
+    file = (await client.http.post("/flow/files", content=b"bytes", headers={"Content-Type": "text/plain"})).json()
     return {
         FLOW: made["workflow_id"], "execution_id": execution["execution_id"], "task": "size", "number": "1",
         "workflow_id": draft["workflow_id"], "job_id": ended["job"]["id"], "model_id": ended["result"]["id"],
         "project_id": await actors.project(client), "credential_id": await actors.credential(client),
         "cluster_id": await actors.machine(client), "type": "model_deployment",
-        "template_id": (await client.get("/templates"))["data"][0]["id"],
+        "file_id": file["artifact_id"], "template_id": (await client.get("/templates"))["data"][0]["id"],
     }  # fmt: skip
 
 

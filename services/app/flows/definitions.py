@@ -131,11 +131,16 @@ def filled(flow: Flow, given: dict[str, Any], dialect: DialectName) -> dict[str,
         inputs = check_inputs(flow, given, dialect)
     except FlowFaults as error:
         raise problem_of("flow_input_invalid", error.faults) from None
+    check_size(inputs, dialect)
+    return inputs
+
+
+def check_size(inputs: dict[str, Any], dialect: DialectName) -> None:
+    """Problem `flow_input_invalid`."""
     if len(to_json(inputs)) > MAX_INPUTS:
         word = DIALECTS[dialect].input
         message = f"All inputs together have at most {MAX_INPUTS >> 10} KiB; pass what is large as a file."
         raise problem_of("flow_input_invalid", [FlowFault(word, "too_long", message)])
-    return inputs
 
 
 # ---- credentials

@@ -1,4 +1,4 @@
-"""Sends a file of an execution, or a range of it. It takes one of its key's streams while it is under way."""
+"""Sends a file, or a range of it. It takes one of its key's streams while it is under way."""
 
 import re
 from collections.abc import AsyncIterator

@@ -148,10 +148,20 @@ async def keep_artifact(session: AsyncSession, values: dict[str, Any]) -> UUID:
 
 
 async def artifact(session: AsyncSession, artifact_id: UUID, project_id: UUID) -> ArtifactRow | None:
-    """A file of any execution of the project."""
-    statement = select(ArtifactRow).join(ExecutionRow, ExecutionRow.id == ArtifactRow.execution_id)
-    statement = statement.where(ArtifactRow.id == artifact_id, ExecutionRow.project_id == project_id)
-    return (await session.execute(statement)).scalar_one_or_none()
+    """A file of any execution of the project, or one that was uploaded into it."""
+    return (await artifacts(session, [artifact_id], project_id)).get(artifact_id)
+
+
+async def artifacts(
+    session: AsyncSession, ids: Iterable[UUID], project_id: UUID, *, hold: bool = False
+) -> dict[UUID, ArtifactRow]:
+    """Those of the project, by their ids. `hold`: none of them is deleted before the transaction has ended."""
+    statement = select(ArtifactRow).outerjoin(ExecutionRow, ExecutionRow.id == ArtifactRow.execution_id)
+    owner = func.coalesce(ArtifactRow.project_id, ExecutionRow.project_id)
+    statement = statement.where(ArtifactRow.id.in_(list(ids)), owner == project_id)
+    if hold:
+        statement = statement.order_by(ArtifactRow.id).with_for_update(of=ArtifactRow, key_share=True, read=True)
+    return {row.id: row for row in (await session.execute(statement)).scalars()}
 
 
 async def digests(session: AsyncSession, execution_id: UUID) -> list[str]:
@@ -159,12 +169,15 @@ async def digests(session: AsyncSession, execution_id: UUID) -> list[str]:
     return list((await session.execute(statement)).scalars())
 
 
-async def places(session: AsyncSession, artifacts: Iterable[UUID], project_id: UUID) -> dict[UUID, tuple[str, str]]:
-    """The short ids of the flow and the execution of each file, of those of the project."""
+async def places(session: AsyncSession, ids: Iterable[UUID], project_id: UUID) -> dict[UUID, tuple[str, str] | None]:
+    """The short ids of the flow and the execution of each file, of those of the project; None for an upload."""
     statement = (
         select(ArtifactRow.id, FlowRow.slug, ExecutionRow.slug)
-        .join(ExecutionRow, ExecutionRow.id == ArtifactRow.execution_id)
-        .join(FlowRow, FlowRow.id == ExecutionRow.flow_id)
-        .where(ArtifactRow.id.in_(list(artifacts)), ExecutionRow.project_id == project_id)
+        .outerjoin(ExecutionRow, ExecutionRow.id == ArtifactRow.execution_id)
+        .outerjoin(FlowRow, FlowRow.id == ExecutionRow.flow_id)
+        .where(
+            ArtifactRow.id.in_(list(ids)),
+            func.coalesce(ArtifactRow.project_id, ExecutionRow.project_id) == project_id,
+        )
     )
-    return {row[0]: (row[1], row[2]) for row in await session.execute(statement)}
+    return {row[0]: None if row[1] is None else (row[1], row[2]) for row in await session.execute(statement)}

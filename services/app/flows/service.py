@@ -91,7 +91,7 @@ async def create(
     caller.require("member")
     rest, named = _without_project(body)
     dialect, flow = definitions.read(rest, context.task_types)
-    home = await _home(session, caller, named or project_id)
+    home = await home_of(session, caller, named or project_id)
     await _check_credentials(session, caller, flow, dialect, home)
     await _check_room(context, session, home)
     moment = now()
@@ -195,8 +195,8 @@ def _without_project(body: Body) -> tuple[Body, UUID | None]:
         raise Problem("flow_invalid", fault.message, faults=[fault]) from None
 
 
-async def _home(session: AsyncSession, caller: Caller, project_id: UUID | None) -> UUID:
-    """The project of a new flow: the one that is named, the caller's only one, or the one that everyone begins in."""
+async def home_of(session: AsyncSession, caller: Caller, project_id: UUID | None) -> UUID:
+    """The project of a new flow or file: the one that is named, the caller's only one, or the one that everyone begins in."""
     home = project_id or caller.only_project
     if home is None and len(caller.projects) == 1:
         home = next(iter(caller.projects))

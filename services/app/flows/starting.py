@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from services.app.context import AppContext
-from services.app.flows import definitions, history
+from services.app.flows import definitions, files, history
 from services.app.flows.tables import ExecutionRow, FlowRow, SecretRow, VersionRow
 from shared.contracts.flows import RUN_FLOW, FlowRun
 from shared.errors import Problem
@@ -55,14 +55,17 @@ class Start:
 
 async def start(context: AppContext, session: AsyncSession, asked: Start) -> ExecutionRow:
     """Problems: `flow_input_invalid`, `too_many_executions`."""
-    inputs = definitions.filled(asked.definition, asked.inputs, asked.dialect)
-    await check_room(context, session, asked.flow.project_id)
+    project = asked.flow.project_id
+    filled = definitions.filled(asked.definition, asked.inputs, asked.dialect)
+    inputs, uploads = await files.checked(session, asked.definition, filled, project, asked.dialect)
+    await check_room(context, session, project)
     parent = asked.parent
     execution = await history.add(session, {
-        "id": uuid4(), "flow_id": asked.flow.id, "version": asked.version.number, "project_id": asked.flow.project_id,
+        "id": uuid4(), "flow_id": asked.flow.id, "version": asked.version.number, "project_id": project,
         "inputs": inputs, "webhook_url": asked.webhook_url, "trigger": asked.trigger,
         "parent": parent and parent.id, "parent_task": parent and parent.task, "parent_attempt": parent and parent.attempt,
     })  # fmt: skip
+    await files.note_use(session, execution.id, uploads)
     if asked.provider_key is not None:
         await keep_secret(context, session, execution.id, asked.provider_key)
     run = FlowRun(
@@ -70,7 +73,7 @@ async def start(context: AppContext, session: AsyncSession, asked: Start) -> Exe
         credentials=asked.credentials,
     )  # fmt: skip
     await context.ledger.submit(session, JobRequest(
-        context.jobs.latest(RUN_FLOW), run, id=execution.id, project_id=asked.flow.project_id, owner_id=asked.owner_id,
+        context.jobs.latest(RUN_FLOW), run, id=execution.id, project_id=project, owner_id=asked.owner_id,
         key_id=asked.key_id, resource_type="flow", resource_id=asked.flow.id,
         steps=[PlannedStep(task.name, task.name) for task in asked.definition.tasks],
     ))  # fmt: skip

@@ -17,6 +17,7 @@ STATUSES = ("PENDING", "RUNNING", "COMPLETED", "FAILED", "CANCELLED")
 LIVE = ("PENDING", "RUNNING")
 TRIGGERS = ("api", "schedule", "webhook", "parent", "retry")
 _EXECUTION = "flow.execution.id"
+_UPLOADED = text("project_id IS NOT NULL")
 
 
 class FlowRow(Base):
@@ -100,18 +101,38 @@ class ExecutionRow(Base):
 
 
 class ArtifactRow(Base):
-    """A file of an execution. Its bytes are a blob, kept while a row names it."""
+    """A file: made by a task of an execution, with which it goes, or uploaded into a project. Its bytes are a blob, kept
+    while a row names it. Of an upload, `used_at` is when an execution was last given it, to the hour.
+    """
 
     __tablename__ = "artifact"
 
     id: Mapped[UUID] = mapped_column(primary_key=True)
-    execution_id: Mapped[UUID] = mapped_column(ForeignKey(_EXECUTION, ondelete="CASCADE"), index=True)
-    task: Mapped[str]
+    execution_id: Mapped[UUID | None] = mapped_column(ForeignKey(_EXECUTION, ondelete="CASCADE"), index=True)
+    task: Mapped[str | None]
+    project_id: Mapped[UUID | None] = mapped_column(ForeignKey("platform.project.id", ondelete="CASCADE"))
     name: Mapped[str]
     media_type: Mapped[str]
     size: Mapped[int] = mapped_column(BigInteger)
     sha256: Mapped[str] = mapped_column(index=True)
     created_at: Mapped[Created]
+    used_at: Mapped[datetime | None]
+
+    __table_args__ = (
+        CheckConstraint("(execution_id IS NULL) <> (project_id IS NULL)", name="owner"),
+        Index("ix_artifact_project", "project_id", "created_at", "id", postgresql_where=_UPLOADED),
+        Index("ix_artifact_uploaded", "created_at", "id", postgresql_where=_UPLOADED),
+        {"schema": "flow"},
+    )
+
+
+class FileUseRow(Base):
+    """That the inputs of an execution name an uploaded file, which stays as long as the execution is known."""
+
+    __tablename__ = "file_use"
+
+    execution_id: Mapped[UUID] = mapped_column(ForeignKey(_EXECUTION, ondelete="CASCADE"), primary_key=True)
+    artifact_id: Mapped[UUID] = mapped_column(ForeignKey("flow.artifact.id"), primary_key=True, index=True)
 
     __table_args__ = ({"schema": "flow"},)
 

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from services.app.flows import slugs
 from services.app.flows.history import Listed
-from services.app.flows.tables import ExecutionRow, FlowRow, VersionRow
+from services.app.flows.tables import ArtifactRow, ExecutionRow, FlowRow, VersionRow
 from services.app.resources import text_of
 from shared.clock import iso
 from shared.flows.definition import Flow
@@ -153,7 +153,7 @@ def _field(field: Field) -> dict[str, Any]:
 
 # ---- files
 
-Places = Mapping[UUID, tuple[str, str]]
+Places = Mapping[UUID, tuple[str, str] | None]
 
 
 def files_in(value: Json) -> set[UUID]:
@@ -180,9 +180,34 @@ def with_links(value: Json, places: Places) -> Json:
     linked = {name: with_links(one, places) for name, one in value.items()}
     artifact_id = _artifact_id(value)
     if artifact_id is not None and artifact_id in places:
-        flow, execution = places[artifact_id]
-        linked["href"] = f"/flow/workflows/{flow}/executions/{execution}/artifacts/{artifact_id}"
+        linked["href"] = _href(artifact_id, places[artifact_id])
     return linked
+
+
+def _href(artifact_id: UUID, place: tuple[str, str] | None) -> str:
+    if place is None:
+        return f"/flow/files/{artifact_id}/content"
+    return f"/flow/workflows/{place[0]}/executions/{place[1]}/artifacts/{artifact_id}"
+
+
+def file_value(file: ArtifactRow) -> dict[str, Any]:
+    """What stands for the file in inputs."""
+    return {
+        "artifact_id": str(file.id), "name": file.name, "media_type": file.media_type, "size": file.size,
+        "sha256": file.sha256,
+    }  # fmt: skip
+
+
+def uploaded(file: ArtifactRow) -> dict[str, Any]:
+    """The value of an uploaded file, with the place of its bytes."""
+    return {**file_value(file), "href": _href(file.id, None)}
+
+
+def file_summary(file: ArtifactRow) -> dict[str, Any]:
+    return {
+        **uploaded(file), "project_id": text_of(file.project_id), "created_at": iso(file.created_at),
+        "used_at": iso(file.used_at),
+    }  # fmt: skip
 
 
 def _artifact_id(value: dict[str, Json]) -> UUID | None:

@@ -1,17 +1,15 @@
 """What the steps of the model service reach the world with."""
 
-import fcntl
-import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from uuid import uuid4
 
 from shared.contracts.models import Manifest, ModelFile
 from shared.contracts.ports import AppPort
 from shared.jobs.outcomes import Permanent
 from shared.objects.fetching import check_room, fetch, fetch_head
+from shared.objects.scratch import held_scratch
 from shared.objects.store import ObjectNotFound, ObjectStore, WrongDigest, blob_key, manifest_key
 from shared.settings import Settings
 
@@ -39,25 +37,12 @@ class ModelTools:
         if len(found) == len(files):
             yield found
             return
-        async with self._folder() as folder:
+        async with held_scratch(self.objects, "placed") as folder:
             copies = {file.sha256: file for file in files}
             await check_room(folder, sum(min(file.size, head or file.size) for file in copies.values()))
             for file in copies.values():
                 await self._copy(file, folder / file.sha256, head)
             yield [(file, folder / file.sha256) for file in files]
-
-    @asynccontextmanager
-    async def _folder(self) -> AsyncIterator[Path]:
-        """A scratch folder of this block's own; one that a crash leaves is swept, as nobody holds it any more."""
-        name = f"placed-{uuid4().hex}"
-        folder = self.objects.scratch(name)
-        lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield folder
-        finally:
-            await self.objects.drop_scratch(name)
-            os.close(lock)
 
     async def _copy(self, file: ModelFile, target: Path, head: int | None) -> None:
         try:

@@ -181,6 +181,11 @@ TABLE = [
     Row("GET", f"{ENDED}/events", (401, 204, 404, 204, 204, 204, 204)),
     Row("GET", f"{ENDED}/tasks/{{task}}", SEEN),
     Row("GET", f"{ENDED}/artifacts/{{artifact}}", SEEN),
+    Row("GET", "/flow/files", EVERYONE),
+    Row("POST", "/flow/files?project_id={project}", (401, 403, 422, 201, 201, 201, 201), {"any": "bytes"}),
+    Row("GET", "/flow/files/{file}", SEEN),
+    Row("GET", "/flow/files/{file}/content", SEEN),
+    Row("DELETE", "/flow/files/{file}", (401, 403, 404, 204, 204, 204, 204)),
     Row("POST", f"{EXECUTION}/events/{{event}}", (401, 403, 404, 200, 200, 200, 200), {"yes": "y"}),
     Row("POST", f"{EXECUTION}/cancel", (401, 403, 404, 403, 403, 200, 200)),
     Row("POST", f"{ENDED}/retry", (401, 403, 404, 403, 403, 200, 200)),
@@ -297,7 +302,7 @@ async def make_things(context: AppContext, people: People, routes: RouteTable) -
 NAMES = (
     "shared", "personal", "template", "model", "everyones", "idle", "scan", "override", "cluster", "empty", "coming",
     "endpoint", "failed", "pending", "registration", "draft", "stopped",
-    "flow", "unused", "execution", "ended", "artifact",
+    "flow", "unused", "execution", "ended", "artifact", "file",
     "webhook", "delivery", "automatic", "schedule", "trigger",
 )  # fmt: skip
 
@@ -425,7 +430,7 @@ async def _flows(context: AppContext, ids: dict[str, UUID], project: UUID, owner
     artifact = ArtifactRow(id=ids["artifact"], execution_id=ids["ended"], task="greet", **file)
     await rows.insert(
         context.database, *flow("flow"), *flow("unused"), *execution("execution", "pending", "PENDING"),
-        *execution("ended", "failed", "FAILED"), artifact,
+        *execution("ended", "failed", "FAILED"), artifact, ArtifactRow(id=ids["file"], project_id=project, **file),
     )  # fmt: skip
     return ids_shown | {"task_type": "text.size", "first": "1", "task": "greet", "event": "approval"}
 

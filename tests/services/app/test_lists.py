@@ -34,7 +34,7 @@ LISTS = [
     *ENUMS, *SHORT, "/audit", "/keys", "/projects", "/projects/{project}/members", "/models/{model}/scans",
     "/models/{model}/scan-overrides", "/clusters/clusters", "/flow/workflows", "/flow/workflows/{flow}/versions",
     "/flow/workflows/{flow}/executions", "/flow/workflows/{automatic}/schedules", "/flow/workflows/{automatic}/triggers",
-    "/webhooks", "/webhooks/{webhook}/deliveries",
+    "/webhooks", "/webhooks/{webhook}/deliveries", "/flow/files",
 ]  # fmt: skip
 
 

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from stepway.client import Client
+from tests.services.flow.tasks.test_pdf import pdf
 from tests.stepway.cli.conftest import Run, Service
 from tests.stepway.cli.flows import ask, measure
 
@@ -218,6 +219,26 @@ def test_inputs_come_from_files_and_from_standard_input(run: Run, measured: str,
     assert result.json["input"] == {"text": "yes", "least": 1}
     piped = run("flows", "run", measured, "--input-file", "-", "--watch", stdin='{"text": "abcd"}')
     assert piped.out.split() == ["characters", "4"]
+
+
+def test_a_file_is_uploaded_and_read(run: Run, client: Client, tmp_path: Path) -> None:
+    flow, page = tmp_path / "read.yaml", tmp_path / "page.pdf"
+    flow.write_text(
+        "name: read\ninput:\n  - {name: doc, type: file}\n  - {name: first, type: number}\n"
+        "tasks:\n  - {ref: read, type: pdf.extract_text, input: {file: '{{input.doc}}'}}\n"
+        "output:\n  - {name: text, type: text, value: '{{refs.read.output.text}}'}\n"
+    )
+    page.write_bytes(pdf("Sent by the command line"))
+    assert run("flows", "apply", str(flow)).code == 0
+    done = run("flows", "run", "read", "--file", f"doc={page}", "-i", "first=1", "--watch", "-o", "json")
+    assert done.code == 0, done.err
+    assert done.json["output"] == {"text": "Sent by the command line"}
+    given = done.json["input"]["doc"]
+    assert (given["name"], given["media_type"]) == ("page.pdf", "application/pdf")
+    assert client.get("/flow/files")["data"][0]["artifact_id"] == given["artifact_id"]
+    for arguments, words in ((f"first={page}", "takes a file"), ("doc=/nowhere.pdf", "is not a file")):
+        refused = run("flows", "run", "read", "--file", arguments)
+        assert (refused.code, words in refused.err) == (2, True), refused.err
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,162 @@
+"""Files that are uploaded into a project for its flows: kept, found, deleted; and the files that inputs name.
+
+`uploads` takes in their bytes. What an execution's inputs say of a file counts for nothing but its id.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+from uuid import UUID, uuid4
+
+from sqlalchemy import Select, delete, insert, select, text, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from services.app.audit import service as audit
+from services.app.context import AppContext
+from services.app.flows import definitions, history, views
+from services.app.flows.tables import LIVE, ArtifactRow, ExecutionRow, FileUseRow
+from services.app.flows.uploads import Received
+from services.app.identity.caller import Caller
+from services.app.models import holdings
+from services.app.resources import check_project, save
+from shared.errors import Problem
+from shared.flows.definition import Flow
+from shared.flows.dialects import DIALECTS
+from shared.flows.dialects.words import DialectName
+from shared.flows.faults import Fault, member
+from shared.http.pages import Listing, PageQuery, paginate
+from shared.objects.store import blob_key
+
+KEPT_DAYS = 30  # since the last execution was given a file
+
+FILES = Listing(
+    id=ArtifactRow.id, sortable={"created_at": ArtifactRow.created_at}, default="-created_at", search=[ArtifactRow.name]
+)  # fmt: skip
+
+_BATCH = 1000
+
+_FORGET = text("""
+    DELETE FROM flow.artifact WHERE id IN (
+        SELECT a.id FROM flow.artifact a
+         WHERE a.project_id IS NOT NULL AND a.created_at < clock_timestamp() - make_interval(days => :days)
+           AND (a.used_at IS NULL OR a.used_at < clock_timestamp() - make_interval(days => :days))
+           AND NOT EXISTS (SELECT 1 FROM flow.file_use u WHERE u.artifact_id = a.id)
+         LIMIT :batch FOR UPDATE SKIP LOCKED)
+    RETURNING id""")
+
+
+async def keep(context: AppContext, caller: Caller, project_id: UUID, file: Received) -> ArtifactRow:
+    """Store what was received, and name it. Problem `unavailable` where its bytes were freed in between; none is left."""
+    key = blob_key(file.sha256)
+    await context.objects.adopt(file.path, file.sha256)
+    async with context.database.transaction() as session:
+        await holdings.lock(session, [key])
+        if not await context.objects.exists(key):  # from here on nothing frees it (see `holdings`)
+            raise Problem("unavailable", "The file could not be kept; send it again.", headers={"Retry-After": "1"})
+        row = ArtifactRow(
+            id=uuid4(), project_id=project_id, name=file.name, media_type=file.media_type, size=file.size,
+            sha256=file.sha256,
+        )  # fmt: skip
+        session.add(row)
+        await save(session)
+        await audit.record(
+            session, caller, "file.upload", "file", row.id, project_id=project_id, name=row.name, size=row.size
+        )
+    return row
+
+
+async def page(session: AsyncSession, caller: Caller, project_id: UUID | None, query: PageQuery) -> dict[str, Any]:
+    await check_project(session, caller, project_id)
+    statement: Select[Any] = select(ArtifactRow).where(
+        ArtifactRow.project_id.is_not(None), caller.visible(ArtifactRow.project_id)
+    )
+    if project_id is not None:
+        statement = statement.where(ArtifactRow.project_id == project_id)
+    return (await paginate(session, statement, FILES, query)).envelope(views.file_summary)
+
+
+async def found(session: AsyncSession, caller: Caller, file_id: UUID, *, lock: bool = False) -> ArtifactRow:
+    """An uploaded file. Problem `not_found`."""
+    statement = select(ArtifactRow).where(ArtifactRow.id == file_id, ArtifactRow.project_id.is_not(None))
+    row = (await session.execute(statement.with_for_update() if lock else statement)).scalar_one_or_none()
+    if row is None:
+        raise Problem("not_found", "There is no such file.")
+    caller.check_sees(row.project_id, "file")
+    return row
+
+
+async def remove(session: AsyncSession, caller: Caller, file_id: UUID) -> str:
+    """Forget an uploaded file; the key of the object that may be free once this is committed. Problem `in_use`."""
+    row = await found(session, caller, file_id, lock=True)  # nothing starts with it from here on
+    caller.check_works_in(row.project_id, "file")
+    of_it = FileUseRow.artifact_id == file_id
+    living = select(ExecutionRow.slug).join(FileUseRow, FileUseRow.execution_id == ExecutionRow.id)
+    using = await session.scalar(living.where(of_it, ExecutionRow.status.in_(LIVE)).limit(1))
+    if using is not None:
+        raise Problem("in_use", f"The execution {using}, which has not ended, was given this file; cancel it first.")
+    await session.execute(delete(FileUseRow).where(of_it))
+    await session.execute(delete(ArtifactRow).where(ArtifactRow.id == file_id))
+    await audit.record(session, caller, "file.delete", "file", file_id, project_id=row.project_id, name=row.name)
+    return blob_key(row.sha256)
+
+
+async def forget(context: AppContext) -> int:
+    """Forget uploads that no execution was given for `KEPT_DAYS`, and that none names which is still known.
+
+    How many went. Their bytes are freed as all that nothing names.
+    """
+    gone = 0
+    while True:
+        async with context.database.statement() as connection:
+            count = len((await connection.execute(_FORGET, {"days": KEPT_DAYS, "batch": _BATCH})).all())
+        gone += count
+        if count == 0:
+            return gone
+
+
+# ---- files in the inputs of an execution
+
+
+async def checked(
+    session: AsyncSession, flow: Flow, inputs: dict[str, Any], project_id: UUID, dialect: DialectName
+) -> tuple[dict[str, Any], list[UUID]]:
+    """The inputs, each of type file as its row has it; and the uploads among all files that they name.
+
+    None of these goes before the transaction has ended. Problem `flow_input_invalid` for files that are not the project's.
+    """
+    named = views.files_in(inputs)
+    rows = await history.artifacts(session, named, project_id, hold=True) if named else {}
+    word = DIALECTS[dialect].input
+    filled, faults = dict(inputs), []
+    for one in flow.inputs:
+        value = inputs.get(one.name)
+        if one.type != "file" or value is None:
+            continue
+        row = next((rows[id_] for id_ in views.files_in({"artifact_id": value["artifact_id"]}) if id_ in rows), None)
+        if row is None:
+            message = "There is no such file in the project, or not any more."
+            faults.append(Fault(member(word, one.name), "reference_not_found", message))
+        else:
+            filled[one.name] = views.file_value(row)
+    if faults:
+        raise definitions.problem_of("flow_input_invalid", faults)
+    definitions.check_size(filled, dialect)
+    return filled, [row.id for row in rows.values() if row.project_id is not None]
+
+
+async def note_use(session: AsyncSession, execution_id: UUID, uploads: Iterable[UUID]) -> None:
+    """That the execution was given these files, which `checked` has told."""
+    rows = [{"execution_id": execution_id, "artifact_id": one} for one in uploads]
+    if not rows:
+        return
+    await session.execute(insert(FileUseRow), rows)
+    # To the hour, and passing over those that another start is just writing to: starts do not wait for each other.
+    stale = (
+        select(ArtifactRow.id)
+        .where(
+            ArtifactRow.id.in_([row["artifact_id"] for row in rows]),
+            text("(used_at IS NULL OR used_at < clock_timestamp() - interval '1 hour')"),
+        )
+        .with_for_update(key_share=True, skip_locked=True)
+    )
+    noted = update(ArtifactRow).where(ArtifactRow.id.in_(stale)).values(used_at=text("clock_timestamp()"))
+    await session.execute(noted.execution_options(synchronize_session=False))
