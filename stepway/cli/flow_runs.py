@@ -142,28 +142,28 @@ def watch(cli: Cli, execution: Execution) -> None:
 def follow(cli: Cli, path: str) -> dict[str, Any]:
     """Tells of its tasks on stderr as they go; the execution at its end."""
     execution: dict[str, Any] = cli.client.get(path, dialect="refs")
-    told: dict[str, str] = {}
-    for step in cli.client.get(f"/jobs/{execution['job_id']}")["steps"]:  # what has been before
-        _tell(cli, step, told, execution["execution_id"])
-    while execution["status"] not in ENDS:
-        for event in cli.client.events(f"{path}/events"):
+    told: set[tuple[str, str]] = set()
+    while True:
+        for event in cli.client.events(f"{path}/events"):  # from the first one
             if event.name == "step":
                 _tell(cli, event.data, told, execution["execution_id"])
-        execution = cli.client.get(path, dialect="refs", wait=10)  # the stream ends with the job
+        execution = cli.client.get(path, dialect="refs", wait=10)
+        if execution["status"] in ENDS:
+            break
     error = f": {execution['error']['message']}" if execution["error"] else ""
     cli.out.say(f"{execution['execution_id']} {execution['status']}{error}")
     return execution
 
 
-def _tell(cli: Cli, step: dict[str, Any], told: dict[str, str], execution: str) -> None:
+def _tell(cli: Cli, step: dict[str, Any], told: set[tuple[str, str]], execution: str) -> None:
     """A line for each change of a task, of an item of a loop (`name[3]`), and at the beginning of a wait (`name:wait`)."""
     key, state = step["key"], step["state"]
     task, _, part = key.partition(":")
     again = f", attempt {step['attempt']}" if step["attempt"] > 1 else ""
     now = state if part else f"{state}{again}"
-    if state == "pending" or told.get(key) == now:
+    if state == "pending" or (key, now) in told:
         return
-    told[key] = now
+    told.add((key, now))
     if part:
         if task and state == "running":
             cli.out.say(f"… {task} {_wait(step, part, execution)}")

@@ -122,8 +122,6 @@ def _commands() -> Iterator[tuple[str, str]]:
 
 
 def _plain(text: str, real: Mapping[str, str]) -> list[str]:
-    """Without ids and times, and without that a task runs: it may have ended before anybody looks."""
-    text = re.sub(r"^● .*\n", "", text, flags=re.MULTILINE)
     text = OWN.sub(lambda found: real.get(found[0], found[0]), text)
     for pattern, mark in TIMES:
         text = pattern.sub(mark, text)
