@@ -9,7 +9,7 @@ import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
-MAX_FAULTS = 200  # of one answer
+MAX_FAULTS = 80  # of one answer
 MAX_COMPARISONS = 2000  # of names, of one answer: looking for the nearest one costs time
 PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}")
 

@@ -15,10 +15,19 @@ from tests.services.app.conftest import People, Person
 from tests.services.app.test_authorization import filled
 
 JSON = "application/json"
-# Of each route one row; the gateway judges the body only when it has the endpoint.
+# Of each route one row; the gateway judges the body only when it has the endpoint. An uploaded file may be anything.
 WRITES = list(
-    {(row.method, row.path): row for row in TABLE if row.method in ("POST", "PATCH", "PUT") and row.body}.values()
+    {
+        (row.method, row.path): row
+        for row in TABLE
+        if row.method in ("POST", "PATCH", "PUT") and row.body and not row.path.startswith("/flow/files")
+    }.values()
 )
+# What some routes do take: nothing stands for no inputs, and for an answer without data.
+TAKEN = {
+    "/flow/workflows/{flow}/execute": {"empty"}, "/flow/workflows/{flow}/executions": {"empty"},
+    "/flow/workflows/{flow}/executions/{execution}/events/{event}": {"empty"},
+}  # fmt: skip
 BODILESS = [row for row in TABLE if row.method == "POST" and not row.body]
 LISTS = ("/models", "/models/catalog", "/models/providers", "/clusters", "/endpoints", "/jobs", "/workflows", "/audit", "/users",
          "/keys", "/projects", "/credentials", "/templates", "/icons", "/jobs/{failed}", "/endpoints/{endpoint}/logs",
@@ -77,6 +86,9 @@ async def test_bodies(client: httpx.AsyncClient, admin: Person, things: Things, 
     for what, raw in _raw(body).items():
         sent = raw * 4 if "/v1/" in path and what == "too large" else raw  # prompts may be longer
         answer = await _send(client, row, path, admin.key, sent)
+        if what in TAKEN.get(row.path, ()):
+            assert answer.is_success, (what, answer.text)
+            continue
         assert 400 <= answer.status_code < 500, (what, answer.text)
         assert len(answer.content) < 5000, what  # no echo
     good = json.dumps(body).encode()
