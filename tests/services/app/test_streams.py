@@ -15,6 +15,7 @@ from services.app.identity import authenticate
 from services.gateway.limits import Limits
 from services.gateway.table import RouteTable
 from shared.http.sse import EventStream, StreamSlots
+from shared.jobs.hub import end_name
 from tests.services.app.authorization import Things, make_things
 from tests.services.app.conftest import People, Person
 
@@ -136,7 +137,7 @@ async def test_a_wait_ends_with_what_allowed_it(streams: Streams, monkeypatch: p
             await asyncio.sleep(0.01)
         await asyncio.sleep(0.05)
         await streams.lose(how)
-        streams.context.hub.wake(streams.things.names["pending"])
+        streams.context.hub.wake(end_name(UUID(streams.things.names["pending"])))
         await task
         assert answer.status == 401
 
