@@ -3,12 +3,12 @@
 from typing import Any
 from uuid import UUID, uuid4
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from services.app.audit import service as audit
 from services.app.context import AppContext
-from services.app.flows import definitions
+from services.app.flows import attached, definitions
 from services.app.flows import service as flows
 from services.app.flows.tables import FlowRow
 from services.app.identity.caller import Caller
@@ -17,7 +17,6 @@ from services.app.schedules.cron import next_after
 from services.app.schedules.schemas import ScheduleIn, schedule_view
 from services.app.schedules.tables import ScheduleRow
 from shared.clock import now
-from shared.errors import Problem
 from shared.flows.definition import Flow
 from shared.http.pages import PageQuery
 
@@ -34,17 +33,14 @@ async def page(session: AsyncSession, caller: Caller, workflow_id: str, query: P
 
 async def show(session: AsyncSession, caller: Caller, workflow_id: str, schedule_id: UUID) -> dict[str, Any]:
     flow = await flows.found(session, caller, workflow_id)
-    return schedule_view(flow, await _found(session, flow, schedule_id))
+    return schedule_view(flow, await attached.found(session, ScheduleRow, "schedule", flow, schedule_id))
 
 
 async def create(
     session: AsyncSession, context: AppContext, caller: Caller, workflow_id: str, body: ScheduleIn
 ) -> dict[str, Any]:
-    # The lock makes simultaneous creations count one after another.
     flow = await flows.changeable(session, caller, workflow_id, lock=True)
-    count = select(func.count()).where(ScheduleRow.flow_id == flow.id)
-    if (await session.execute(count)).scalar_one() >= MOST:
-        raise Problem("quota_exceeded", f"A workflow may have {MOST} schedules; delete some first.")
+    await attached.check_room(session, ScheduleRow, "schedule", flow, MOST)
     await _check_input(session, caller, flow, body)
     moment = now()
     schedule = ScheduleRow(id=uuid4(), flow_id=flow.id, created_at=moment, revision=0, last=None)
@@ -67,7 +63,7 @@ async def replace(
 ) -> dict[str, Any]:
     """From now on it runs on behalf of who changes it; times that were missed before are forgotten."""
     flow = await flows.changeable(session, caller, workflow_id)
-    schedule = await _found(session, flow, schedule_id, lock=True)
+    schedule = await attached.found(session, ScheduleRow, "schedule", flow, schedule_id, lock=True)
     check_revision(schedule, expected)
     await _check_input(session, caller, flow, body)
     _set(schedule, caller, body)
@@ -81,7 +77,7 @@ async def delete(
     session: AsyncSession, caller: Caller, workflow_id: str, schedule_id: UUID, expected: Revisions | None
 ) -> None:
     flow = await flows.changeable(session, caller, workflow_id)
-    schedule = await _found(session, flow, schedule_id, lock=True)
+    schedule = await attached.found(session, ScheduleRow, "schedule", flow, schedule_id, lock=True)
     check_revision(schedule, expected)
     await session.delete(schedule)
     await session.flush()
@@ -104,13 +100,6 @@ async def _check_input(session: AsyncSession, caller: Caller, flow: FlowRow, bod
     definitions.filled(definition, body.input, dialect)
     named = definitions.credentials_of(definition, body.input, dialect)
     await definitions.check_credentials(session, caller, named, flow.project_id)
-
-
-async def _found(session: AsyncSession, flow: FlowRow, schedule_id: UUID, *, lock: bool = False) -> ScheduleRow:
-    schedule = await session.get(ScheduleRow, schedule_id, populate_existing=True, with_for_update=lock)
-    if schedule is None or schedule.flow_id != flow.id:
-        raise Problem("not_found", "The workflow has no such schedule.")
-    return schedule
 
 
 async def _record(session: AsyncSession, caller: Caller, action: str, flow: FlowRow, schedule: ScheduleRow) -> None:

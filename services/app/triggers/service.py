@@ -4,11 +4,12 @@ import secrets as random
 from typing import Any
 from uuid import UUID, uuid4
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from services.app.audit import service as audit
 from services.app.context import AppContext
+from services.app.flows import attached
 from services.app.flows import service as flows
 from services.app.flows.tables import FlowRow
 from services.app.identity.caller import Caller
@@ -17,7 +18,6 @@ from services.app.triggers.schemas import TriggerChange, TriggerIn, trigger_view
 from services.app.triggers.tables import TriggerRow
 from services.app.webhooks.secrets import new_secret
 from shared.clock import now
-from shared.errors import Problem
 from shared.http.pages import PageQuery
 
 MOST = 50  # triggers of one flow
@@ -37,18 +37,15 @@ async def page(session: AsyncSession, caller: Caller, workflow_id: str, query: P
 
 async def show(session: AsyncSession, caller: Caller, workflow_id: str, trigger_id: UUID) -> dict[str, Any]:
     flow = await flows.found(session, caller, workflow_id)
-    return trigger_view(flow, await _found(session, flow, trigger_id))
+    return trigger_view(flow, await attached.found(session, TriggerRow, "trigger", flow, trigger_id))
 
 
 async def create(
     session: AsyncSession, context: AppContext, caller: Caller, workflow_id: str, body: TriggerIn
 ) -> dict[str, Any]:
     """The view with `secret`, the only time that it is shown."""
-    # The lock makes simultaneous creations count one after another.
     flow = await flows.changeable(session, caller, workflow_id, lock=True)
-    count = select(func.count()).where(TriggerRow.flow_id == flow.id)
-    if (await session.execute(count)).scalar_one() >= MOST:
-        raise Problem("quota_exceeded", f"A workflow may have {MOST} triggers; delete some first.")
+    await attached.check_room(session, TriggerRow, "trigger", flow, MOST)
     trigger_id, secret, moment = uuid4(), new_secret(), now()
     trigger = TriggerRow(
         id=trigger_id, token=f"tr-{random.token_hex(_TOKEN_BYTES)}", flow_id=flow.id, scheme=body.scheme,
@@ -71,7 +68,7 @@ async def replace(
 ) -> dict[str, Any]:
     """From now on it runs on behalf of who changes it."""
     flow = await flows.changeable(session, caller, workflow_id)
-    trigger = await _found(session, flow, trigger_id, lock=True)
+    trigger = await attached.found(session, TriggerRow, "trigger", flow, trigger_id, lock=True)
     check_revision(trigger, expected)
     trigger.description, trigger.mapping, trigger.enabled = body.description, body.mapping, body.enabled
     trigger.owner_id, trigger.updated_at = caller.user_id, now()
@@ -85,18 +82,11 @@ async def delete(
     session: AsyncSession, caller: Caller, workflow_id: str, trigger_id: UUID, expected: Revisions | None
 ) -> None:
     flow = await flows.changeable(session, caller, workflow_id)
-    trigger = await _found(session, flow, trigger_id, lock=True)
+    trigger = await attached.found(session, TriggerRow, "trigger", flow, trigger_id, lock=True)
     check_revision(trigger, expected)
     await session.delete(trigger)
     await session.flush()
     await _record(session, caller, "trigger.delete", flow, trigger)
-
-
-async def _found(session: AsyncSession, flow: FlowRow, trigger_id: UUID, *, lock: bool = False) -> TriggerRow:
-    trigger = await session.get(TriggerRow, trigger_id, populate_existing=True, with_for_update=lock)
-    if trigger is None or trigger.flow_id != flow.id:
-        raise Problem("not_found", "The workflow has no such trigger.")
-    return trigger
 
 
 async def _record(session: AsyncSession, caller: Caller, action: str, flow: FlowRow, trigger: TriggerRow) -> None:
