@@ -57,18 +57,21 @@ class Artifacts:
         return {"artifact_id": str(artifact_id), "name": name, "media_type": media_type, "size": size, "sha256": sha256}
 
     async def open(self, file: Mapping[str, Any]) -> AsyncIterator[bytes]:
-        row = await self._row(file)
-        try:
-            async for chunk in self._store.read(blob_key(str(row["sha256"]))):
-                yield chunk
-        except ObjectNotFound:
-            raise TaskError("file_gone", "The file's content is not kept any more.") from None
+        async for chunk in self._content(await self._row(file)):
+            yield chunk
 
     async def read(self, file: Mapping[str, Any], limit: int) -> bytes:
         row = await self._row(file)
         if row["size"] > limit:
             raise TaskError("too_large", f"The file {row['name']} is larger than {size_of(limit)}, which is the limit.")
-        return b"".join([chunk async for chunk in self.open(file)])
+        return b"".join([chunk async for chunk in self._content(row)])
+
+    async def _content(self, row: Mapping[str, Any]) -> AsyncIterator[bytes]:
+        try:
+            async for chunk in self._store.read(blob_key(str(row["sha256"]))):
+                yield chunk
+        except ObjectNotFound:
+            raise TaskError("file_gone", "The file's content is not kept any more.") from None
 
     async def _row(self, file: Mapping[str, Any]) -> Mapping[str, Any]:
         try:
