@@ -1,0 +1,32 @@
+"""What can be set of a workflow server. `stepway serve` makes one from flags and the environment; a program by hand."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from stepway.runner.store import Retention
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Limits and places; times in seconds, sizes in bytes, None is no bound."""
+
+    host: str = "0.0.0.0"  # noqa: S104 (the public server's; without keys only loopback is served)
+    port: int = 8080
+    database: str | None = None  # a PostgreSQL URL; without it and `data_dir`, runs live in memory
+    data_dir: Path | None = None  # an embedded PostgreSQL lives here
+    concurrent_runs: int | None = None  # of one flow, on this server; a flow's own `num_concurrent_runs` holds too
+    queued_runs: int | None = 100_000  # of one flow, waiting for a place
+    max_body: int = 10 * MIB
+    max_event: int = 10 * MIB  # one event of a run, as JSON
+    max_run_time: float | None = None  # of a run, waiting included
+    idle_release: float = 2.0  # how long a run waits for something from outside before it leaves memory
+    drain: float = 5.0  # from SIGTERM to the end
+    heartbeat: float = 25.0  # between comments on a silent stream
+    stream_buffer: int = MIB  # what a slow reader may leave unread before it is let go
+    retention: Retention = field(default_factory=lambda: Retention(events=10_000))
+    platform_url: str | None = None  # the control plane that it is joined to
+    platform_key: str | None = field(default=None, repr=False)
+    public_url: str | None = None  # where others reach this server
+    name: str | None = None  # of this server, for people
