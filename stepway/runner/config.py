@@ -17,7 +17,6 @@ class Config:
     database: str | None = None  # a PostgreSQL URL; without it and `data_dir`, runs live in memory
     data_dir: Path | None = None  # an embedded PostgreSQL lives here
     concurrent_runs: int | None = None  # of one flow, on this server; a flow's own `num_concurrent_runs` holds too
-    queued_runs: int | None = 100_000  # of one flow, waiting for a place
     max_body: int = 10 * MIB
     max_event: int = 10 * MIB  # one event of a run, as JSON
     max_run_time: float | None = None  # of a run, waiting included

@@ -172,7 +172,7 @@ class Store(Protocol):
     async def ended_context(self, handler_id: str) -> str | None:
         """The context that the handler's last run left at its end."""
 
-    async def list(
+    async def page(
         self, statuses: Collection[str] | None, workflows: Collection[str] | None, limit: int | None, cursor: str | None
     ) -> tuple[list[Handler], str | None]:
         """Newest first, with the cursor of the next page. Raises ValueError for a cursor that is none."""
