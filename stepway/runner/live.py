@@ -65,8 +65,8 @@ class LiveRun:
         self.handler = handler
         self.adapter = Adapter(handler.run_id, state, self)
         self.over: asyncio.Future[Handler] = asyncio.get_running_loop().create_future()
-        self.on_idle: Callable[[LiveRun, float | None], None] = lambda run, seconds: None
-        self.on_busy: Callable[[LiveRun], None] = lambda run: None
+        self.on_idle: Callable[[LiveRun, float | None], None] = lambda _run, _seconds: None
+        self.on_busy: Callable[[LiveRun], None] = lambda _run: None
         self._store = keep
         self._next_tick = next_tick
         self._next_event = next_event
