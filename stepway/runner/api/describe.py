@@ -1,0 +1,52 @@
+"""What a flow is, as data: the JSON schemas of its events, and its graph of steps. `routes` serves it, `page` draws it."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+from workflows import Workflow
+from workflows.events import Event
+from workflows.representation import get_workflow_representation
+
+from stepway.runner.api.envelopes import Registry
+
+# Where a flow's resources come from may be a secret's place, and what they hold a secret.
+_PRIVATE = ("source_file", "source_line", "config_file", "config_value")
+
+
+def events_of(workflow: Workflow, additional: Iterable[type[Event]] = ()) -> tuple[type[Event], ...]:
+    """The event classes that a flow declares, then the additional ones, each once."""
+    return tuple(dict.fromkeys((*workflow.events, *additional)))
+
+
+def registry_of(workflow: Workflow, additional: Iterable[type[Event]] = ()) -> Registry:
+    """The event classes that clients may name. A start event that a flow declares wins over one of the same name."""
+    return Registry((*events_of(workflow, additional), workflow.start_event_class))
+
+
+def schema(workflow: Workflow) -> dict[str, Any]:
+    return {"start": schema_of(workflow.start_event_class), "stop": schema_of(workflow.stop_event_class)}
+
+
+def event_schemas(events: Iterable[type[Event]]) -> dict[str, Any]:
+    return {"events": [schema_of(event) for event in events]}
+
+
+def schema_of(event: type[Event]) -> dict[str, Any]:
+    """The JSON schema of an event's fields; a field of a type that JSON schema has no words for may be anything."""
+    return event.model_json_schema(schema_generator=_Lenient)
+
+
+def graph(workflow: Workflow) -> dict[str, Any]:
+    """Steps, events, resources and what is outside, and the edges between them, as the library has them."""
+    made = get_workflow_representation(workflow).model_dump(mode="json")
+    for node in made["nodes"]:
+        for name in _PRIVATE:
+            if node.get(name) is not None:
+                node[name] = None
+    return {"graph": made}
+
+
+class _Lenient(GenerateJsonSchema):
+    def handle_invalid_for_json_schema(self, schema: Any, error_info: str) -> JsonSchemaValue:
+        return {}
