@@ -29,7 +29,7 @@ from workflows.runtime.types.step_id import StepId
 from workflows.runtime.types.ticks import TickAddEvent, TickCancelRun, TickStepResult, WorkflowTick
 
 from stepway.runner import store
-from stepway.runner.api.envelopes import Unserialisable, envelope_json
+from stepway.runner.api.envelopes import Registry, Unserialisable, envelope_json
 from stepway.runner.events import UnserialisableEvent
 from stepway.runner.runtime import Adapter, Runtime
 from stepway.runner.store import End, Entry, Handler, Sent, Store
@@ -46,7 +46,7 @@ class Served:
     name: str
     workflow: Workflow
     events: tuple[type[Event], ...]
-    registry: dict[str, type[Event]]
+    registry: Registry
     serializer: BaseSerializer
     state_type: type[Any]  # of `ctx.store`
     places: int | None  # how many of its runs may be in memory at once

@@ -21,7 +21,7 @@ from workflows.runtime.control_loop import rebuild_state_from_ticks
 from workflows.runtime.types.internal_state import BrokerState
 from workflows.runtime.types.ticks import TickWakeup, WorkflowTickAdapter
 
-from stepway.runner.api.envelopes import InvalidEvent, envelope_json
+from stepway.runner.api.envelopes import InvalidEvent, Registry, envelope_json
 from stepway.runner.config import Config
 from stepway.runner.live import LiveRun, Served, read_back
 from stepway.runner.runtime import Runtime, steady_now
@@ -65,7 +65,7 @@ class Runs:
         events = tuple(dict.fromkeys((*workflow.events, *additional_events)))
         bounds = [one for one in (self._config.concurrent_runs, workflow._num_concurrent_runs) if one is not None]
         self.served[name] = Served(
-            name, workflow, events, {one.__name__: one for one in events}, self._runtime.get_serializer(workflow),
+            name, workflow, events, Registry(events), self._runtime.get_serializer(workflow),
             infer_state_type(workflow), min(bounds, default=None),
         )  # fmt: skip
 
