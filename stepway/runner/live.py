@@ -260,7 +260,13 @@ class LiveRun:
         """What the next run of this handler begins with."""
         if self.adapter.state.checkpoint().state is self._first_state:
             return self._context
-        return state_json(self.adapter.state, self.served.serializer)
+        try:
+            return state_json(self.adapter.state, self.served.serializer)
+        except Unserialisable as error:
+            if self._store.durable:
+                raise
+            log.warning("The next run of handler %s begins with an empty store: %s", self.handler.handler_id, error)
+            return None
 
     def _stopped(self, task: asyncio.Task[StopEvent]) -> None:
         """The control loop is over. Without an end, something went wrong that it has no event for."""

@@ -170,7 +170,12 @@ class Runs:
                 served.workflow._validate_valid_step_message(step, event)
             except WorkflowRuntimeError as error:
                 raise InvalidEvent(str(error)) from error
-        await self.store.send(handler_id, served.serializer.serialize(event), step)
+        data = served.serializer.serialize(event)
+        try:
+            read_back(served, data)
+        except ValueError as error:
+            raise InvalidEvent(f"{type(event).__name__} is no event of workflow '{served.name}'") from error
+        await self.store.send(handler_id, data, step)
 
     async def cancel(self, handler_id: str, *, purge: bool) -> Literal["cancelled", "deleted"]:
         """End a run, and forget it with `purge`. Raises UnknownHandler, without `purge` also for one that has ended."""
