@@ -26,16 +26,18 @@ from workflows.events import (
 )
 from workflows.runtime.types.internal_state import BrokerState
 from workflows.runtime.types.step_id import StepId
-from workflows.runtime.types.ticks import TickAddEvent, TickCancelRun, TickStepResult, WorkflowTick
+from workflows.runtime.types.ticks import TickAddEvent, TickCancelRun, TickStepResult, TickWaiterTimeout, WorkflowTick
 
 from stepway.runner import store
 from stepway.runner.api.envelopes import Registry, Unserialisable, envelope_json
 from stepway.runner.events import UnserialisableEvent
-from stepway.runner.runtime import Adapter, Runtime
+from stepway.runner.runtime import Adapter, Runtime, steady_now
 from stepway.runner.store import End, Entry, Handler, Sent, Store
+from stepway.runner.waiters import Waiters
 
 log = logging.getLogger(__name__)
 
+LONG_JOURNAL = 500  # ticks, after which a journal becomes a snapshot
 SOON = 0.005  # seconds that what nobody waits for may stay unwritten
 
 
@@ -76,6 +78,9 @@ class LiveRun:
         self._ended = False
         self._left = False
         self._taken: dict[int, tuple[Event, int]] = {}
+        self.waiters = Waiters()
+        self._waits: list[tuple[float, asyncio.TimerHandle]] = []
+        self._compact_at = next_tick + LONG_JOURNAL
         self._context = context
         self._written_state = self._first_state = state.checkpoint().state
         self._task: asyncio.Task[StopEvent] | None = None
@@ -96,9 +101,18 @@ class LiveRun:
         step = StepId.root(item.step) if item.step is not None else None
         self.adapter.inbox.put_nowait(TickAddEvent(event=event, step_id=step))
 
-    def compact(self, snapshot: str) -> None:
-        """Replace the journal up to now."""
-        self._entry.snapshot = snapshot
+    def arm(self, deadline: float, tick: TickWaiterTimeout) -> None:
+        """End a wait that began before the run came here."""
+        delay = max(0.0, deadline - steady_now())
+        handle = asyncio.get_running_loop().call_later(delay, self.adapter.inbox.put_nowait, tick)
+        self._waits.append((deadline, handle))
+        self.over.add_done_callback(lambda _: handle.cancel())
+
+    def compact(self, state: BrokerState) -> None:
+        """Replace the journal up to now, all of which is written, by what it has made."""
+        context = state.to_serialized(self.served.serializer).model_dump(mode="json")
+        self._entry.snapshot = json.dumps({"context": context, "waiters": self.waiters.stored()})
+        self._compact_at = self._next_tick + LONG_JOURNAL
 
     def journal(self, tick: WorkflowTick) -> None:
         """Add a tick that was reduced before the run began here."""
@@ -165,11 +179,15 @@ class LiveRun:
         if isinstance(tick, TickStepResult) and self._store.durable:
             self._keep_state()
             await self._flush()
+            if self._next_tick >= self._compact_at and self.adapter.loop is not None:
+                self.compact(self.adapter.loop.state)
         else:
             self._soon()
 
     def idle(self, seconds: float | None) -> None:
-        self.on_idle(self, seconds)
+        now = steady_now()
+        waits = [deadline - now for deadline, handle in self._waits if not handle.cancelled() and deadline > now]
+        self.on_idle(self, min([*waits, *([] if seconds is None else [seconds])], default=None))
 
     def busy(self) -> None:
         self.on_busy(self)
@@ -184,6 +202,7 @@ class LiveRun:
         except Exception as error:
             raise Unserialisable(_what_of(tick)) from error
         self._next_tick += 1
+        self.waiters.see(tick)
         if isinstance(tick, TickAddEvent) and (taken := self._taken.pop(id(tick.event), None)):
             self._entry.acks.append(taken[1])
 

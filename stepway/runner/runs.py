@@ -26,10 +26,10 @@ from stepway.runner.config import Config
 from stepway.runner.live import LiveRun, Served, read_back
 from stepway.runner.runtime import Runtime, steady_now
 from stepway.runner.store import AlreadyOver, End, Handler, NewRun, Saved, Store, StoreUnavailable, UnknownHandler
+from stepway.runner.waiters import Waiters
 
 log = logging.getLogger(__name__)
 
-LONG_JOURNAL = 500  # ticks above which a journal becomes a snapshot when it has been read
 POLL = 5.0
 
 
@@ -310,13 +310,16 @@ class Runs:
         if saved.state is not None:
             state = _store_of(served, json.loads(saved.state))
         if saved.snapshot is not None:
-            parsed = SerializedContext.from_dict_auto(json.loads(saved.snapshot), served.serializer)
+            snapshot = json.loads(saved.snapshot)
+            parsed = SerializedContext.from_dict_auto(snapshot["context"], served.serializer)
             init = BrokerState.from_serialized(parsed, served.workflow, served.serializer)
         next_tick = saved.tick_seq + len(saved.ticks)
         run = LiveRun(
-            served, saved.handler, self.store, state, context=_state_of(saved.context), next_tick=next_tick,
+            served, saved.handler, self.store, state, context=saved.state or _state_of(saved.context), next_tick=next_tick,
             next_event=saved.next_event,
         )  # fmt: skip
+        if saved.snapshot is not None:
+            run.waiters = Waiters(snapshot["waiters"])
         if next_tick == 0:
             start = read_back(served, saved.start) if saved.start is not None else None
             return run, init, start  # type: ignore[return-value]
@@ -328,8 +331,10 @@ class Runs:
             run.journal(wake)
             ticks.append(wake)
         init = rebuild_state_from_ticks(init, ticks, run_id=saved.handler.run_id)
-        if len(ticks) > LONG_JOURNAL:
-            run.compact(init.to_serialized(served.serializer).model_dump_json())
+        for tick in ticks:
+            run.waiters.see(tick)
+        for deadline, tick in run.waiters.pending(init):
+            run.arm(deadline, tick)
         return run, init, None
 
     async def _receiving(self) -> None:

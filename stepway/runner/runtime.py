@@ -16,6 +16,7 @@ from workflows.context.serializers import JsonSerializer
 from workflows.context.state_store import InMemoryStateStore, StateStore
 from workflows.events import Event, StartEvent, StopEvent
 from workflows.plugins.basic import BasicRuntime
+from workflows.runtime.control_loop.runner import _ControlLoopRunner
 from workflows.runtime.types.internal_state import BrokerState
 from workflows.runtime.types.named_task import NamedTask, PendingStart, PendingWorker, WorkerTask
 from workflows.runtime.types.plugin import (
@@ -26,6 +27,7 @@ from workflows.runtime.types.plugin import (
     WaitResult,
     WaitResultTick,
     WaitResultTimeout,
+    consume_current_run,
 )
 from workflows.runtime.types.step_function import as_step_worker_functions, create_workflow_run_function
 from workflows.runtime.types.ticks import WorkflowTick
@@ -63,6 +65,9 @@ class Adapter(InternalRunAdapter):
         self._sink = sink
         self.state = state
         self.inbox: asyncio.Queue[WorkflowTick] = asyncio.Queue()
+        self.loop: _ControlLoopRunner | None = (
+            None  # of the run, once it has begun; its `state` is what the ticks have made
+        )
 
     @property
     def run_id(self) -> str:
@@ -132,7 +137,7 @@ class Runtime(BasicRuntime):
         workflow._switch_runtime(self)
         self._compose_serializer(workflow, workflow.serializer or self._default_serializer, *additional_events)
         self._made[id(workflow)] = RegisteredWorkflow(
-            workflow, create_workflow_run_function(workflow), as_step_worker_functions(workflow)
+            workflow, create_workflow_run_function(workflow, _control_loop), as_step_worker_functions(workflow)
         )
 
     def get_serializer(self, workflow: Workflow) -> Any:
@@ -161,3 +166,13 @@ class Runtime(BasicRuntime):
             return super().run_workflow(*args, **kwargs)
         finally:
             _running.reset(token)
+
+
+async def _control_loop(start_event: Event | None, init_state: BrokerState | None, run_id: str) -> StopEvent:
+    """The library's, but its state can be looked at."""
+    run = consume_current_run()
+    state = init_state or BrokerState.from_workflow(run.workflow)
+    loop = _ControlLoopRunner(run.workflow, run.run_adapter, run.context, run.steps, state)
+    if isinstance(run.run_adapter, Adapter):
+        run.run_adapter.loop = loop
+    return await loop.run(start_event=start_event)
