@@ -23,7 +23,9 @@ class Config:
     idle_release: float = 2.0  # how long a run waits for something from outside before it leaves memory
     drain: float = 5.0  # from SIGTERM to the end
     heartbeat: float = 25.0  # between comments on a silent stream
-    stream_buffer: int = MIB  # what a slow reader may leave unread before it is let go
+    stream_buffer: int = MIB  # what of a run's events is read at once for one reader of its stream
+    stream_stall: float = 60.0  # a reader that takes nothing for so long is let go
+    allowed_origins: tuple[str, ...] = ()  # of web pages that may call from a browser; "*" is all
     retention: Retention = field(default_factory=lambda: Retention(events=10_000))
     platform_url: str | None = None  # the control plane that it is joined to
     platform_key: str | None = field(default=None, repr=False)

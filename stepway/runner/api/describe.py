@@ -3,8 +3,9 @@
 from collections.abc import Iterable
 from typing import Any
 
-from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+from pydantic.json_schema import DEFAULT_REF_TEMPLATE, GenerateJsonSchema, JsonSchemaValue
 from workflows import Workflow
+from workflows.context.serializers import BaseSerializer, JsonSerializer, PickleSerializer
 from workflows.events import Event
 from workflows.representation import get_workflow_representation
 
@@ -32,9 +33,9 @@ def event_schemas(events: Iterable[type[Event]]) -> dict[str, Any]:
     return {"events": [schema_of(event) for event in events]}
 
 
-def schema_of(event: type[Event]) -> dict[str, Any]:
+def schema_of(event: type[Event], ref_template: str = DEFAULT_REF_TEMPLATE) -> dict[str, Any]:
     """The JSON schema of an event's fields; a field of a type that JSON schema has no words for may be anything."""
-    return event.model_json_schema(schema_generator=_Lenient)
+    return event.model_json_schema(ref_template=ref_template, schema_generator=_Lenient)
 
 
 def graph(workflow: Workflow) -> dict[str, Any]:
@@ -45,6 +46,15 @@ def graph(workflow: Workflow) -> dict[str, Any]:
             if node.get(name) is not None:
                 node[name] = None
     return {"graph": made}
+
+
+def reads_only_known(serializer: BaseSerializer) -> bool:
+    """Whether a flow's serializer makes objects of listed classes only, so that it may read what a client sends."""
+    return (
+        isinstance(serializer, JsonSerializer)
+        and not isinstance(serializer, PickleSerializer)
+        and serializer._allowed_type_names is not None
+    )
 
 
 class _Lenient(GenerateJsonSchema):

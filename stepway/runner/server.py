@@ -1,0 +1,187 @@
+"""`WorkflowServer`: workflows under names, served over HTTP. `api` answers requests, `runs` runs, a store keeps."""
+
+import asyncio
+import contextlib
+import logging
+import socket
+from collections.abc import Sequence
+from typing import Any, Self
+
+import uvicorn
+from workflows import Workflow
+from workflows.events import Event
+
+from stepway.runner.api.errors import RETRY_SOON, Refused
+from stepway.runner.api.request import NAMES, Receive, Scope, Send, is_name
+from stepway.runner.api.routes import Api, Authorise
+from stepway.runner.api.streams import CONNECTION
+from stepway.runner.config import Config
+from stepway.runner.runs import Runs
+from stepway.runner.store import Store, StoreUnavailable
+from stepway.runner.store.memory import MemoryStore
+
+try:
+    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+except ImportError:  # it does not exist for every system; uvicorn then has another way
+    _PROTOCOL: Any = "auto"
+else:
+
+    class _Protocol(HttpToolsProtocol):
+        """Lends the request its transport: what never reads cannot be let go otherwise."""
+
+        def on_message_begin(self) -> None:
+            super().on_message_begin()
+            self.scope["extensions"] = {CONNECTION: {"transport": self.transport}}
+
+    _PROTOCOL = _Protocol
+
+log = logging.getLogger(__name__)
+
+_AFTER_DRAIN = 1.0  # seconds of `Config.drain` that are for connections, after the runs
+
+
+class WorkflowServer:
+    """Serves workflows written with `llama-index-workflows`.
+
+        server = WorkflowServer()
+        server.add_workflow("greet", GreetingWorkflow())
+        asyncio.run(server.serve("127.0.0.1", 8080))
+
+    `app` is an ASGI app that other apps may mount. A mounted app is told nothing of the start and stop of the one around it,
+    so the server starts at the first request; a program that wants runs of before to go on at once, and runs to be drained at
+    its end, has `async with server:` around its life (in its own lifespan, say). One server is for one event loop.
+
+    `authorise` is asked before each request is answered; without one the server takes requests of this machine's own pages
+    and programs only (`api.guard`).
+    """
+
+    def __init__(
+        self, config: Config | None = None, *, store: Store | None = None, authorise: Authorise | None = None
+    ) -> None:
+        self.config = config or Config()
+        self.runs = Runs(store or MemoryStore(self.config.retention), self.config)
+        self._api = Api(self.runs, self.config, self._ready, authorise)
+        self._turn = asyncio.Lock()
+        self._stopped = False
+
+    def add_workflow(
+        self, name: str, workflow: Workflow, additional_events: Sequence[type[Event]] | None = None
+    ) -> None:
+        """Serve a workflow under a name. `additional_events`: classes that clients may send and that no signature shows.
+
+        Raises ValueError for a name that cannot stand in a path or is taken, and what the library says of a bad workflow.
+        """
+        if not is_name(name):
+            raise ValueError(f"A workflow cannot be called {name!r}: {NAMES}")
+        if name in self.runs.served:
+            raise ValueError(f"There is a workflow {name!r} already")
+        self.runs.add(name, workflow, tuple(additional_events or ()))
+
+    async def app(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The ASGI app."""
+        if scope["type"] == "http":
+            await self._api(scope, receive, send)
+        elif scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+        else:
+            await send({"type": "websocket.close", "code": 1000})
+
+    async def start(self) -> Self:
+        """Open the store and go on with the runs that it holds. Does nothing when it is started. Raises StoreUnavailable."""
+        async with self._turn:
+            if not self.runs.started and not self._stopped:
+                await self.runs.start_up()
+        return self
+
+    async def stop(self) -> None:
+        """Let runs end for most of `Config.drain` seconds, then give up what is left: streams break off, stores close.
+
+        Runs of a durable store go on elsewhere, or here after the next start of the program.
+        """
+        async with self._turn:
+            if self._stopped:
+                return
+            self._stopped = True
+            if self.runs.store.durable:
+                self._api.streams.break_off()
+            try:
+                if self.runs.started:
+                    await self.runs.shut_down(max(self.config.drain - _AFTER_DRAIN, 0.0))
+            finally:
+                self._api.streams.break_off()
+                self._api.waiting.give_up()
+
+    async def __aenter__(self) -> Self:
+        return await self.start()
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.stop()
+
+    async def serve(
+        self,
+        host: str | None = None,
+        port: int | None = None,
+        *,
+        sockets: list[socket.socket] | None = None,
+        uvicorn_config: dict[str, Any] | None = None,
+    ) -> None:
+        """Serve until SIGINT or SIGTERM; `host` and `port` are the configuration's if not given, port 0 is any free one.
+
+        `sockets`: listen on these instead. `uvicorn_config`: more settings of uvicorn's.
+        """
+        await self.start()
+        settings: dict[str, Any] = {
+            "http": _PROTOCOL,
+            "ws": "none",
+            "lifespan": "off",
+            "access_log": False,
+            "server_header": False,
+            "timeout_graceful_shutdown": self.config.drain,
+        }
+        config = uvicorn.Config(
+            self.app,
+            host=self.config.host if host is None else host,
+            port=self.config.port if port is None else port,
+            **(settings | (uvicorn_config or {})),
+        )
+        try:
+            await _Uvicorn(config, self).serve(sockets)
+        finally:
+            await self.stop()
+
+    async def _ready(self) -> None:
+        """Raises Refused (503)."""
+        if self.runs.started:
+            return
+        if self._stopped:
+            raise Refused(503, "This server is stopping", RETRY_SOON)
+        try:
+            await self.start()
+        except StoreUnavailable as error:
+            raise Refused(503, f"This server cannot start: {error}", RETRY_SOON) from error
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        await receive()
+        try:
+            await self.start()
+        except Exception as error:
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            return
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await self.stop()
+        await send({"type": "lifespan.shutdown.complete"})
+
+
+class _Uvicorn(uvicorn.Server):
+    """Drains runs while connections are waited for: the signal is raised anew, and ends the process, when `serve` returns."""
+
+    def __init__(self, config: uvicorn.Config, server: WorkflowServer) -> None:
+        super().__init__(config)
+        self._server = server
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        stopping = asyncio.ensure_future(self._server.stop())
+        await super().shutdown(sockets)
+        with contextlib.suppress(Exception):
+            await stopping
