@@ -61,8 +61,10 @@ class WorkflowServer:
         self.config = config or Config()
         self.runs = Runs(store or MemoryStore(self.config.retention), self.config)
         self._api = Api(self.runs, self.config, self._ready, authorise)
+        self.app = App(self, self._api)
         self._turn = asyncio.Lock()
         self._stopped = False
+        self._serving: _Uvicorn | None = None
 
     def add_workflow(
         self, name: str, workflow: Workflow, additional_events: Sequence[type[Event]] | None = None
@@ -77,15 +79,6 @@ class WorkflowServer:
             raise ValueError(f"There is a workflow {name!r} already")
         self.runs.add(name, workflow, tuple(additional_events or ()))
 
-    async def app(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """The ASGI app."""
-        if scope["type"] == "http":
-            await self._api(scope, receive, send)
-        elif scope["type"] == "lifespan":
-            await self._lifespan(receive, send)
-        else:
-            await send({"type": "websocket.close", "code": 1000})
-
     async def start(self) -> Self:
         """Open the store and go on with the runs that it holds. Does nothing when it is started. Raises StoreUnavailable."""
         async with self._turn:
@@ -96,8 +89,10 @@ class WorkflowServer:
     async def stop(self) -> None:
         """Let runs end for most of `Config.drain` seconds, then give up what is left: streams break off, stores close.
 
-        Runs of a durable store go on elsewhere, or here after the next start of the program.
+        Runs of a durable store go on elsewhere, or here after the next start of the program. `serve` returns.
         """
+        if self._serving is not None:
+            self._serving.should_exit = True
         async with self._turn:
             if self._stopped:
                 return
@@ -144,8 +139,9 @@ class WorkflowServer:
             port=self.config.port if port is None else port,
             **(settings | (uvicorn_config or {})),
         )
+        self._serving = _Uvicorn(config, self)
         try:
-            await _Uvicorn(config, self).serve(sockets)
+            await self._serving.serve(sockets)
         finally:
             await self.stop()
 
@@ -160,16 +156,32 @@ class WorkflowServer:
         except StoreUnavailable as error:
             raise Refused(503, f"This server cannot start: {error}", RETRY_SOON) from error
 
+
+class App:
+    """The ASGI app of a server."""
+
+    def __init__(self, server: WorkflowServer, api: Api) -> None:
+        self._server = server
+        self._api = api
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await self._api(scope, receive, send)
+        elif scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+        else:
+            await send({"type": "websocket.close", "code": 1000})
+
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
         try:
-            await self.start()
+            await self._server.start()
         except Exception as error:
             await send({"type": "lifespan.startup.failed", "message": str(error)})
             return
         await send({"type": "lifespan.startup.complete"})
         await receive()
-        await self.stop()
+        await self._server.stop()
         await send({"type": "lifespan.shutdown.complete"})
 
 

@@ -13,7 +13,7 @@ from stepway.runner.api import describe, envelopes, openapi, page
 from stepway.runner.api.errors import Gone, Refused, refusal
 from stepway.runner.api.guard import Guard
 from stepway.runner.api.request import JSON, NAMES, Answer, Receive, Request, Scope, Send, is_name
-from stepway.runner.api.streams import Streams
+from stepway.runner.api.streams import Streams, wish
 from stepway.runner.api.waiting import Waiting
 from stepway.runner.config import Config
 from stepway.runner.live import Served
@@ -226,8 +226,8 @@ class Api:
     # events
 
     async def _stream(self, request: Request) -> None:
-        handler = await self._known(request)
-        await self.streams.serve(request, self._runs.store, handler)
+        asked = wish(request)
+        await self.streams.serve(request, self._runs.store, await self._known(request), asked)
 
     async def _send(self, request: Request) -> Answer:
         body = await request.json_object(self._config.max_body, "Error processing request")

@@ -67,9 +67,8 @@ class Streams:
         self._open: set[_Reader] = set()
         self._closing = False
 
-    async def serve(self, request: Request, store: Store, handler: Handler) -> None:
-        """Answer with the stream of a handler's present run. Raises Refused (400, 503)."""
-        asked = wish(request)
+    async def serve(self, request: Request, store: Store, handler: Handler, asked: Wish) -> None:
+        """Answer with the stream of a handler's present run. Raises Refused (503)."""
         if self._closing:
             raise Refused(503, "This server is stopping")
         after = asked.after if asked.after is not None else await store.last_event(handler.run_id)
