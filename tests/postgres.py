@@ -25,7 +25,7 @@ from urllib.parse import urlsplit, urlunsplit
 import psycopg
 from psycopg import sql
 
-from shared.db.embedded import EmbeddedPostgres, PostgresError
+from stepway.postgres.embedded import EmbeddedPostgres, PostgresError
 
 
 class TestServer:

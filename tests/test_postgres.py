@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from tests.postgres import TestServer, server
-from tests.shared.db.conftest import REPOSITORY, eventually
+from tests.stepway.postgres.conftest import REPOSITORY, eventually
 
 WORKER = """
 import sys, psycopg

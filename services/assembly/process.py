@@ -16,12 +16,12 @@ import uvicorn
 from sqlalchemy.exc import DBAPIError
 
 from shared import log as logging
-from shared.db.embedded import PostgresError
 from shared.objects.store import StoreRefused
 from shared.security.envelope import SealError
 from shared.settings import Settings
 from shared.telemetry.probes import Health
 from shared.telemetry.server import ProbeServer
+from stepway.postgres.embedded import PostgresError
 
 QUIET = (
     "alembic",

@@ -24,8 +24,7 @@ from services.embedded.archive import ADMIN_KEY, CLUSTER_ID, DUMP, KEY, OBJECTS,
 from services.embedded.folder import LOCK, DataFolder, InUse, Places, make_private
 from services.embedded.snapshots import snapshot_of
 from shared.clock import iso, now
-from shared.db import dump, migrate, programs
-from shared.db.embedded import EmbeddedPostgres
+from shared.db import dump, migrate
 from shared.db.engine import Database
 from shared.errors import Problem
 from shared.objects.directory import DirectoryStore
@@ -34,6 +33,8 @@ from shared.objects.opened import open_store
 from shared.objects.store import ObjectStore
 from shared.security.envelope import Keyring
 from shared.settings import Settings
+from stepway.postgres import programs
+from stepway.postgres.embedded import EmbeddedPostgres
 
 ROTATION_LOCK = 5308419  # of services.app.identity.rotation: while it is held, no encryption key goes away
 

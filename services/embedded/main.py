@@ -28,7 +28,6 @@ from services.assembly.process import (
 from services.embedded.assembly import Assembly
 from services.embedded.folder import DataFolder, Places, write_private
 from shared.db import migrate
-from shared.db.embedded import EmbeddedPostgres
 from shared.db.engine import Database
 from shared.objects.blocking import settled
 from shared.security.envelope import Keyring
@@ -36,6 +35,7 @@ from shared.settings import Settings
 from shared.telemetry import traces
 from shared.telemetry.probes import Health
 from shared.telemetry.server import ProbeServer
+from stepway.postgres.embedded import EmbeddedPostgres
 
 WATCH_EVERY = 0.5  # seconds between two looks at PostgreSQL
 STOP_SECONDS = 3.6  # for everything, of the five that are promised; the rest is for a busy machine

@@ -1,6 +1,6 @@
 """Dump a database into a file and restore it: for backups, and to move the data to another PostgreSQL major.
 
-The programs come from `shared.db.programs`. Works on any server that the URL names, the embedded one included.
+The programs come from `stepway.postgres.programs`. Works on any server that the URL names, the embedded one included.
 """
 
 import os
@@ -11,8 +11,8 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from shared.db import programs
-from shared.db.programs import PostgresError
+from stepway.postgres import programs
+from stepway.postgres.programs import PostgresError
 
 # What a user can have made: schemas, and anything in `public`. Extensions count too, as a restore would clash with them.
 CONTENTS = sql.SQL("""

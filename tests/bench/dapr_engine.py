@@ -30,7 +30,6 @@ from starlette.applications import Starlette
 
 from services.assembly.process import loop_factory, make_server, until_started
 from shared.db import migrate
-from shared.db.embedded import EmbeddedPostgres
 from shared.db.engine import Database
 from shared.jobs.claims import Claims
 from shared.jobs.dapr.access import LedgerAccess
@@ -44,6 +43,7 @@ from shared.jobs.ledger import FINAL, Hook, JobRequest, Ledger
 from shared.rpc.client import remote
 from shared.rpc.identity import APP, Identity, service_key
 from shared.rpc.server import Served, routes
+from stepway.postgres.embedded import EmbeddedPostgres
 from tests.bench.dapr_jobs import BY_HAND, HERE, JOBS, ONE, TOGETHER, TWO
 from tests.bench.dapr_worker import GIVEN, Replica
 from tests.bench.figures import Figure, Skipped, percentile

@@ -24,7 +24,6 @@ from uuid import UUID, uuid4
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from shared.db import migrate
-from shared.db.embedded import EmbeddedPostgres
 from shared.db.engine import Database
 from shared.jobs.declare import ONCE, Registry, job, step
 from shared.jobs.engine import EmbeddedEngine
@@ -32,6 +31,7 @@ from shared.jobs.feed import Feeds
 from shared.jobs.hub import Hub
 from shared.jobs.ledger import FINAL, JobRequest, Ledger
 from shared.jobs.run import Run, Step
+from stepway.postgres.embedded import EmbeddedPostgres
 
 STEPS = 50  # of one job
 ROUNDS = 3  # ours and the peer in turn; the best of each counts, as others may use the machine

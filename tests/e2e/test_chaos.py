@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.db.embedded import EmbeddedPostgres
+from stepway.postgres.embedded import EmbeddedPostgres
 from tests.e2e.bots import Asker
 from tests.e2e.chaos import Victim, check, empty, run
 from tests.e2e.conftest import Make

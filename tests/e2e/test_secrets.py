@@ -18,8 +18,8 @@ import httpx
 import pytest
 
 from services.embedded.backup import run_backup
-from shared.db import programs
 from shared.settings import Settings
+from stepway.postgres import programs
 from tests.e2e.conftest import Make
 from tests.e2e.instance import Stepway, until
 from tests.e2e.test_flows import ended

@@ -15,7 +15,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from shared.db.embedded import EmbeddedPostgres
+from stepway.postgres.embedded import EmbeddedPostgres
 from tests.e2e.conftest import Make
 from tests.e2e.instance import ROOT, Stepway, until
 from tests.e2e.promql import series

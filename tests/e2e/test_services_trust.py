@@ -19,7 +19,7 @@ import psycopg
 import pytest
 
 from services.cluster.runtimes.kubernetes.permissions import NAMESPACE
-from shared.db import programs
+from stepway.postgres import programs
 from tests.e2e.instance import until
 from tests.e2e.registered import SERVES
 from tests.e2e.services import Services, running_services

@@ -23,8 +23,8 @@ from urllib.request import urlopen
 import psycopg
 from pydantic import SecretStr
 
-from shared.db.embedded import EmbeddedPostgres
 from shared.rpc.identity import APP, service_key
+from stepway.postgres.embedded import EmbeddedPostgres
 from tests.testbed.dapr import Dapr, Daprd
 from tests.testbed.minio import PASSWORD, USER, Minio
 from tests.testbed.processes import Folder, Processes, free_ports

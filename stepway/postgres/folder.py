@@ -2,7 +2,7 @@
 
 Two locks guard it. `lock` is held by the one Stepway that uses the folder. `server.lock` is inherited by PostgreSQL, so
 it is held as long as any of its processes lives: after a kill -9 of Stepway it tells when the last of them is gone.
-Used by `shared.db.embedded`.
+Used by `embedded`.
 """
 
 import fcntl
@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from shared.db.programs import PostgresError
+from stepway.postgres.programs import PostgresError
 
 LOG_BYTES = 5 * 1024**2  # a larger log is put aside at the next start, as postgres.log.1
 ORPHAN_SECONDS = 10.0

@@ -8,10 +8,10 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from shared.db import programs
-from shared.db.embedded import EmbeddedPostgres, PostgresError
-from shared.db.folder import LOG_BYTES
-from tests.shared.db.conftest import processes_in, server_pid
+from stepway.postgres import programs
+from stepway.postgres.embedded import EmbeddedPostgres, PostgresError
+from stepway.postgres.folder import LOG_BYTES
+from tests.stepway.postgres.conftest import processes_in, server_pid
 
 
 def test_first_start_makes_a_database_for_text_of_all_languages(postgres: EmbeddedPostgres, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from shared.db.embedded import EmbeddedPostgres, PostgresError
+from stepway.postgres.embedded import EmbeddedPostgres, PostgresError
 
 Disk = Callable[[int], Path]
 

@@ -1,8 +1,8 @@
 """Becomes `postgres` or `initdb`: under a user that PostgreSQL accepts, and bound to the life of its parent.
 
-`shared.db.embedded` runs this file as a program of its own (`python -I -S launcher.py PLAN`), with a plan in JSON. It
-imports the standard library only. Being a fresh process of one thread, it may change its user, and as it ends in
-`exec`, the server is a direct child of Stepway.
+`embedded` runs this file as a program of its own (`python -I -S launcher.py PLAN`), with a plan in JSON. It imports
+the standard library only. Being a fresh process of one thread, it may change its user, and as it ends in `exec`, the
+server is a direct child of Stepway.
 
 PostgreSQL refuses to run as root. Started by root, this takes the first of three ways that works:
 1. drop to the owner of the data, or to `nobody`, where that user can reach the programs and the data;

@@ -1,15 +1,15 @@
 """Keeps one child process: the thread that started it lives as long as it does.
 
 Linux sends the signal of PR_SET_PDEATHSIG when the *thread* that forked ends, not the process: were the server started
-from a thread of a pool, it would die with that thread. Used by `shared.db.embedded`.
+from a thread of a pool, it would die with that thread. Used by `stepway.postgres.embedded`.
 """
 
 import subprocess
 import threading
 from collections.abc import Sequence
 
-from shared.db import programs
-from shared.db.programs import PostgresError
+from stepway.postgres import programs
+from stepway.postgres.programs import PostgresError
 
 
 class Keeper:

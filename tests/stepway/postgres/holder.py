@@ -10,7 +10,7 @@ import threading
 import time
 from pathlib import Path
 
-from shared.db.embedded import EmbeddedPostgres, PostgresError
+from stepway.postgres.embedded import EmbeddedPostgres, PostgresError
 
 
 def main() -> None:

@@ -14,9 +14,9 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from shared.db import programs
-from shared.db.embedded import EmbeddedPostgres, PostgresError
-from tests.shared.db.conftest import HOLDER, REPOSITORY, Holder, eventually, processes_in, server_pid
+from stepway.postgres import programs
+from stepway.postgres.embedded import EmbeddedPostgres, PostgresError
+from tests.stepway.postgres.conftest import HOLDER, REPOSITORY, Holder, eventually, processes_in, server_pid
 
 Hold = Callable[..., Holder]
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
@@ -115,7 +115,7 @@ def test_orphan_that_cannot_be_ended_is_named(hold: Hold, tmp_path: Path, monkey
     os.kill(orphan, signal.SIGSTOP)
     try:
         holder.end(signal.SIGKILL)
-        monkeypatch.setattr("shared.db.folder.ORPHAN_SECONDS", 0.1)
+        monkeypatch.setattr("stepway.postgres.folder.ORPHAN_SECONDS", 0.1)
         with pytest.raises(PostgresError, match="Stepway that was killed has not ended"):
             EmbeddedPostgres(tmp_path / "db").start()
     finally:
@@ -274,7 +274,7 @@ def _python_for_all() -> str:
 
 
 def test_launcher_does_not_start_a_server_for_a_parent_that_has_ended() -> None:
-    run = f"from shared.db import launcher; launcher.die_with({os.getppid()})"
+    run = f"from stepway.postgres import launcher; launcher.die_with({os.getppid()})"
     result = subprocess.run([sys.executable, "-c", run], cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert result.returncode == 1
     assert "Stepway ended meanwhile" in result.stderr

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from shared.db.embedded import EmbeddedPostgres
+from stepway.postgres.embedded import EmbeddedPostgres
 
 REPOSITORY = Path(__file__).parents[3]
-HOLDER = ("-m", "tests.shared.db.holder")
+HOLDER = ("-m", "tests.stepway.postgres.holder")
 
 
 class Holder:

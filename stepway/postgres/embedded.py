@@ -1,7 +1,7 @@
 """The embedded PostgreSQL: made, started and stopped by Stepway, and gone when Stepway is gone.
 
 The folder that it is given holds `pgdata` (PostgreSQL's own), `postgres.log`, two lock files and the socket's folder.
-The server is a direct child, started by `shared.db.launcher`; the programs come from `shared.db.programs`.
+The server is a direct child, started by `launcher`; the programs come from `programs`.
 `shared.db.dump` moves the data to another major version.
 """
 
@@ -16,10 +16,10 @@ from urllib.parse import quote
 
 import psycopg
 
-from shared.db import launcher, programs
-from shared.db.folder import Folder
-from shared.db.keeper import Keeper
-from shared.db.programs import PostgresError
+from stepway.postgres import launcher, programs
+from stepway.postgres.folder import Folder
+from stepway.postgres.keeper import Keeper
+from stepway.postgres.programs import PostgresError
 
 __all__ = ["EmbeddedPostgres", "PostgresError"]
 
