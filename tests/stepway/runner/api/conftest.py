@@ -38,7 +38,7 @@ def free_socket() -> Iterator[socket.socket]:
 async def listening(server: WorkflowServer) -> AsyncIterator[str]:
     """The server's address while it serves."""
     with free_socket() as free:
-        url = "http://127.0.0.1:{}".format(free.getsockname()[1])
+        url = f"http://127.0.0.1:{free.getsockname()[1]}"
         serving = asyncio.create_task(server.serve(sockets=[free], uvicorn_config={"log_level": "error"}))
         async with httpx.AsyncClient(base_url=url) as client:
             while not serving.done():
