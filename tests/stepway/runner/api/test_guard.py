@@ -13,7 +13,9 @@ from tests.stepway.runner.api.conftest import listening, served
 CONSOLE = "https://console.example"
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "localhost:1", "LOCALHOST", "[::1]:80", "flows.localhost", "127.9.9.9"])
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1", "localhost:1", "LOCALHOST", "[::1]:80", "flows.localhost", "127.9.9.9", "[::ffff:127.0.0.1]"]
+)
 async def test_names_of_this_machine_are_served(http: httpx.AsyncClient, host: str) -> None:
     assert (await http.get("/health", headers={"host": host})).status_code == 200
 

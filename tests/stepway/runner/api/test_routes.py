@@ -1,12 +1,19 @@
 """The endpoint table: every route, its codes and bodies."""
 
 import asyncio
+import json
+import re
+import sys
 from typing import Any
 
 import httpx
 import pytest
+from pydantic import field_validator
+from workflows import Workflow, step
+from workflows.context.serializers import JsonSerializer, PickleSerializer
+from workflows.events import StartEvent, StopEvent
 
-from stepway.runner import Config
+from stepway.runner import Config, WorkflowServer
 from tests.stepway.runner.api import flows
 from tests.stepway.runner.api.conftest import ended, listening, opened, served
 
@@ -131,8 +138,6 @@ async def test_a_start_event_may_be_left_out(http: httpx.AsyncClient, body: dict
 async def test_a_bad_body_is_refused(http: httpx.AsyncClient, route: str, body: bytes, said: str) -> None:
     answer = await http.post(f"/workflows/add/{route}", content=body)
     assert answer.status_code == 400
-    import re
-
     assert re.search(said, detail(answer))
 
 
@@ -142,6 +147,70 @@ async def test_numbers_and_texts_of_all_sizes_are_taken(http: httpx.AsyncClient)
         "/workflows/add/run", json={"start_event": {"numbers": numbers, "note": "a\0b\u2028\U0001f600"}}
     )
     assert answer.json()["result"]["value"] == {"total": sum(numbers), "note": "a\0b\u2028\U0001f600"}
+
+
+async def test_a_start_event_that_cannot_be_stored_is_refused() -> None:
+    class Opening(StartEvent):
+        at: Any = None
+
+        @field_validator("at")
+        @classmethod
+        def made(cls, value: Any) -> Any:
+            return object() if value == "hunter2" else value
+
+    class Opened(Workflow):
+        @step
+        async def only(self, ev: Opening) -> StopEvent:
+            return StopEvent()
+
+    server = WorkflowServer()
+    server.add_workflow("opened", Opened())
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(server.app), base_url="http://localhost") as http:
+        answer = await http.post("/workflows/opened/run", json={"start_event": {"at": "hunter2"}})
+        assert (answer.status_code, detail(answer)) == (400, "Opening cannot be stored as JSON")
+    await server.stop()
+
+
+@pytest.mark.parametrize("serializer", [PickleSerializer(), JsonSerializer()], ids=["pickle", "open"])
+async def test_a_context_for_a_serializer_that_makes_anything_is_refused(serializer: JsonSerializer) -> None:
+    class Trusting(Workflow):
+        @step
+        async def only(self, ev: StartEvent) -> StopEvent:
+            return StopEvent(result="made")
+
+    server = WorkflowServer()
+    server.add_workflow("trusting", Trusting(serializer=serializer))
+    state = {"__is_pydantic": True, "qualified_name": "antigravity.Thing", "value": {}}
+    context = {
+        "version": 1,
+        "state": {"state_type": "DictState", "state_module": "x", "state_data": {"_data": {"a": state}}},
+    }
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(server.app), base_url="http://localhost") as http:
+        answer = await http.post("/workflows/trusting/run", json={"context": context})
+        assert (answer.status_code, "antigravity" in sys.modules) == (400, False)
+        assert (await http.post("/workflows/trusting/run", json={"context": {}})).status_code == 200
+    await server.stop()
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {
+            "state_type": "DictState",
+            "state_module": "workflows.context.state_store",
+            "state_data": {"_data": {"a": "X"}},
+        },
+        {"state_type": "Thing", "state_module": "antigravity", "state_data": {}},
+        {"state_type": "DictState", "state_data": 5},
+    ],
+    ids=["value", "class", "shape"],
+)
+async def test_a_context_does_not_import(http: httpx.AsyncClient, state: dict[str, Any]) -> None:
+    named = {"__is_pydantic": True, "qualified_name": "antigravity.Thing", "value": {}}
+    text = json.dumps({"version": 1, "state": state}).replace('"X"', json.dumps(json.dumps(named)))
+    answer = await http.post("/workflows/count/run", json={"context": json.loads(text)})
+    assert "antigravity" not in sys.modules
+    assert answer.status_code in (200, 400)
 
 
 async def test_a_failed_run_is_answered_with_its_handler(http: httpx.AsyncClient) -> None:

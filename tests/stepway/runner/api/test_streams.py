@@ -144,6 +144,39 @@ async def test_events_come_as_they_are_written_to_all_readers(http: httpx.AsyncC
     assert len(everything[0]) == 3
 
 
+async def test_many_readers_of_whom_half_come_again_see_all(http: httpx.AsyncClient, url: str) -> None:
+    await http.post("/workflows/slow/run-nowait", json={"start_event": {"key": "crowd"}, "handler_id": "crowd"})
+    host, port = url.removeprefix("http://").split(":")
+
+    async def read(after: int, until: int | None) -> list[int]:
+        """Numbers of events; with `until`, the reader goes away abruptly when it has seen that many."""
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(f"GET /events/crowd?after_sequence={after} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        numbers: list[int] = []
+        while (line := await reader.readline()) not in (b"", b"0\r\n"):
+            if line.startswith(b"id: "):
+                numbers.append(int(line[4:]))
+            if len(numbers) == until:
+                break
+        writer.transport.abort()
+        return numbers
+
+    async def come_again() -> list[int]:
+        first = await read(-1, until=1)
+        gone.append(first)
+        return first + await read(first[-1], until=None)
+
+    gone: list[list[int]] = []
+    readers = [asyncio.create_task(come_again() if n % 2 else read(-1, until=None)) for n in range(200)]
+    async with asyncio.timeout(120):
+        while len(gone) < 100:
+            await asyncio.sleep(0.05)
+        flows.Slow.gates["crowd"].set()
+        everything = await asyncio.gather(*readers)
+    assert len(everything[0]) == 3
+    assert everything == [everything[0]] * 200
+
+
 async def test_now_is_after_what_has_been_written(http: httpx.AsyncClient) -> None:
     await http.post("/workflows/slow/run-nowait", json={"start_event": {"key": "now"}, "handler_id": "now"})
     await opened(http, "now", "StreamEvent")
