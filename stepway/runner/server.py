@@ -62,6 +62,7 @@ class WorkflowServer:
         self.runs = Runs(store or MemoryStore(self.config.retention), self.config)
         self._api = Api(self.runs, self.config, self._ready, authorise)
         self.app = App(self, self._api)
+        self.streams = self._api.streams
         self._turn = asyncio.Lock()
         self._stopped = False
         self._serving: _Uvicorn | None = None
@@ -98,12 +99,12 @@ class WorkflowServer:
                 return
             self._stopped = True
             if self.runs.store.durable:
-                self._api.streams.break_off()
+                self.streams.break_off()
             try:
                 if self.runs.started:
                     await self.runs.shut_down(max(self.config.drain - _AFTER_DRAIN, 0.0))
             finally:
-                self._api.streams.break_off()
+                self.streams.break_off()
                 self._api.waiting.give_up()
 
     async def __aenter__(self) -> Self:

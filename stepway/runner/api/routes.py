@@ -17,7 +17,7 @@ from stepway.runner.api.streams import Streams, wish
 from stepway.runner.api.waiting import Waiting
 from stepway.runner.config import Config
 from stepway.runner.live import Served
-from stepway.runner.runs import Runs, UnknownWorkflow
+from stepway.runner.runs import InvalidContext, Runs, UnknownWorkflow
 from stepway.runner.store import STATUSES, Handler
 
 log = logging.getLogger(__name__)
@@ -164,8 +164,10 @@ class Api:
         start_event = self._start_event(served, body, context)
         try:
             return await self._runs.start(served.name, start_event=start_event, context=context, handler_id=handler_id)
-        except envelopes.Unserialisable as error:
-            raise Refused(400, str(error)) from None
+        except InvalidContext:
+            raise
+        except ValueError:  # of the serializer, with the value in its words
+            raise Refused(400, f"{type(start_event).__name__} cannot be stored as JSON") from None
 
     def _start_event(self, served: Served, body: dict[str, Any], context: Any) -> Any:
         given = body.get("start_event", body.get("kwargs", {}))

@@ -8,6 +8,8 @@ breaks streams off instead, in the middle of the chunked body, so that clients c
 import asyncio
 import logging
 import re
+import socket
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -30,6 +32,7 @@ _FIRST_BATCH = 16
 _PIECE = 64 * 1024
 _NUMBER = re.compile(r"[+-]?\d{1,18}")
 _LINE_BREAKS = {code: f"\\u{code:04x}" for code in (0x85, 0x2028, 0x2029)}
+_RESET = struct.pack("ii", 1, 0)
 _CLOSING = 1.0  # seconds that a connection may take to send what it holds and close
 
 
@@ -121,7 +124,7 @@ class _Reader:
             await self._send(b"", more=False)
         except TimeoutError:
             log.info("A reader of run %s took nothing for long, and was let go", self._handler.run_id)
-            self._cut(now=True)
+            await self._leave(reset=True)
         except StoreUnavailable:
             await self._leave()
         except asyncio.CancelledError:
@@ -146,26 +149,27 @@ class _Reader:
         if self._task is not None and not self._broken:
             self._task.cancel()
 
-    async def _leave(self) -> None:
-        """Close the connection without the end of the body, and wait until it is closed, lest it be taken for a fault."""
-        if self._gone.is_set() or not self._cut(now=False):
-            return
-        try:
-            async with asyncio.timeout(_CLOSING):
-                await self._gone.wait()
-        except TimeoutError:  # it never reads, so what it has been sent never goes
-            self._cut(now=True)
+    async def _leave(self, *, reset: bool = False) -> None:
+        """Close the connection without the end of the body, and wait until it is closed, lest it be taken for a fault.
 
-    def _cut(self, *, now: bool) -> bool:
-        """False when the connection is another server's, which closes it itself when an answer is left unfinished."""
+        `reset`: what it still holds is for nobody. A server that is not ours closes by itself where an answer is unfinished.
+        """
+        self._broken = True
         transport = self._request.scope.get("extensions", {}).get(CONNECTION, {}).get("transport")
-        if transport is None:
-            return False
-        if now:
-            transport.abort()
-        else:
+        if transport is None or self._gone.is_set():
+            return
+        if not reset:
             transport.close()
-        return True
+            try:
+                async with asyncio.timeout(_CLOSING):
+                    await self._gone.wait()
+                    return
+            except TimeoutError:  # it does not read, so what it has been sent never goes
+                pass
+        if (connection := transport.get_extra_info("socket")) is not None:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        transport.abort()
+        await self._gone.wait()
 
     async def _tell(self) -> None:
         """Send events until the run is over and all of them are sent."""
