@@ -1,10 +1,11 @@
 """A large file into a bucket and back through the object store, against MinIO's own client `mc`, in turns.
 
 The server runs on this machine beside both. An upload through the store also hashes the whole file, which `mc` does not.
-Of downloads, the one that does what `mc` does (the bytes into a file) is judged; the one that compares the digest, as jobs
-do, is shown beside it. MinIO writes past the page cache, so each object is read once before it is timed: all read it from
-memory, and all end with the file in the page cache, so none syncs. Who comes first changes from round to round. What is
-judged is the pair of runs in the middle, by their ratio.
+Of downloads, the one that puts the bytes into a file is judged by `mc`, which does no more; the one that compares the
+digest, as jobs do, by `mc` and a `sha256sum` of the file after it, and shown beside `mc` alone. MinIO writes past the page
+cache, so each object is read once before it is timed: all read it from memory, and all end with the file in the page
+cache, so none syncs. Who comes first changes from round to round. What is judged is the pair of runs in the middle, by
+their ratio.
 """
 
 import asyncio
@@ -28,6 +29,8 @@ from tests.testbed.minio import PASSWORD, USER, Minio
 
 MB = 1_000_000
 AT_LEAST = 0.8
+_Transfer = Callable[[], Awaitable[None]]
+_PEERS = {"mc up": "mc", "mc down": "mc", "mc checked": "mc, then sha256sum"}
 
 
 def run(quick: bool) -> list[Figure]:
@@ -48,19 +51,21 @@ def run(quick: bool) -> list[Figure]:
         server.close()
     at_least = None if quick else AT_LEAST
     return [
-        _figure("upload", times, "up", size, at_least),
-        _figure("download", times, "down", size, at_least),
-        _figure("download, digest compared", times, "checked", size, None),
+        _figure("upload", times, "up", "mc up", size, at_least),
+        _figure("download", times, "down", "mc down", size, at_least),
+        _figure("download, digest compared", times, "checked", "mc checked", size, at_least),
+        _figure("download, digest compared", times, "checked", "mc down", size, None),
     ]
 
 
-def _figure(what: str, times: list[dict[str, float]], which: str, size: int, at_least: float | None) -> Figure:
-    peer = "mc up" if which == "up" else "mc down"
+def _figure(
+    what: str, times: list[dict[str, float]], which: str, peer: str, size: int, at_least: float | None
+) -> Figure:
     ordered = sorted((seconds[peer] / seconds[which], size / MB / seconds[which]) for seconds in times)
     ratio, rate = ordered[len(ordered) // 2]
     spread = f"of {len(ordered)} pairs: {ordered[0][0]:.2f}, {ratio:.2f}, {ordered[-1][0]:.2f} at least, in the middle, at most"
     return Figure(
-        f"{what} of {size / 1000 / MB:g} GB", rate, "MB/s", rate / ratio, "MB/s mc",
+        f"{what} of {size / 1000 / MB:g} GB", rate, "MB/s", rate / ratio, f"MB/s {_PEERS[peer]}",
         at_least=at_least, note=spread,
     )  # fmt: skip
 
@@ -88,15 +93,20 @@ async def _round(mc: "_Mc", place: S3Place, folder: Path, sha256: str, number: i
     async def mc_down() -> None:
         await mc.copy(mc.path(key), str(out))
 
+    async def mc_checked() -> None:
+        await mc_down()
+        await asyncio.to_thread(subprocess.run, ["sha256sum", str(out)], check=True, stdout=subprocess.DEVNULL)
+
     seconds = await _in_turns({"up": up, "mc up": mc_up}, number, out)
     await store.pour(key, lambda data: None)  # from the disk into the page cache
-    seconds |= await _in_turns({"down": down, "mc down": mc_down, "checked": checked}, number, out)
+    downloads: dict[str, _Transfer] = {"down": down, "mc down": mc_down, "checked": checked, "mc checked": mc_checked}
+    seconds |= await _in_turns(downloads, number, out)
     await store.delete(key)
     await mc.run("rm", mc.path("peer"))
     return seconds
 
 
-async def _in_turns(transfers: dict[str, Callable[[], Awaitable[None]]], number: int, out: Path) -> dict[str, float]:
+async def _in_turns(transfers: dict[str, _Transfer], number: int, out: Path) -> dict[str, float]:
     """Seconds of each. The number tells who is the first; none begins before the disk is done with what others left."""
     names = list(transfers)
     first = number % len(names)
