@@ -56,7 +56,9 @@ _WRITE = with_events(
                   )) WITH ORDINALITY AS asked(key, token, state, title, weight, result, error, after, place)),
        begun AS (
            INSERT INTO jobs.step AS step (job_id, key, position, title, weight, state, attempt, tries, token, started_at)
-           SELECT job.id, asked.key, coalesce((SELECT max(position) FROM jobs.step WHERE job_id = %(job)s), 0) + asked.place,
+           SELECT job.id, asked.key,
+                  coalesce((SELECT position FROM jobs.step WHERE job_id = %(job)s AND key = asked.key),
+                           (SELECT max(position) FROM jobs.step WHERE job_id = %(job)s) + asked.place, asked.place),
                   asked.title, asked.weight, 'running', 1, 1, asked.token, clock_timestamp()
              FROM job, asked WHERE asked.state = 'running' AND job.state = 'running' AND job.phase = 'forward'
            ON CONFLICT (job_id, key) DO UPDATE
