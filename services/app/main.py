@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from fastapi import APIRouter, FastAPI, Response
+from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.responses import HTMLResponse
 from pydantic_core import to_json
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -122,6 +122,7 @@ def create_app(context: AppContext, ready: Ready, dead: Callable[[], list[str]] 
         redirect_slashes=False,  # a redirect may lose the body, and the key
     )  # fmt: skip
     app.state.context = context
+    app.state.ready, app.state.dead = ready, dead
     app.state.authenticator = Authenticator(context)
     app.state.stream_slots = StreamSlots(per_key=context.settings.streams_per_key)
     app.state.trigger_limits = Limits()
@@ -138,41 +139,44 @@ def create_app(context: AppContext, ready: Ready, dead: Callable[[], list[str]] 
         ],
     )
     app.add_middleware(Seen)  # outermost
-    app.include_router(_open_routes(app, ready, dead))
+    app.include_router(_open)
     for router in ROUTERS:
         # Models' files are fetched by an endpoint's own pods, with tokens of their own: no part of the public API.
         app.include_router(router, include_in_schema=router is not model_files.router)
     return app
 
 
-def _open_routes(app: FastAPI, ready: Ready, dead: Callable[[], list[str]]) -> APIRouter:
-    """Routes without authentication: they tell whether the service lives, and describe the API; nothing of anybody's."""
-    router = APIRouter(tags=["service"])
+# Routes without authentication: they tell whether the service lives, and describe the API; nothing of anybody's. They are
+# no closures over an application: FastAPI keeps the functions of routes for the life of the process, and what they hold.
+_open = APIRouter(tags=["service"])
 
-    @router.get("/healthz")
-    async def healthz() -> dict[str, str]:
-        """Answers 200 while the process lives, with or without its database; 503 when it should be started anew."""
-        if ended := dead():
-            raise Problem("unavailable", f"Not alive: {', '.join(ended)}.")
-        return {"status": "ok"}
 
-    @router.get("/readyz")
-    async def readyz() -> dict[str, str]:
-        """Answers 200 when the database and the objects are reached and jobs can run, else 503 with what is missing."""
-        missing = await ready()
-        if missing:
-            raise Problem("unavailable", f"Not ready: {', '.join(missing)}.", headers={"Retry-After": "1"})
-        return {"status": "ready"}
+@_open.get("/healthz")
+async def healthz(request: Request) -> dict[str, str]:
+    """Answers 200 while the process lives, with or without its database; 503 when it should be started anew."""
+    if ended := request.app.state.dead():
+        raise Problem("unavailable", f"Not alive: {', '.join(ended)}.")
+    return {"status": "ok"}
 
-    @router.get("/docs/errors", response_class=HTMLResponse)
-    async def errors() -> HTMLResponse:
-        """Explains every error code; the `type` of each problem points here."""
-        return HTMLResponse(error_docs.page())
 
-    @router.get("/openapi.json", include_in_schema=False)
-    async def description() -> Response:
-        if app.openapi_schema is None:
-            app.openapi_schema = openapi.describe(app)
-        return Response(to_json(app.openapi_schema), media_type="application/json")
+@_open.get("/readyz")
+async def readyz(request: Request) -> dict[str, str]:
+    """Answers 200 when the database and the objects are reached and jobs can run, else 503 with what is missing."""
+    missing = await request.app.state.ready()
+    if missing:
+        raise Problem("unavailable", f"Not ready: {', '.join(missing)}.", headers={"Retry-After": "1"})
+    return {"status": "ready"}
 
-    return router
+
+@_open.get("/docs/errors", response_class=HTMLResponse)
+async def errors() -> HTMLResponse:
+    """Explains every error code; the `type` of each problem points here."""
+    return HTMLResponse(error_docs.page())
+
+
+@_open.get("/openapi.json", include_in_schema=False)
+async def description(request: Request) -> Response:
+    app = request.app
+    if app.openapi_schema is None:
+        app.openapi_schema = openapi.describe(app)
+    return Response(to_json(app.openapi_schema), media_type="application/json")

@@ -4,6 +4,8 @@ from dataclasses import asdict
 from typing import Protocol
 from uuid import UUID
 
+from services.app.context import AppContext
+from services.app.endpoints import published
 from services.app.identity.admission import Admission
 from services.app.identity.authenticate import Authenticator
 from services.gateway.access import Caller, Credentials
@@ -26,11 +28,13 @@ class GatewayAccess:
         return Caller(id=admitted.id, user_id=admitted.user_id)
 
 
-def access_by_table(authenticator: Authenticator, table: RouteTable, origins: list[str]) -> GatewayAccess:
-    """For a gateway in the app's process, whose table has every endpoint's project."""
+def access_in_process(context: AppContext, authenticator: Authenticator, table: RouteTable) -> GatewayAccess:
+    """For a gateway in the app's process: its table has the project of most endpoints, but not yet that of one that has just
+    come to be served.
+    """
 
     async def project_of(endpoint_id: UUID) -> UUID | None:
         route = table.get(endpoint_id)
-        return route.project_id if route is not None else None
+        return route.project_id if route is not None else await published.project_of(context, endpoint_id)
 
-    return GatewayAccess(Admission(authenticator, origins, project_of))
+    return GatewayAccess(Admission(authenticator, context.settings.cors_origins, project_of))

@@ -33,19 +33,43 @@ class Publisher:
         self._transports = _Transports(clients, addresses)
         self._known: set[UUID] = set()
         self._seen: str | None = None
+        self._asked = 0  # questions so far
+        self._applied = 0  # the latest question whose answer counts
+        self._refreshing: asyncio.Task[None] | None = None
+        self._next: asyncio.Task[None] | None = None
         self.published = asyncio.Event()  # once: the table is known
 
     async def run(self) -> None:
         while True:
             try:
-                self._apply(await self._source.routes(self._seen))
+                await self._ask(self._seen)
             except Exception as error:  # the app or its database is away: the last table serves on
                 log.warning("publish_failed", error=f"{type(error).__name__}: {error}"[:300])
                 await asyncio.sleep(AGAIN_AFTER)
 
     async def refresh(self) -> None:
-        """The table as it is now, without waiting."""
-        self._apply(await self._source.routes(None))
+        """The table as it is now, without waiting for a change. Those who want it at the same time share one answer, whose
+        question was put after all of theirs. Raises what the source raises.
+        """
+        if self._next is None:
+            self._next = asyncio.create_task(self._refresh_after(self._refreshing))
+            self._next.add_done_callback(_looked_at)
+        await asyncio.shield(self._next)  # one that leaves must not take the answer from the others
+
+    async def _refresh_after(self, before: asyncio.Task[None] | None) -> None:
+        if before is not None:
+            await asyncio.wait([before])
+        self._refreshing, self._next = self._next, None  # from here on, it may be too early for who wants it
+        await self._ask(None)
+
+    async def _ask(self, seen: str | None) -> None:
+        """An answer to an older question than that of the table is passed over: it may be older. The next one tells."""
+        self._asked += 1
+        number = self._asked
+        published = await self._source.routes(seen)
+        if number > self._applied:
+            self._applied = number
+            self._apply(published)
 
     def _apply(self, published: PublishedTable) -> None:
         if published.changed:
@@ -78,6 +102,12 @@ class Publisher:
             )
             for worker in one.workers if transport is not None or not worker.proxied
         ]  # fmt: skip
+
+
+def _looked_at(done: asyncio.Task[None]) -> None:
+    """Its fault is theirs who wait for it; there may be nobody any more."""
+    if not done.cancelled():
+        done.exception()
 
 
 class _Transports:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 from uuid import UUID
 
 from sqlalchemy import text
@@ -9,8 +10,7 @@ from starlette.types import ASGIApp
 
 from services.app.clusters.reach import Reached
 from services.app.context import AppContext
-from services.app.endpoints import repository as endpoints
-from services.app.endpoints.published import Published
+from services.app.endpoints.published import Published, project_of
 from services.app.flows.internal import FlowAccess
 from services.app.identity.admission import Admission
 from services.app.identity.authenticate import Authenticator
@@ -156,19 +156,13 @@ class _ForGateways:
 
     def __init__(self, context: AppContext, authenticator: Authenticator) -> None:
         self._published = Published(context)
-        self._admission = Admission(authenticator, context.settings.cors_origins, self._project_of)
-        self._context = context
+        self._admission = Admission(authenticator, context.settings.cors_origins, partial(project_of, context))
 
     async def routes(self, seen: str | None) -> PublishedTable:
         return await self._published.routes(seen)
 
     async def admit(self, shown: Shown, endpoint_id: UUID) -> Admitted:
         return await self._admission.admit(shown, endpoint_id)
-
-    async def _project_of(self, endpoint_id: UUID) -> UUID | None:
-        async with self._context.database.transaction() as session:
-            endpoint = await endpoints.get(session, endpoint_id)
-        return endpoint.project_id if endpoint is not None and endpoint.phase != "deleted" else None
 
 
 def keyring_of(settings: Settings) -> Keyring:

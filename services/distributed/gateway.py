@@ -32,7 +32,9 @@ class GatewayService:
         self._publisher = Publisher(app, self._table, self._clients, ServerPolicy.of(settings))
         self._metrics = metrics.registry()
         limits = Limits(rate_quota=settings.rate_quota, rate_seconds=settings.rate_window)
-        self._gateway = Gateway(self._table, GatewayAccess(app), limits, metrics=GatewayMetrics(self._metrics))
+        self._gateway = Gateway(
+            self._table, GatewayAccess(app), limits, refresh=self._publisher.refresh, metrics=GatewayMetrics(self._metrics)
+        )  # fmt: skip
         self._readiness = Readiness({"routes": self._table_known})
         self._publishing: asyncio.Task[None] | None = None
         self.public: ASGIApp | None = _guarded(self._gateway, settings.answered_hosts, settings.cors_origins)

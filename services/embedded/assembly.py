@@ -29,7 +29,7 @@ from services.app.schedules.firing import Schedules
 from services.app.templates import builtin as templates
 from services.app.webhooks.delivery import Delivery
 from services.app.webhooks.sending import Sender
-from services.assembly.access import access_by_table
+from services.assembly.access import access_in_process
 from services.assembly.objects import opened, prepared, reached
 from services.assembly.publisher import Publisher
 from services.cluster.jobs import JOBS as CLUSTER_JOBS
@@ -132,13 +132,13 @@ class Assembly:
         await self._ensure_machine()
         key = await bootstrap.ensure_admin(self.database, self._keep_admin_key)
         await self.hub.start()
+        publisher = Publisher(Published(self.context), self.table, self.clients, self._cluster_tools.addresses)
         self._gateway = Gateway(
-            self.table, access_by_table(self.app.state.authenticator, self.table, self.settings.cors_origins),
+            self.table, access_in_process(self.context, self.app.state.authenticator, self.table),
             Limits(rate_quota=self.settings.rate_quota, rate_seconds=self.settings.rate_window),
-            metrics=GatewayMetrics(self.metrics),
+            refresh=publisher.refresh, metrics=GatewayMetrics(self.metrics),
         )  # fmt: skip
         self.app.router.routes.insert(0, gateway_route(self._gateway))
-        publisher = Publisher(Published(self.context), self.table, self.clients, self._cluster_tools.addresses)
         await self.engine.start()
         observer = Observer(self.cluster_id, self._cluster_tools, self._internal, self.engine)
         self._spawn("observer", observer.run)

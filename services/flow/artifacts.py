@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from uuid import UUID
 
 from services.flow.bounded import size_of
+from shared.contracts.flows import ArtifactInfo
 from shared.errors import Problem
 from shared.jobs.outcomes import Permanent
 from shared.objects.blocking import settled
@@ -29,8 +30,8 @@ class Keeper(Protocol):
         self, job_id: UUID, task: str, name: str, media_type: str, size: int, sha256: str
     ) -> UUID: ...
 
-    async def artifact(self, job_id: UUID, artifact_id: UUID) -> Mapping[str, Any]:
-        """`{name, media_type, size, sha256}`. Raises Permanent or Problem where the execution may not see it."""
+    async def artifact(self, job_id: UUID, artifact_id: UUID) -> ArtifactInfo:
+        """Raises Permanent or Problem where the execution may not see it."""
 
 
 class Artifacts:
@@ -62,18 +63,18 @@ class Artifacts:
 
     async def read(self, file: Mapping[str, Any], limit: int) -> bytes:
         row = await self._row(file)
-        if row["size"] > limit:
-            raise TaskError("too_large", f"The file {row['name']} is larger than {size_of(limit)}, which is the limit.")
+        if row.size > limit:
+            raise TaskError("too_large", f"The file {row.name} is larger than {size_of(limit)}, which is the limit.")
         return b"".join([chunk async for chunk in self._content(row)])
 
-    async def _content(self, row: Mapping[str, Any]) -> AsyncIterator[bytes]:
+    async def _content(self, row: ArtifactInfo) -> AsyncIterator[bytes]:
         try:
-            async for chunk in self._store.read(blob_key(str(row["sha256"]))):
+            async for chunk in self._store.read(blob_key(row.sha256)):
                 yield chunk
         except ObjectNotFound:
             raise TaskError("file_gone", "The file's content is not kept any more.") from None
 
-    async def _row(self, file: Mapping[str, Any]) -> Mapping[str, Any]:
+    async def _row(self, file: Mapping[str, Any]) -> ArtifactInfo:
         try:
             artifact_id = UUID(str(file["artifact_id"]))
         except (KeyError, ValueError, TypeError):

@@ -1,7 +1,7 @@
 """What a task of a flow may use of the world: `TaskContext` is the `stepway.tasks.Context` that real executions have.
 
-`fetching` makes its requests, `artifacts` keeps its files; the app answers the rest through `Platform`, which is a part of
-the port that the flow service has to it. `run_flow` makes one context for each attempt of a task.
+`fetching` makes its requests, `artifacts` keeps its files; the app answers the rest. `run_flow` makes one context for each
+attempt of a task.
 """
 
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -30,17 +30,18 @@ _OPENAI = "api.openai.com"  # never answers without a key
 Progress = Callable[[float | None, str | None], None]
 
 
-class Platform(Keeper, Protocol):
-    """What the app does for the executions of flows. Each call names the execution's job, and is checked against it."""
+class Executions(Keeper, Protocol):
+    """The part of `shared.contracts.flows.FlowPort` that a task needs."""
 
-    async def provider_key(self, job_id: UUID) -> str | None:
-        """The key that came with the request for this execution."""
+    async def provider_key(self, job_id: UUID) -> str | None: ...
 
-    async def endpoint(self, job_id: UUID, endpoint: str) -> Provider:
-        """How an endpoint of Stepway's own is called: the gateway's base URL, and a key bound to the job."""
+    async def endpoint(self, job_id: UUID, endpoint: str) -> Provider: ...
 
-    async def credential(self, job_id: UUID, credential_id: UUID) -> dict[str, str]:
-        """The secret and other fields of a credential that the flow or its inputs name."""
+
+class Credentials(Protocol):
+    """The part of `shared.contracts.ports.AppPort` that a task needs."""
+
+    async def credential(self, job_id: UUID, credential_id: UUID) -> dict[str, str]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,8 @@ class TaskContext:
         outgoing: Outgoing,
         openai_base_url: str,
         store: ObjectStore,
-        platform: Platform,
+        flows: Executions,
+        app: Credentials,
         on_progress: Progress | None = None,
     ) -> None:
         self.execution_id = str(job_id)
@@ -76,9 +78,10 @@ class TaskContext:
         self._provider_policy = outgoing.policy
         self._tls = outgoing.tls
         self._openai_base_url = openai_base_url.rstrip("/")
-        self._platform = platform
+        self._flows = flows
+        self._app = app
         self._on_progress = on_progress
-        self._artifacts = Artifacts(store, platform, job_id, task)
+        self._artifacts = Artifacts(store, flows, job_id, task)
 
     def progress(self, percent: float | None = None, message: str | None = None) -> None:
         if self._on_progress is not None:
@@ -116,7 +119,7 @@ class TaskContext:
         if credential is not None:
             found = self._by_credential(await self.credential(str(credential)), chosen)
         else:
-            key = await self._platform.provider_key(self._job_id)
+            key = await self._flows.provider_key(self._job_id)
             found = CalledProvider(chosen or self._openai_base_url, key or "")
         if not found.key and urlsplit(found.base_url).hostname == _OPENAI:
             raise TaskError(
@@ -129,7 +132,7 @@ class TaskContext:
 
     async def credential(self, credential_id: str) -> Mapping[str, str]:
         try:
-            return await self._platform.credential(self._job_id, UUID(credential_id))
+            return await self._app.credential(self._job_id, UUID(credential_id))
         except ValueError:
             raise TaskError("credential_gone", "`credential_id` is not the id of a credential.") from None
         except (Permanent, Problem) as refused:
@@ -146,7 +149,7 @@ class TaskContext:
 
     async def _endpoint(self, endpoint: str) -> CalledProvider:
         try:
-            found = await self._platform.endpoint(self._job_id, endpoint)
+            found = await self._flows.endpoint(self._job_id, endpoint)
         except (Permanent, Problem) as refused:
             raise _refusal(refused) from None
         self._provider_policy = self._provider_policy.trusting(found.base_url)

@@ -5,10 +5,11 @@ once. Every answer to a failure is OpenAI's error object. `call` reads the reque
 watches over it while `exchange` talks with a worker that `balance` has chosen.
 """
 
+import asyncio
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 from uuid import UUID
@@ -57,8 +58,15 @@ class _Request:
         self.reply = Reply(send, [(b"x-request-id", self.id.encode())] if untold else [], usage, clock)
 
 
+Refresh = Callable[[], Awaitable[None]]
+
+
 class Gateway:
-    """Serves the requests that `router` brings. Make it inside the event loop, and `await aclose()` at the end."""
+    """Serves the requests that `router` brings. Make it inside the event loop, and `await aclose()` at the end.
+
+    `refresh` brings the table up to date. It is awaited before anybody is told that an endpoint is not served: what the
+    app has just said to be running may not be in the table yet.
+    """
 
     def __init__(
         self,
@@ -66,6 +74,7 @@ class Gateway:
         access: Access,
         limits: Limits | None = None,
         *,
+        refresh: Refresh | None = None,
         metrics: Metrics | None = None,
         on_usage: UsageHook | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -74,6 +83,7 @@ class Gateway:
         self._limits = limits or Limits()
         self._access = CachedAccess(access, self._limits, clock)
         self._clock = clock
+        self._refresh = refresh
         self._balancer = Balancer(table, self._limits, clock)
         self._upstream = Upstream(self._limits)
         self._metrics = metrics or Metrics(CollectorRegistry())
@@ -113,6 +123,7 @@ class Gateway:
         usage.endpoint_id, usage.caller = endpoint_id, caller
         if self._rate is not None:
             request.reply.add_headers(self._rate.take(caller.id))
+        await self._look_again(endpoint_id)
         self._metrics.began(endpoint_id)
         if path in _OPERATIONS:
             usage.operation = _OPERATIONS[path]
@@ -124,6 +135,16 @@ class Gateway:
             await self._models(request.reply, endpoint_id, path.removeprefix("models").removeprefix("/"))
         else:
             raise Problem("not_found", "There is no such path.")
+
+    async def _look_again(self, endpoint_id: UUID) -> None:
+        route = self._table.get(endpoint_id)
+        if self._refresh is None or (route is not None and route.workers):
+            return
+        try:
+            async with asyncio.timeout(self._limits.access_seconds):
+                await self._refresh()
+        except Exception as error:  # the app is away: the table that is there counts
+            logger.warning("the routes could not be looked at again", error=type(error).__name__)
 
     async def _models(self, reply: Reply, endpoint_id: UUID, name: str) -> None:
         route = self._table.get(endpoint_id)

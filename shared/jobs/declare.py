@@ -124,7 +124,8 @@ def job(
     deadline: float | None = None,
     max_input: int = MAX_DATA_BYTES,
 ) -> Callable[[Callable[..., Awaitable[Any]]], JobDef]:
-    """Declare a job. The listed steps are announced when it is made; a job whose steps depend on its input plans them."""
+    """Declare a job. The listed steps are announced when it is made; see `JobRequest.steps` for
+    those that depend on its input."""
 
     def wrap(fn: Callable[..., Awaitable[Any]]) -> JobDef:
         hints = get_type_hints(fn)

@@ -24,7 +24,7 @@ from shared.jobs.declare import MAX_DATA_BYTES, JobDef, StepDef
 from shared.jobs.hub import Hub, signal_name
 from shared.jobs.ledger import PASSED_OVER, StaleFence
 from shared.jobs.outcomes import Permanent, Retry, StepError
-from shared.jobs.run import Latch, NeverOpened, PlannedStep, StepFailed
+from shared.jobs.run import Latch, NeverOpened, StepFailed
 from shared.jobs.stored import json_text, short_text
 from shared.jobs.undoing import undo_step, unreached
 from shared.telemetry.work import step_span
@@ -187,6 +187,7 @@ class EmbeddedRun:
         self._undoing = claim.phase == "undo"
         self._begun: dict[str, _Done] = {}
         self._keys: set[str] = set()
+        self._reports: list[asyncio.Future[None]] = []  # of successes
         self._branches = 1
         self._resting: list[asyncio.Future[None]] = []
         self._standing: list[asyncio.Future[None]] = []  # before latches
@@ -235,11 +236,12 @@ class EmbeddedRun:
     async def wait_event(self, name: str, *, key: str, timeout: float | None = None) -> Any:
         return await self._wait(key, f"Wait for {name}", timeout, name)
 
-    async def plan(self, steps: Sequence[PlannedStep]) -> None:
-        fresh = [step for step in steps if step.key not in self._claim.steps]
-        if fresh and not self._undoing:
-            keys, titles, weights = [s.key for s in fresh], [s.title for s in fresh], [s.weight for s in fresh]
-            await self._attempts.plan(self.job_id, self._claim.fence, keys, titles, weights)
+    async def reported(self) -> None:
+        """Until all that steps have returned is recorded. Raises `StaleFence` when that was refused."""
+        if self._reports:
+            await asyncio.wait(self._reports)
+        for report in self._reports:
+            report.result()
 
     # ---- going forward
 
@@ -249,9 +251,7 @@ class EmbeddedRun:
             left = await self._backoff_left(done.key)
             if left > 0:
                 await self._rest(left, frozenset(), asyncio.Event())
-            begun = await self._begin(
-                done.key, definition.title, definition.weight, durable=definition.undo is not None
-            )
+            begun = await self._begin(done.key, definition.title, definition.weight)
             self._begun[done.key] = done
             if isinstance(begun, Remembered):
                 return definition.result.validate_python(begun.result)
@@ -269,8 +269,8 @@ class EmbeddedRun:
                 continue
             return result
 
-    async def _begin(self, key: str, title: str, weight: float, *, durable: bool) -> Begun | Remembered:
-        return await self._attempts.begin(self.job_id, self._claim.fence, key, title, weight, durable=durable)
+    async def _begin(self, key: str, title: str, weight: float) -> Begun | Remembered:
+        return await self._attempts.begin(self.job_id, self._claim.fence, key, title, weight)
 
     async def _attempt(self, definition: StepDef, key: str, argument: Any, begun: Begun) -> Any:
         context = StepContext(self.job_id, key, begun.number, self._tools, partial(self._write_progress, begun))
@@ -281,7 +281,10 @@ class EmbeddedRun:
             finally:
                 context.close()
             data = small_enough(definition.dump(result), "step")
-            await self._attempts.succeed(self.job_id, self._claim.fence, key, begun.token, data)
+            written = self._attempts.succeed(self.job_id, self._claim.fence, key, begun.token, data)
+            report = asyncio.ensure_future(written)  # not waited for: what begins next is recorded with it, or after it
+            report.add_done_callback(_look_at)
+            self._reports.append(report)
         return definition.result.validate_python(data)  # the same as when it is remembered
 
     async def _record_failure(self, definition: StepDef, key: str, begun: Begun, error: BaseException) -> None:
@@ -296,7 +299,7 @@ class EmbeddedRun:
 
     async def _give_up(self, definition: StepDef, key: str) -> Any:
         message = LOST.format("step")
-        begun = await self._begin(key, definition.title, definition.weight, durable=True)
+        begun = await self._begin(key, definition.title, definition.weight)
         if isinstance(begun, Begun):
             body = error_body("worker_lost", message, key, definition)
             await self._attempts.fail(self.job_id, self._claim.fence, key, begun.token, body)
@@ -325,7 +328,7 @@ class EmbeddedRun:
         if memory is not None and memory.state == "failed" and memory.error is not None:
             raise StepFailed(name, memory.error["code"], memory.error["message"])
         self._refuse_when_undoing()
-        begun = await self._begin(name, title, 0.0, durable=False)
+        begun = await self._begin(name, title, 0.0)
         if isinstance(begun, Remembered):
             return begun.result
         fence = self._claim.fence
@@ -460,6 +463,12 @@ class EmbeddedRun:
     def _refuse_when_undoing(self) -> None:
         if self._undoing:
             raise CancelRequested(str(self.job_id))
+
+
+def _look_at(report: "asyncio.Future[None]") -> None:
+    """Its refusal need not be told by who forgets it: the run learns of that by its next step, or at its end."""
+    if not report.cancelled():
+        report.exception()
 
 
 def _results(tasks: Sequence["asyncio.Future[Any]"]) -> list[Any]:

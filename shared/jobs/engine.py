@@ -57,7 +57,7 @@ class EmbeddedEngine:
         self._ledger = ledger
         self._registry = registry
         self._lease = lease
-        self._attempts = Attempts(database, ledger.hub)
+        self._attempts = Attempts(database.url, ledger.hub)
         self._endings = Endings(database, ledger)
         self._runs: dict[UUID, _Driven] = {}
         self._tasks: list[asyncio.Task[None]] = []
@@ -204,6 +204,7 @@ class EmbeddedEngine:
 
     async def _go(self, driven: _Driven, definition: JobDef, run: EmbeddedRun) -> None:
         end = await self._until_end(driven, definition, run)
+        await run.reported()
         try:
             await end()
         except CancelRequested:  # in the very moment of its end

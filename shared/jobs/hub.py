@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
 from shared.db.engine import Database
+from shared.jobs.lane import Lane
 
 CHANNEL = "stepway_jobs"
 WORK = "work"  # the name that wakes engines: there is something to claim
@@ -38,6 +39,7 @@ def end_name(job_id: UUID) -> str:
 class Hub:
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._lane = Lane(database.url, size=1)  # up to fifty notifications a second must cost little
         self._name = uuid4().hex  # begins each payload of ours, so that we pass over it when it comes back
         self._events: WeakValueDictionary[str, asyncio.Event] = WeakValueDictionary()  # while somebody waits for them
         self._pending: set[str] = set()
@@ -55,6 +57,7 @@ class Hub:
                     await task
         if self._pending:
             await self._notify()
+        await self._lane.close()
 
     def publish(self, *names: UUID | str | None) -> None:
         """Say that these have changed, after the commit. None is ignored."""
@@ -108,10 +111,11 @@ class Hub:
     async def _notify(self) -> None:
         names, self._pending = list(self._pending), set()
         try:
-            async with self._database.statement() as connection:
-                for start in range(0, len(names), _PAYLOAD_IDS):
-                    payload = " ".join([self._name, *names[start : start + _PAYLOAD_IDS]])
-                    await connection.exec_driver_sql("SELECT pg_notify(%s, %s)", (CHANNEL, payload))
+            for start in range(0, len(names), _PAYLOAD_IDS):
+                payload = " ".join([self._name, *names[start : start + _PAYLOAD_IDS]])
+                await self._lane.one(
+                    "SELECT pg_notify(%(channel)s, %(payload)s)", {"channel": CHANNEL, "payload": payload}
+                )
         except Exception as error:  # the database is away: others find the change at their next look
             log.warning("notify_failed", error=type(error).__name__)
 

@@ -9,11 +9,15 @@ from collections.abc import Mapping
 from typing import Any, LiteralString
 
 import psycopg
+import structlog
 from psycopg.pq import TransactionStatus
 from psycopg.rows import namedtuple_row
 
 SIZE = 8
+PAUSE, LONGEST_PAUSE = 0.1, 2.0  # seconds between the tries to reach the database
 OPTIONS = "-c timezone=UTC -c lock_timeout=10000 -c statement_timeout=60000"
+
+log = structlog.get_logger(__name__)
 
 
 class Lane:
@@ -37,6 +41,21 @@ class Lane:
         """The only row, or None."""
         rows = await self.all(statement, values)
         return rows[0] if rows else None
+
+    async def patiently(self, statement: LiteralString, values: Mapping[str, Any]) -> tuple[list[Any], bool]:
+        """The rows, and whether it was tried before: a try whose answer was lost may have been committed.
+
+        A database that is away, full or too busy is waited for: hours of a step's work are worth it. Who has lost the run
+        meanwhile is told so by its fence, or stopped by its engine.
+        """
+        pause = PAUSE
+        while True:
+            try:
+                return await self.all(statement, values), pause > PAUSE
+            except psycopg.OperationalError as error:
+                log.warning("ledger_away", error=type(error).__name__)
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, LONGEST_PAUSE)
 
     async def close(self) -> None:
         while self._free:

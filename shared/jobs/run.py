@@ -1,6 +1,6 @@
 """What a job and its steps may use. An engine implements both; a job function runs unchanged on any engine."""
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 from uuid import UUID
@@ -46,9 +46,6 @@ class Run(Protocol):
     async def wait_event(self, name: str, *, key: str, timeout: float | None = None) -> Any:
         """Wait for `send_event(job, name, data)`; returns the data. Raises `StepFailed` (`timed_out`) after `timeout` seconds."""
 
-    async def plan(self, steps: Sequence["PlannedStep"]) -> None:
-        """Announce steps that depend on the input, so that they show as pending."""
-
 
 class Latch(Protocol):
     """Closed until a branch opens it. One that fails must open it too: branches that wait for nobody end the run."""
@@ -65,6 +62,8 @@ class NeverOpened(Exception):
 
 @dataclass(frozen=True, slots=True)
 class PlannedStep:
+    """A step that is announced with its job, as only the job's input tells of it."""
+
     key: str
     title: str
     weight: float = 1.0

@@ -24,13 +24,10 @@ def _percent(steps: LiteralString, cancelled: LiteralString = "false") -> Litera
 
 
 def job_percent(changed: LiteralString) -> LiteralString:
-    """SQL for the percent of a job one of whose steps this statement changes: `changed` is the name of its new row.
-
-    Of two branches that report in one moment, the second may still see the first as it was before.
-    """
+    """SQL for the percent of the job `%(job)s` with the steps that this statement changes: `changed` has their new rows."""
     return _percent(
-        f"(SELECT weight, state, percent FROM jobs.step WHERE job_id = {changed}.job_id AND key <> {changed}.key "
-        f"UNION ALL SELECT {changed}.weight, {changed}.state, {changed}.percent)"
+        f"(SELECT weight, state, percent FROM jobs.step WHERE job_id = %(job)s AND key NOT IN (SELECT key FROM {changed}) "
+        f"UNION ALL SELECT weight, state, percent FROM {changed})"
     )
 
 

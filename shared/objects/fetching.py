@@ -14,6 +14,7 @@ from shared.objects.durable import write_at
 from shared.objects.store import ObjectStore, WrongDigest, blob_key
 
 CHUNK = 4 * 1024 * 1024  # bytes
+BATCH = 1024 * 1024  # bytes that a thread is given to hash: fewer cost more in handing on than in hashing
 SPARE_BYTES = 256 * 1024 * 1024  # left free on the disk for everything else
 
 
@@ -68,24 +69,41 @@ async def _append(
     objects: ObjectStore, sha256: str, descriptor: int, start: int, digest: "hashlib._Hash",
     on_bytes: Callable[[int], None] | None,
 ) -> int:  # fmt: skip
-    """While one thread writes a chunk and receives the next, another one hashes."""
+    """While one thread receives and writes a batch, another one hashes the batch before."""
     loop = asyncio.get_running_loop()
-    at = start
+    at, held = start, 0
+    batch: list[bytes] = []
     hashing: Future[None] | None = None
 
     def take(data: bytes) -> None:
-        nonlocal at, hashing
-        if hashing is not None:
-            hashing.result()
-        hashing = hasher.submit(digest.update, data)
+        nonlocal at, held
         write_at(descriptor, memoryview(data), at)
         at += len(data)
-        if on_bytes:
-            loop.call_soon_threadsafe(on_bytes, at)
+        batch.append(data)
+        held += len(data)
+        if held >= BATCH:
+            hand_on()
+            if on_bytes:
+                loop.call_soon_threadsafe(on_bytes, at)
 
-    with ThreadPoolExecutor(1) as hasher:  # whose end waits for the last chunk, which takes a millisecond
+    def hand_on() -> None:
+        nonlocal batch, held, hashing
+        if hashing is not None:
+            hashing.result()
+        hashing = hasher.submit(_hash, digest, batch)
+        batch, held = [], 0
+
+    with ThreadPoolExecutor(1) as hasher:  # whose end waits for the last batch, which takes a millisecond
         await objects.pour(blob_key(sha256), take, start=start)
+        hand_on()
+    if on_bytes:
+        on_bytes(at)
     return at
+
+
+def _hash(digest: "hashlib._Hash", batch: list[bytes]) -> None:
+    for data in batch:
+        digest.update(data)
 
 
 async def _hashed(descriptor: int, digest: "hashlib._Hash") -> int:

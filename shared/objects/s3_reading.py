@@ -1,10 +1,12 @@
 """One object of a bucket as it is read: a stream that is taken up again where it was when the connection breaks.
 
-Memory: one chunk, and what the socket holds. Blocks; `s3` runs it in threads.
+Memory: one chunk, or some batches of pieces, and what the socket holds. Blocks; `s3` runs it in threads.
 """
 
 import threading
+from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import urllib3
 
@@ -13,7 +15,9 @@ from shared.objects.s3_bucket import Bucket, Patience, past_the_end, replaced
 from shared.objects.s3_faults import FAULTS
 from shared.objects.store import ObjectNotFound, SourceChanged, StoreUnavailable
 
-PIECE = 256 * 1024  # bytes
+PIECE = 32 * 1024  # bytes: pages for larger writes to a new file are slow to find where memory is fragmented
+BATCH = 256 * 1024  # bytes that one thread gives another at a time
+AHEAD = 4  # batches that wait to be taken
 
 
 class Reading:
@@ -33,12 +37,14 @@ class Reading:
         self._lock = threading.Lock()
         self._busy = False
 
-    def next(self, size: int) -> bytes:
-        """At most `size` bytes; none at the end. Raises `ObjectNotFound`, `SourceChanged`, `StoreUnavailable`."""
+    def next(self, size: int, *, whole: bool = True) -> bytes:
+        """At most `size` bytes; none at the end. Fewer than `size` only at the end, or, when not `whole`, if fewer came.
+
+        Raises `ObjectNotFound`, `SourceChanged`, `StoreUnavailable`."""
         with self._lock:
             self._busy = True
         try:
-            return self._next(size)
+            return self._next(size, whole)
         finally:
             with self._lock:
                 self._busy = False
@@ -46,10 +52,20 @@ class Reading:
                     self._let_go()
 
     def pour(self, take: Callable[[bytes], None]) -> None:
-        """All of it, in pieces so small that each is still in the processor's cache when it is taken."""
+        """All of it, as it comes. One thread receives, another one takes; what was received before a fault is taken."""
         keep_freed_memory()
-        while data := self.next(PIECE):
-            take(data)
+        ahead: deque[Future[None]] = deque()
+        with ThreadPoolExecutor(1) as taker:
+            more = True
+            while more:
+                pieces: list[bytes] = []
+                try:
+                    more = self._gather(pieces)
+                finally:
+                    ahead.append(taker.submit(self._hand_on, pieces, take, ahead[-1] if ahead else None))
+                if len(ahead) > AHEAD:
+                    ahead.popleft().result()
+            ahead[-1].result()
 
     def close(self) -> None:
         """Let go of the connection; a `next` that waits for bytes ends with an error."""
@@ -65,7 +81,7 @@ class Reading:
         except (ValueError, RuntimeError, OSError, NotImplementedError):
             pass  # nothing is on its way
 
-    def _next(self, size: int) -> bytes:
+    def _next(self, size: int, whole: bool) -> bytes:
         patience = Patience(self._bucket.patience)
         while True:
             if self._stop.is_set():
@@ -73,10 +89,30 @@ class Reading:
             try:
                 if self._answer is None and not self._open():
                     return b""
-                return self._take(size)
+                return self._take(size, whole)
             except (*FAULTS, OSError) as error:
                 self._let_go()
                 patience.after(self._outcome(error), self._stop)
+
+    def _gather(self, pieces: list[bytes]) -> bool:
+        """Receive a batch, in pieces so small that each is still in the processor's cache; False at the end."""
+        size = 0
+        while size < BATCH:
+            data = self.next(PIECE, whole=False)
+            if not data:
+                return False
+            pieces.append(data)
+            size += len(data)
+        return True
+
+    def _hand_on(self, pieces: list[bytes], take: Callable[[bytes], None], before: "Future[None] | None") -> None:
+        """Nothing is taken after `close`, nor after a piece that could not be: that one's error is raised again."""
+        if before is not None:
+            before.result()
+        for data in pieces:
+            if self._stop.is_set():
+                return
+            take(data)
 
     def _let_go(self) -> None:
         """A connection that was read to its end serves another request, others are closed."""
@@ -105,12 +141,13 @@ class Reading:
         self._end = self._at + int(answer.headers.get("content-length") or 0)
         return True
 
-    def _take(self, size: int) -> bytes:
+    def _take(self, size: int, whole: bool) -> bytes:
         answer, end = self._answer, self._end or 0
         if answer is None or self._at >= end:
             self._let_go()
             return b""
-        data: bytes = answer.read(min(size, end - self._at))
+        receive = answer.read if whole else answer.read1  # without the copies of the client's own buffer
+        data: bytes = receive(min(size, end - self._at), decode_content=False)
         if not data:
             raise urllib3.exceptions.ProtocolError("the answer ended before the object did")
         self._at += len(data)

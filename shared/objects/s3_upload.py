@@ -5,15 +5,18 @@ before the object appears. An upload that was cut off lies unfinished at the ser
 uploads the same content next, here or elsewhere, goes on with it. Two at once may share it; whoever finds it gone looks
 whether the blob is there.
 
-Memory: `PARTS` buffers of one part, for all uploads of a store together. A part has 16 MiB, so 64 MiB in all; files of
-more than 156 GiB have larger parts, as there may be 10,000 (64 MiB parts for 500 GiB, and then 256 MiB in all).
+Memory: `PARTS` buffers of one part, for all uploads of a store together, used again and again while any of them runs. A
+part has 16 MiB, so 64 MiB in all; files of more than 156 GiB have larger parts, as there may be 10,000 (64 MiB parts for
+500 GiB, and then 256 MiB in all).
 """
 
 import asyncio
 import hashlib
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -50,6 +53,41 @@ def part_size(size: int) -> int:
     return part
 
 
+class Buffers:
+    """Memory for parts, kept from one to the next while any upload runs: to get it from the system costs as much as sending.
+
+    Whoever takes one has a thread of the senders, so there are never more than those. Called from any thread.
+    """
+
+    def __init__(self) -> None:
+        self._free: list[bytearray] = []
+        self._users = 0
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        with self._lock:
+            self._users += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._users -= 1
+                if not self._users:
+                    self._free.clear()
+
+    def take(self, size: int) -> bytearray:
+        with self._lock:
+            buffer = self._free.pop() if self._free else None
+        return buffer if buffer is not None and len(buffer) == size else bytearray(size)
+
+    def give(self, buffer: bytearray) -> None:
+        """Nobody may use it any more."""
+        with self._lock:
+            if self._users:
+                self._free.append(buffer)
+
+
 class Uploads:
     """The uploads of one store. `upload` may run any number of times at once."""
 
@@ -57,6 +95,7 @@ class Uploads:
         self._bucket = bucket
         self._threads = threads
         self._senders = Threads(PARTS)
+        self._buffers = Buffers()
 
     async def upload(self, name: str, source: Source, on_bytes: Callable[[int], None] | None) -> None:
         """Raises `WrongDigest` or what `source.check` raises, and leaves nothing then."""
@@ -67,7 +106,10 @@ class Uploads:
             return
         for _ in range(_ROUNDS):
             try:
-                await _InParts(self._bucket, self._threads, self._senders, name, source, on_bytes).run()
+                with self._buffers.kept():
+                    await _InParts(
+                        self._bucket, self._threads, self._senders, self._buffers, name, source, on_bytes
+                    ).run()
                 return
             except Gone:
                 if await self.stored(name, source):
@@ -92,7 +134,9 @@ class Uploads:
 
         def send() -> None:
             digest = hashlib.sha256()
-            data = _read(source.descriptor, 0, source.size, digest)
+            data = memoryview(bytearray(source.size))
+            _read(source.descriptor, 0, data)
+            digest.update(data)
             _verify(digest.hexdigest(), source)
             self._bucket.attempt(stop, self._bucket.put, name, data, source.sha256)
 
@@ -103,12 +147,13 @@ class _InParts:
     """One upload, from the look for an unfinished one to its end."""
 
     def __init__(
-        self, bucket: Bucket, threads: Threads, senders: Threads, name: str, source: Source,
+        self, bucket: Bucket, threads: Threads, senders: Threads, buffers: Buffers, name: str, source: Source,
         on_bytes: Callable[[int], None] | None,
     ) -> None:  # fmt: skip
         self._bucket = bucket
         self._threads = threads
         self._senders = senders
+        self._buffers = buffers
         self._name = name
         self._source = source
         self._on_bytes = on_bytes
@@ -116,20 +161,21 @@ class _InParts:
         self._sent = 0
         self._parts: dict[int, Part] = {}
         self._stop = threading.Event()
+        self._digest = hashlib.sha256()
+        self._hasher = ThreadPoolExecutor(1)  # one thread: the parts are hashed in order
 
     async def run(self) -> None:
         upload, known = await self._ask(self._find, settle=False)
         pending: set[asyncio.Future[Part]] = set()
-        digest = hashlib.sha256()
         try:
             for number, offset in enumerate(range(0, self._source.size, self._size), start=1):
                 await self._senders.take()
                 pending = self._reap(pending)
-                pending.add(await self._next(upload, number, offset, digest, known.get(number)))
+                pending.add(await self._next(upload, number, offset, known.get(number)))
             while pending:
                 await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
                 pending = self._reap(pending)
-            _verify(digest.hexdigest(), self._source)
+            _verify(self._digest.hexdigest(), self._source)
             await self._ask(self._finish, upload)
         except (WrongDigest, SourceChanged):
             self._stop.set()
@@ -139,18 +185,28 @@ class _InParts:
             raise
         finally:
             self._stop.set()  # parts on their way end by themselves: they hold their own bytes, and harm nothing
+            self._hasher.shutdown(wait=False)
 
-    async def _next(
-        self, upload: str, number: int, offset: int, digest: "hashlib._Hash", known: Part | None
-    ) -> "asyncio.Future[Part]":
-        """Read a part, and start to send it. The thread has been taken."""
+    async def _next(self, upload: str, number: int, offset: int, known: Part | None) -> "asyncio.Future[Part]":
+        """Read a part, and start to hash and to send it. The thread has been taken."""
+        buffer = self._buffers.take(self._size)
+        data = memoryview(buffer)[: min(self._size, self._source.size - offset)]
         try:
-            length = min(self._size, self._source.size - offset)
-            data = await settled(_read, self._source.descriptor, offset, length, digest)
+            await settled(_read, self._source.descriptor, offset, data)
+            hashed = self._hasher.submit(self._digest.update, data)
         except BaseException:
+            self._buffers.give(buffer)
             self._senders.give_back()
             raise
-        return self._senders.start(self._send, upload, number, data, known)
+
+        def send() -> Part:
+            try:
+                return self._send(upload, number, data, known)
+            finally:
+                hashed.result()
+                self._buffers.give(buffer)
+
+        return self._senders.start(send)
 
     def _send(self, upload: str, number: int, data: memoryview, known: Part | None) -> Part:
         if known is not None and known.size == len(data) and known.etag == _md5(data):
@@ -192,17 +248,14 @@ class _InParts:
         return await self._threads.run(function, *args, stop=self._stop.set, settle=settle)
 
 
-def _read(descriptor: int, offset: int, length: int, digest: "hashlib._Hash") -> memoryview:
-    """Exactly so many bytes of the file, hashed on the way."""
-    data = memoryview(bytearray(length))
+def _read(descriptor: int, offset: int, data: memoryview) -> None:
+    """Fill `data` with the file's bytes from `offset` on."""
     at = 0
-    while at < length:
+    while at < len(data):
         count = os.preadv(descriptor, [data[at:]], offset + at)
         if not count:
             raise SourceChanged("the file became shorter while it was read")
         at += count
-    digest.update(data)
-    return data
 
 
 def _verify(sha256: str, source: Source) -> None:

@@ -3,6 +3,9 @@
 Both take turns, with equally small tasks. Ours count from the request to the answer that says COMPLETED, with every task
 recorded durably before the next. Prefect's flows are called in a process that is there already; their tasks' states go to
 the server afterwards. So they count twice: until they have returned, and until the server has recorded what they did.
+
+Of many small executions ours are 1,000, in a few goes between which Prefect has its turn, and the rate is that of the sum.
+Prefect's are as many as it does in bearable time; its rate is that of those, and what 1,000 would take is not measured.
 """
 
 import statistics
@@ -31,7 +34,7 @@ _TABLES = """SELECT schemaname, tablename FROM pg_tables WHERE schemaname NOT IN
 
 def run(quick: bool) -> list[Figure]:
     rounds, starts = (2, 10) if quick else (4, 25)
-    executions, theirs = (100, 12) if quick else (250, 25)  # of each round
+    executions, theirs = 1000 // rounds, (12 if quick else 25)  # of each round
     with Stepway() as stepway, Prefect(stepway.database_url, stepway.root / "prefect") as prefect:
         bench = _Both(stepway, prefect, theirs)
         bench.round(3, 20)  # warm: connections, plans, imports
@@ -85,7 +88,7 @@ class _Both:
             Figure("execution asked → first task running, p50", ours, "ms", theirs, "ms Prefect", at_most=1 / GOAL, note=p99s),
             *self._both("tasks, one after the other", "sequence"),
             *self._both("tasks, 100 wide", "parallel"),
-            *self._both(f"executions of {FEW} tasks, {flows_http.AT_A_TIME} at a time", "many"),
+            *self._both(self._label_of_many(), "many", statistics.harmonic_mean),  # equal goes: the rate of all
             Figure("rows of such an execution", self._rows[0], "", self._rows[1], "Prefect"),
             Figure("memory, without PostgreSQL", of_service(self._stepway), "MB", self._prefect.memory(), "MB Prefect"),
         ]  # fmt: skip
@@ -103,10 +106,17 @@ class _Both:
         self._rates.setdefault(name, ([], []))[1].append(count / took)
         self._recorded_rates.setdefault(name, []).append(count / (took + late))
 
-    def _both(self, label: str, name: str) -> list[Figure]:
-        """The medians of the rounds; Prefect's until its flow has returned, and until all of it is recorded, as ours is."""
-        ours, returned = (statistics.median(one) for one in self._rates[name])
-        recorded = statistics.median(self._recorded_rates[name])
+    def _label_of_many(self) -> str:
+        goes = len(self._recorded_rates["many"])
+        return (
+            f"1,000 executions of {FEW} tasks, {flows_http.AT_A_TIME} at a time, in {goes} goes; "
+            f"Prefect's rate of {goes * self._theirs}"
+        )
+
+    def _both(self, label: str, name: str, mean: Callable[[list[float]], float] = statistics.median) -> list[Figure]:
+        """The mean of the rounds; Prefect's until its flow has returned, and until all of it is recorded, as ours is."""
+        ours, returned = (mean(one) for one in self._rates[name])
+        recorded = mean(self._recorded_rates[name])
         return [
             Figure(label, ours, "1/s", theirs, f"1/s Prefect, {until}", at_least=GOAL)
             for until, theirs in (("returned", returned), ("recorded", recorded))

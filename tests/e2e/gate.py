@@ -7,7 +7,7 @@ done and nobody knows.
 
 import threading
 from types import TracebackType
-from typing import Self
+from typing import LiteralString, Self
 
 import psycopg
 
@@ -15,7 +15,10 @@ from tests.e2e.instance import PATIENCE, Stepway, until
 
 LOCK = 4711
 
-_QUEUED = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%%FOR UPDATE%%'"
+_QUEUED = """SELECT count(*) FROM pg_stat_activity WHERE wait_event IN ('transactionid', 'tuple')
+              AND datname = current_database() AND query LIKE 'SELECT 1 FROM jobs.job WHERE id = % FOR UPDATE'"""
+_TABLE_QUEUED = """SELECT count(*) FROM pg_locks WHERE relation = 'jobs.job'::regclass AND NOT granted
+                    AND mode = 'ShareRowExclusiveLock'"""
 _MAKE = f"""
 CREATE TABLE IF NOT EXISTS public.test_gate (kind text, key text, state text);
 CREATE OR REPLACE FUNCTION public.test_wait() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -38,6 +41,7 @@ class Gate:
 
     def __init__(self, url: str, kind: str, key: str, state: str) -> None:
         self._point = (kind, key, state)
+        self._url = url
         self._connection = psycopg.connect(url, autocommit=True)
 
     def __enter__(self) -> Self:
@@ -52,23 +56,34 @@ class Gate:
         """Until a job is held here."""
 
         def held() -> bool:
-            row = self._connection.execute(_WAITING, [LOCK]).fetchone()
-            return row is not None and row[0] > 0
+            return self._count(_WAITING, LOCK) > 0
 
         until(held, seconds=seconds, what=f"a job at {self._point}")
+
+    def cancel(self, stepway: Stepway, job: str) -> None:
+        """A cancel that comes while the step is held; then the gate is open. Returns when the cancel is through.
+
+        It waits for the job's row, which the held step has locked. Once the step goes on, the run wants that row as well,
+        and who has waited longest need not be first: nobody changes jobs until the cancel has it.
+        """
+        cancel = threading.Thread(target=stepway.ask, args=("POST", f"/jobs/{job}/cancel"))
+        cancel.start()
+        until(lambda: self._count(_QUEUED) > 0, what="the cancel to queue")
+        with psycopg.connect(self._url) as others:
+            locking = threading.Thread(target=others.execute, args=("LOCK TABLE jobs.job IN SHARE ROW EXCLUSIVE MODE",))
+            locking.start()
+            until(lambda: self._count(_TABLE_QUEUED) > 0, what="the lock on all jobs to queue")
+            self._connection.execute("SELECT pg_advisory_unlock(%s)", [LOCK])
+            locking.join()
+            until(lambda: self._count(_QUEUED) == 0, what="the cancel to have the job's row")
+        cancel.join()
+
+    def _count(self, statement: LiteralString, *values: object) -> int:
+        row = self._connection.execute(statement, values or None).fetchone()
+        assert row is not None
+        return int(row[0])
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._connection.close()
-
-
-def cancel_queued(stepway: Stepway, job: str) -> threading.Thread:
-    """A cancel that waits for the row which the held step has locked, and so comes before the step's end.
-
-    Returns once it waits; join it when the gate is open.
-    """
-    cancel = threading.Thread(target=stepway.ask, args=("POST", f"/jobs/{job}/cancel"))
-    cancel.start()
-    until(lambda: stepway.sql(_QUEUED)[0][0] > 0, what="the cancel to queue")
-    return cancel

@@ -38,7 +38,9 @@ class Services(Stepway):
 
 
 @contextmanager
-def running_services(settings: Mapping[str, object], *, replicas: int = 1, durable: bool = False) -> Iterator[Services]:
+def running_services(
+    settings: Mapping[str, object], *, replicas: int | Mapping[str, int] = 1, durable: bool = False
+) -> Iterator[Services]:
     need("dapr", "minio")
     made = Distributed(settings, replicas=replicas, durable=durable).start()
     try:

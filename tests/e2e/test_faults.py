@@ -17,7 +17,7 @@ import pytest
 from services.cluster.jobs import JOBS as CLUSTER_JOBS
 from services.model.jobs import JOBS as MODEL_JOBS
 from tests.e2e.conftest import Make
-from tests.e2e.gate import Gate, cancel_queued
+from tests.e2e.gate import Gate
 from tests.e2e.instance import Stepway, alive, until
 from tests.hub import Hub
 from tests.serving import Fault
@@ -143,8 +143,7 @@ def test_a_cancel_at_any_step_leaves_nothing(make: Make, model_file: Path, numbe
             workflow = trigger(stepway, kind, made, model_file)
             gate.wait()
             job = workflow["job"]["id"]  # type: ignore[index]
-            cancel = cancel_queued(stepway, job)
-        cancel.join()
+            gate.cancel(stepway, job)
         ended = stepway.ended_job(workflow)
         assert ended["state"] == "cancelled", (kind, key, ended)
         check_events(stepway, ended["id"])
@@ -327,8 +326,7 @@ def test_workers_whose_removal_is_cancelled_come_back(stepway: Stepway, model_fi
         job = stepway.ask("DELETE", f"/endpoints/{endpoint}/workers").json()
         gate.wait()
         check_workers(stepway, 1)  # it is done, and not recorded
-        cancel = cancel_queued(stepway, job["id"])
-    cancel.join()
+        gate.cancel(stepway, job["id"])
     assert stepway.ended_job({"job": job})["state"] == "cancelled"
     check_workers(stepway, 2)
     until(lambda: stepway.get(f"/endpoints/{endpoint}")["state"] == "running", what="both workers to be ready")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import Make
-from tests.e2e.gate import Gate, cancel_queued
+from tests.e2e.gate import Gate
 from tests.e2e.instance import Stepway, until
 from tests.e2e.lives import PATIENCE, SERVES, STAGES, STEPS, Life, installed, left_in, life, own, rounds
 from tests.e2e.test_faults import check_events, wait_for_end
@@ -66,8 +66,7 @@ def cancel_at(life: Life, kind: str, key: str) -> None:
     with Gate(stepway.database(), kind, key, "running") as gate:
         job = life.begin(kind)
         gate.wait(PATIENCE)
-        cancel = cancel_queued(stepway, job)
-    cancel.join()
+        gate.cancel(stepway, job)
     ended = life.ended(job)
     assert ended["state"] == "cancelled", (kind, key, ended)
     check_events(stepway, job)

@@ -34,7 +34,7 @@ from tests.testbed.minio import PASSWORD
 __all__ = ["kwok"]
 
 IMPORT, REGISTER = "/models/local-model-workflow", "/clusters/clusters"
-BEGIN = {"fence": 1, "key": "download", "title": "Download", "weight": 1.0, "durable": False}
+BEGIN = {"fence": 1, "key": "download", "title": "Download", "weight": 1.0}
 
 # What Dapr keeps of a run is gone when the run is over, so all that is ever written is copied.
 KEEP = """

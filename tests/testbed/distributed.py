@@ -47,16 +47,21 @@ class Replica:
 
 
 class Distributed:
-    """`settings` (`STEPWAY_*` without the mark) are for all services. `durable`: PostgreSQL keeps what a crash would lose."""
+    """`settings` (`STEPWAY_*` without the mark) are for all services. `replicas`: of each service, or of those that are named
+    there; the others have one. `durable`: PostgreSQL keeps what a crash would lose.
+    """
 
-    def __init__(self, settings: Mapping[str, object], *, replicas: int = 1, durable: bool = False) -> None:
+    def __init__(
+        self, settings: Mapping[str, object], *, replicas: int | Mapping[str, int] = 1, durable: bool = False
+    ) -> None:
         self.folder = Folder("services")
         self.processes = Processes(self.folder.path)
         self._settings = {f"STEPWAY_{name.upper()}": str(value) for name, value in settings.items()}
         self._prefix = f"s{secrets.token_hex(4)}-"
         self._secret = secrets.token_urlsafe(32)
         self._stack = contextlib.ExitStack()
-        self._counts = dict.fromkeys(SERVICES, replicas)
+        named = dict.fromkeys(SERVICES, replicas) if isinstance(replicas, int) else replicas
+        self._counts = {service: named.get(service, 1) for service in SERVICES}
         self.replicas: dict[str, Replica] = {}
         self.postgres = EmbeddedPostgres(self.folder.path / "postgres", durable=durable)
         self.url = f"http://127.0.0.1:{free_ports(1)[0]}"  # of the front

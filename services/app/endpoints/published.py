@@ -74,6 +74,13 @@ class Published:
         return PublishedCluster(id=cluster_id, kubeconfig=b"")
 
 
+async def project_of(context: AppContext, endpoint_id: UUID) -> UUID | None:
+    """The project of an endpoint, served or not; None when there is no such endpoint, or not any more."""
+    async with context.database.transaction() as session:
+        endpoint = await repository.get(session, endpoint_id)
+    return endpoint.project_id if endpoint is not None and endpoint.phase != "deleted" else None
+
+
 def _workers(row: EndpointRow) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = row.observed.get("workers", [])
     return found

@@ -110,7 +110,8 @@ class Execution:
     # ---- one task
 
     async def _done(self, task: Task, place: Place) -> TaskDone:
-        reason = await self._why_not(task, place)
+        template = compile_value(task.inputs)
+        reason = await self._why_not(task, template, place)
         if reason is not None:
             skipped: TaskDone = await self._run.step(skip_task, Skipped(reason=reason), key=place.key)
             return skipped
@@ -123,13 +124,13 @@ class Execution:
                 return await self._each(task, place)
             case "flow.subworkflow":
                 return await self._sub(task, place)
-        values = self._values(compile_value(task.inputs).references, place)
+        values = self._values(template.references, place)
         order = TaskOrder(type=task.type, inputs=task.inputs, values=values)
         own = replace(run_task, title=task.name, retry=policy(task, self._types[task.type]), may_fail=place.may_fail)
         done: TaskDone = await self._run.step(own, order, key=place.key)
         return done
 
-    async def _why_not(self, task: Task, place: Place) -> str | None:
+    async def _why_not(self, task: Task, inputs: Template, place: Place) -> str | None:
         """Why the task is passed over; None when it is to run."""
         if task.condition is not None:
             condition = conditions.compile_condition(task.condition, "condition", Faults())
@@ -139,7 +140,7 @@ class Execution:
                     return "Its condition does not hold."
             except ConditionFault as fault:
                 await self._refuse(place, "bad_condition", fault.message)
-        for name in self._required(task):
+        for name in self._required(task, inputs):
             before = self._ended.get(name, TaskDone())
             if before is None:
                 return f"It needs what {name} gives, which failed."
@@ -147,12 +148,10 @@ class Execution:
                 return f"It needs what {name} gives, which was skipped."
         return None
 
-    def _required(self, task: Task) -> Iterable[str]:
+    def _required(self, task: Task, inputs: Template) -> Iterable[str]:
         """The tasks of which a whole output is the value of an input that the task cannot do without."""
-        for field_ in self._types[task.type].inputs:
-            value = task.inputs.get(field_.name)
-            if field_.required and isinstance(value, str):
-                yield from (use.reference.task for use in compile_value(value).uses if use.whole and use.reference.task)
+        required = {one.name for one in self._types[task.type].inputs if one.required}
+        return [use.reference.task for use in inputs.uses if use.whole and use.reference.task and use.path in required]
 
     async def _fallback(self, task: Task, place: Place) -> dict[str, Any]:
         place = replace(place, key=f"{place.key}:fallback")

@@ -10,9 +10,10 @@ from uuid import UUID
 from sqlalchemy import text
 
 from shared.db.engine import Database
-from shared.jobs.attempts import RENEWED, Attempts, Remembered
+from shared.jobs.attempts import Attempts, Remembered
+from shared.jobs.changes import RENEWED
 from shared.jobs.claims import Claims, Process
-from shared.jobs.dapr.ports import Begin, Planned, Replica, Signal, Stop, Working
+from shared.jobs.dapr.ports import Begin, Replica, Signal, Stop, Working
 from shared.jobs.endings import Endings
 from shared.jobs.hub import CANCEL, WORK
 from shared.jobs.ledger import Ledger, StaleFence
@@ -59,7 +60,7 @@ class LedgerAccess:
         self._hub = ledger.hub
         self._services = services
         self._ledger = ledger
-        self._attempts = Attempts(database, ledger.hub, repeats=True)
+        self._attempts = Attempts(database.url, ledger.hub, repeats=True)
         self._endings = Endings(database, ledger)
         self._kinds: OrderedDict[UUID, str] = OrderedDict()
 
@@ -128,9 +129,9 @@ class LedgerAccess:
 
     # ---- steps
 
-    async def begin(self, job: UUID, fence: int, key: str, title: str, weight: float, durable: bool) -> Begin:
+    async def begin(self, job: UUID, fence: int, key: str, title: str, weight: float) -> Begin:
         await self._check(job)
-        begun = await self._attempts.begin(job, fence, key, title, weight, durable=durable)
+        begun = await self._attempts.begin(job, fence, key, title, weight)
         if isinstance(begun, Remembered):
             return Begin(result=begun.result)
         return Begin(token=begun.token, number=begun.number, tries=begun.tries)
@@ -158,11 +159,6 @@ class LedgerAccess:
             if taken:
                 return Signal(taken=True, data=data)
         return Signal(taken=False, left=await self._attempts.wait(job, fence, key, seconds))
-
-    async def plan(self, job: UUID, fence: int, steps: list[Planned]) -> None:
-        await self._check(job)
-        keys, titles, weights = [s.key for s in steps], [s.title for s in steps], [s.weight for s in steps]
-        await self._attempts.plan(job, fence, keys, titles, weights)
 
     async def begin_undo(self, job: UUID, fence: int, key: str) -> Begin:
         await self._check(job)

@@ -16,8 +16,8 @@ from uuid import UUID, uuid4
 import structlog
 
 from shared.jobs.attempts import CancelRequested
-from shared.jobs.dapr.drive import END, PLAN, STEP, UNDO, WAIT, Answer
-from shared.jobs.dapr.ports import Begin, JobsPort, Planned, Stop, Working
+from shared.jobs.dapr.drive import END, STEP, UNDO, WAIT, Answer
+from shared.jobs.dapr.ports import Begin, JobsPort, Stop, Working
 from shared.jobs.declare import Registry, RetryPolicy, StepDef, step_named
 from shared.jobs.driver import (
     CRASHES,
@@ -90,7 +90,7 @@ class Activities:
 
     @property
     def handlers(self) -> dict[str, Callable[[Given], Awaitable[Answer]]]:
-        return {STEP: self._step, WAIT: self._wait, PLAN: self._plan, UNDO: self._undo, END: self._end}
+        return {STEP: self._step, WAIT: self._wait, UNDO: self._undo, END: self._end}
 
     async def run(self, name: str, data: dict[str, Any]) -> Answer:
         await asyncio.sleep(data.get("pause") or 0)
@@ -126,7 +126,7 @@ class Activities:
         definition, tools = self._definition(given)
         argument = definition.argument.validate_python(given.about["argument"])
         while True:
-            begun = await self._begin(given, definition.title, definition.weight, durable=definition.undo is not None)
+            begun = await self._begin(given, definition.title, definition.weight)
             if begun.token is None:
                 return {"result": begun.result}
             if begun.tries > definition.retry.attempts + CRASHES:
@@ -152,7 +152,7 @@ class Activities:
         about = given.about
         token = about["token"]
         if token is None:
-            begun = await self._begin(given, str(about["title"]), 0.0, durable=False)
+            begun = await self._begin(given, str(about["title"]), 0.0)
             if begun.token is None:
                 return {"result": begun.result}
             token = str(begun.token)
@@ -169,11 +169,6 @@ class Activities:
                 await self.jobs.fail(job, fence, key, UUID(token), error_body("timed_out", message, key), False, 0.0)
                 return {"failed": ["timed_out", message]}
             await asyncio.sleep(found.left)
-
-    async def _plan(self, given: Given) -> Answer:
-        steps = [Planned.model_validate(one) for one in given.about["steps"]]
-        await self.jobs.plan(given.job_id, given.fence, steps)
-        return {}
 
     async def _undo(self, given: Given) -> Answer:
         job, fence, key = given.job_id, given.fence, given.key
@@ -211,8 +206,8 @@ class Activities:
 
     # ---- one attempt
 
-    async def _begin(self, given: Given, title: str, weight: float, *, durable: bool) -> Begin:
-        return await self.jobs.begin(given.job_id, given.fence, given.key, title, weight, durable)
+    async def _begin(self, given: Given, title: str, weight: float) -> Begin:
+        return await self.jobs.begin(given.job_id, given.fence, given.key, title, weight)
 
     async def _attempt(self, given: Given, definition: StepDef, tools: Any, argument: Any, begun: Begin) -> Any:
         job, fence, key, token = given.job_id, given.fence, given.key, begun.token

@@ -6,7 +6,7 @@ When all that is left is to wait, the workflow ends: the ledger knows for what, 
 """
 
 import contextlib
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from typing import Any, Protocol, TypeGuard
@@ -15,14 +15,14 @@ from uuid import UUID
 from dapr.ext.workflow import DaprWorkflowContext, when_any
 
 from shared.jobs.attempts import CancelRequested
-from shared.jobs.dapr.ports import Memory, Planned, RunOrder
+from shared.jobs.dapr.ports import Memory, RunOrder
 from shared.jobs.declare import JobDef, StepDef, step_named
 from shared.jobs.driver import Park, small_enough
 from shared.jobs.endings import Overdue, failure_of, first_failure
-from shared.jobs.run import Latch, NeverOpened, PlannedStep, StepFailed
+from shared.jobs.run import Latch, NeverOpened, StepFailed
 from shared.jobs.undoing import unreached
 
-STEP, WAIT, PLAN, UNDO, END = "step", "wait", "plan", "undo", "end"
+STEP, WAIT, UNDO, END = "step", "wait", "undo", "end"
 WAKE = "wake"  # the event that makes what rests look again
 FAULT_PAUSE = 1.0  # seconds before an activity that has failed by a fault of ours, or was lost, is tried again
 FAULTS = 30  # such failures of one activity, after which the run is given back
@@ -165,11 +165,6 @@ class DaprRun:
 
     async def wait_event(self, name: str, *, key: str, timeout: float | None = None) -> Any:
         return await self._wait(key, f"Wait for {name}", timeout, name)
-
-    async def plan(self, steps: Sequence[PlannedStep]) -> None:
-        fresh = [Planned.of(step).model_dump() for step in steps if step.key not in self._order.steps]
-        if fresh and self._order.phase == "forward":
-            await Call(PLAN, {"steps": fresh})
 
     async def _wait(self, key: str, title: str, seconds: float | None, event: str | None) -> Any:
         name = self._claim_key(key)

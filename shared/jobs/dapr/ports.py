@@ -9,8 +9,6 @@ from uuid import UUID
 
 from pydantic import BaseModel
 
-from shared.jobs.run import PlannedStep
-
 
 class Memory(BaseModel):
     """What the ledger knows of a step (see `shared.jobs.claims.StepMemory`). `kept`: its result is here; else it comes when
@@ -91,16 +89,6 @@ class Signal(BaseModel):
     left: float | None = None
 
 
-class Planned(BaseModel):
-    key: str
-    title: str
-    weight: float = 1.0
-
-    @classmethod
-    def of(cls, step: PlannedStep) -> "Planned":
-        return cls(key=step.key, title=step.title, weight=step.weight)
-
-
 class JobsPort(Protocol):
     """The ledger. A report that is repeated, because its answer was lost, is taken once."""
 
@@ -118,7 +106,7 @@ class JobsPort(Protocol):
     async def hold(self, process: UUID, name: str) -> int | None:
         """Take or keep a named duty: its epoch, or None while another living process has it."""
 
-    async def begin(self, job: UUID, fence: int, key: str, title: str, weight: float, durable: bool) -> Begin:
+    async def begin(self, job: UUID, fence: int, key: str, title: str, weight: float) -> Begin:
         """Raises `CancelRequested` when the job is to be undone by now."""
 
     async def succeed(self, job: UUID, fence: int, key: str, token: UUID, result: Any) -> None: ...
@@ -134,8 +122,6 @@ class JobsPort(Protocol):
 
     async def wait(self, job: UUID, fence: int, key: str, seconds: float | None, event: str | None) -> Signal:
         """Record when a wait ends, and take the event that it waits for, if that has come."""
-
-    async def plan(self, job: UUID, fence: int, steps: list[Planned]) -> None: ...
 
     async def begin_undo(self, job: UUID, fence: int, key: str) -> Begin:
         """`tries`: how often it has begun since it last ended; `result`: what the step returned, if it did."""

@@ -17,7 +17,7 @@ from dapr.ext.workflow.logger import LoggerOptions
 
 from shared.jobs.claims import machine_identity, process_identity
 from shared.jobs.dapr.activities import Activities
-from shared.jobs.dapr.drive import END, PLAN, STEP, UNDO, WAIT, WAKE, Answer, workflow
+from shared.jobs.dapr.drive import END, STEP, UNDO, WAIT, WAKE, Answer, workflow
 from shared.jobs.dapr.ports import JobsPort, Replica, RunOrder, workflow_name
 from shared.jobs.dapr.sidecar import Sidecar
 from shared.jobs.declare import Registry
@@ -107,7 +107,7 @@ class Worker:
         )  # fmt: skip
         for definition in self._registry.all():
             runtime.register_workflow(workflow(definition), name=workflow_name(definition.kind, definition.version))
-        for name in (STEP, WAIT, PLAN, UNDO, END):
+        for name in (STEP, WAIT, UNDO, END):
             runtime.register_activity(self._activity(name), name=name)
         runtime.start()  # type: ignore[no-untyped-call]  # Dapr's
         return runtime

@@ -15,7 +15,7 @@ from services.app.identity.caller import SCOPES, Caller
 from services.app.identity.tables import ApiKeyRow, UserRow
 from services.app.main import create_app, hooks
 from services.app.projects.tables import MemberRow, ProjectRow
-from services.assembly.access import access_by_table
+from services.assembly.access import access_in_process
 from services.cluster.jobs import JOBS as CLUSTER_JOBS
 from services.flow.jobs import JOBS as FLOW_JOBS
 from services.flow.tasks.registry import find_all
@@ -158,7 +158,7 @@ async def app(app_context: AppContext, routes: RouteTable) -> AsyncIterator[Fast
         return []
 
     app = create_app(app_context, ready)
-    gateway = Gateway(routes, access_by_table(app.state.authenticator, routes, []))
+    gateway = Gateway(routes, access_in_process(app_context, app.state.authenticator, routes))
     app.router.routes.insert(0, gateway_route(gateway))
     yield app
     await gateway.aclose()

@@ -1,6 +1,5 @@
 """The world of tasks in tests: the real context over a folder of objects, and an app that only remembers."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -10,6 +9,7 @@ import pytest
 
 from services.flow.context import CalledProvider, Progress, TaskContext
 from services.flow.tasks.registry import TASK_TYPES
+from shared.contracts.flows import ArtifactInfo
 from shared.jobs.outcomes import Permanent
 from shared.objects.directory import DirectoryStore
 from shared.security.addresses import AddressPolicy
@@ -29,7 +29,7 @@ class Rows:
         self.key: str | None = None
         self.endpoints: dict[str, CalledProvider] = {}
         self.credentials: dict[UUID, dict[str, str]] = {}
-        self.artifacts: dict[UUID, dict[str, Any]] = {}
+        self.artifacts: dict[UUID, ArtifactInfo] = {}
 
     async def provider_key(self, job_id: UUID) -> str | None:
         assert job_id == JOB
@@ -46,11 +46,12 @@ class Rows:
         return self.credentials[credential_id]
 
     async def keep_artifact(self, job_id: UUID, task: str, name: str, media_type: str, size: int, sha256: str) -> UUID:
-        row = {"job": job_id, "task": task, "name": name, "media_type": media_type, "size": size, "sha256": sha256}
-        self.artifacts[artifact_id := uuid4()] = row
-        return artifact_id
+        assert job_id == JOB
+        info = ArtifactInfo(id=uuid4(), name=name, media_type=media_type, size=size, sha256=sha256)
+        self.artifacts[info.id] = info
+        return info.id
 
-    async def artifact(self, job_id: UUID, artifact_id: UUID) -> Mapping[str, Any]:
+    async def artifact(self, job_id: UUID, artifact_id: UUID) -> ArtifactInfo:
         if artifact_id not in self.artifacts:
             raise Permanent("artifact_not_found", "There is no such file.")
         return self.artifacts[artifact_id]
@@ -79,7 +80,7 @@ class World:
         policy = AddressPolicy(self.allow_private, frozenset(self.trusted), tuple(map(parse_pin, self.pins)))
         return TaskContext(
             JOB, "the_task", outgoing=Outgoing(policy, self.tls), openai_base_url=self.openai, store=self.store,
-            platform=self.rows, on_progress=on_progress,
+            flows=self.rows, app=self.rows, on_progress=on_progress,
         )  # fmt: skip
 
     async def run(self, name: str, **inputs: Any) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from pydantic import SecretStr
 from services.gateway.access import Caller, Credentials
 from services.gateway.limits import Limits
 from services.gateway.metrics import Metrics
-from services.gateway.routes import Gateway, router
+from services.gateway.routes import Gateway, Refresh, router
 from services.gateway.table import Route, RouteTable
 from services.gateway.table import Worker as Row
 from services.gateway.usage import Usage
@@ -129,10 +129,14 @@ async def serve() -> AsyncIterator[Serve]:
     running: list[tuple[Bench, uvicorn.Server, asyncio.Task[None]]] = []
 
     async def start(
-        limits: Limits | None = None, *, capacity: int = 4, wrap: Callable[[FastAPI], None] | None = None
+        limits: Limits | None = None,
+        *,
+        capacity: int = 4,
+        wrap: Callable[[FastAPI], None] | None = None,
+        refresh: Refresh | None = None,
     ) -> Bench:
         table, keys, registry, usages = RouteTable(), Keys(), CollectorRegistry(), list[Usage]()
-        gateway = Gateway(table, keys, limits, metrics=Metrics(registry), on_usage=usages.append)
+        gateway = Gateway(table, keys, limits, refresh=refresh, metrics=Metrics(registry), on_usage=usages.append)
         app = FastAPI()
         app.router.routes.append(router(gateway))
         if wrap is not None:

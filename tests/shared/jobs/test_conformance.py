@@ -17,7 +17,7 @@ from shared.errors import Problem
 from shared.jobs.declare import ONCE, Registry, RetryPolicy, job, step
 from shared.jobs.ledger import JobRequest
 from shared.jobs.outcomes import Permanent, Retry
-from shared.jobs.run import PlannedStep, Run, Step, StepFailed
+from shared.jobs.run import Run, Step, StepFailed
 from tests.shared.jobs.engines import ENGINES, PATIENCE, Start, starter
 
 QUICK = RetryPolicy(attempts=3, delay=0.01, max_delay=0.02)
@@ -145,7 +145,6 @@ async def catching(run: Run, number: Number) -> Number:
 
 @job("wide")
 async def wide(run: Run, number: Number) -> Number:
-    await run.plan([PlannedStep(f"add-{i}", f"Add to {i}") for i in range(5)])
     results = await run.gather(*(run.step(add, Number(value=i), key=f"add-{i}") for i in range(5)))
     return Number(value=sum(one.value for one in results))
 
@@ -412,7 +411,7 @@ async def test_a_failure_that_the_job_catches_is_remembered(
     assert {s["key"]: s["attempt"] for s in view["steps"]} == {"crash": 1, "pause": 2, "add": 1}
 
 
-async def test_gather_runs_side_by_side_with_planned_steps(
+async def test_gather_runs_branches_side_by_side(
     start: Start, database: Database, registry: Registry, world: World
 ) -> None:
     world.fail = {"add": 3}

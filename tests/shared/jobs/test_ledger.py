@@ -76,7 +76,7 @@ class Bench(Harness):
         return claim
 
     async def begin(self, claim: Claim, key: str = "one") -> Begun:
-        begun = await self.attempts.begin(claim.job_id, claim.fence, key, key, 1.0, durable=True)
+        begun = await self.attempts.begin(claim.job_id, claim.fence, key, key, 1.0)
         assert isinstance(begun, Begun)
         return begun
 
@@ -89,7 +89,7 @@ class Bench(Harness):
 async def bench(database: Database) -> AsyncIterator[Bench]:
     hub = Hub(database)
     await hub.start()
-    attempts = Attempts(database, hub)
+    attempts = Attempts(database.url, hub)
     yield Bench(database, Ledger(database, hub), attempts)
     await attempts.close()
     await hub.close()
@@ -141,7 +141,7 @@ async def test_a_success_that_meets_a_cancel_is_kept_for_the_undo(bench: Bench) 
     await bench.attempts.succeed(job_id, claim.fence, "one", begun.token, 7)
     assert await bench.attempts.results(job_id) == {"one": 7}
     with pytest.raises(CancelRequested):
-        await bench.attempts.begin(job_id, claim.fence, "two", "two", 1.0, durable=True)
+        await bench.attempts.begin(job_id, claim.fence, "two", "two", 1.0)
 
 
 async def test_what_postgresql_cannot_hold_is_replaced(bench: Bench) -> None:
@@ -226,7 +226,7 @@ async def test_steps_of_a_request_come_after_the_listed_ones_and_keep_their_plac
     announced = [(step["key"], step["state"]) for step in (await bench.view(job_id))["steps"]]
     claim = await bench.take(await bench.claimer())
     for key in ("unplanned", "four", "two"):
-        await bench.attempts.begin(job_id, claim.fence, key, key, 1.0, durable=False)
+        await bench.attempts.begin(job_id, claim.fence, key, key, 1.0)
 
     assert announced == [("one", "pending"), ("two", "pending"), ("three", "pending"), ("four", "pending")]
     assert [step["key"] for step in (await bench.view(job_id))["steps"]] == ["one", "two", "three", "four", "unplanned"]
@@ -236,7 +236,7 @@ async def test_the_end_of_a_job_wakes_those_who_wait_for_nothing_else(bench: Ben
     job_id = await bench.submit(plain, 1)
     claim = await bench.take(await bench.claimer())
     changed, ended = bench.ledger.hub.watch(job_id), bench.ledger.hub.watch(end_name(job_id))
-    await bench.attempts.begin(job_id, claim.fence, "one", "One", 1.0, durable=False)
+    await bench.attempts.begin(job_id, claim.fence, "one", "One", 1.0)
     assert changed.is_set()
     assert not ended.is_set()
 
@@ -356,7 +356,7 @@ class Chaos:
             return
         claim, key = self.chance.choice(self.held), self.chance.choice(KEYS)
         try:
-            begun = await self.bench.attempts.begin(claim.job_id, claim.fence, key, key, 1.0, durable=False)
+            begun = await self.bench.attempts.begin(claim.job_id, claim.fence, key, key, 1.0)
         except (StaleFence, CancelRequested):
             return
         if isinstance(begun, Remembered):

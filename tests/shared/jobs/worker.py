@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -165,14 +165,17 @@ _TRACED: list[tuple[type, str, Callable[..., str]]] = [
 def trace(world: World) -> None:
     """Make every write to the ledger pass a point before it and one after it."""
 
+    async def then(work: Awaitable[Any], point: str) -> Any:
+        result = await work
+        world.point(point)
+        return result
+
     def wrap(kind: type, method: str, name: Callable[..., str]) -> None:
         original = getattr(kind, method)
 
-        async def traced(self: Any, *args: Any, **more: Any) -> Any:
+        def traced(self: Any, *args: Any, **more: Any) -> Awaitable[Any]:
             world.point(f"before {method} {name(*args)}")
-            result = await original(self, *args, **more)
-            world.point(f"after {method} {name(*args)}")
-            return result
+            return then(original(self, *args, **more), f"after {method} {name(*args)}")
 
         setattr(kind, method, traced)
 

@@ -227,11 +227,16 @@ async def test_an_object_is_poured_into_a_function(store: ObjectStore, source: P
     await store.pour(info.key, taken.append, start=1000)
     assert b"".join(taken) == DATA[1000:]
 
+    calls: list[int] = []
+
     def full(data: bytes) -> None:
-        raise OSError(errno.ENOSPC, "the disk is full")
+        calls.append(len(data))
+        if len(calls) == 3:
+            raise OSError(errno.ENOSPC, "the disk is full")
 
     with pytest.raises(OSError, match="full"):
         await store.pour(info.key, full)
+    assert len(calls) == 3  # nothing after the piece that could not be taken
     with pytest.raises(ObjectNotFound):
         await store.pour("manifests/none.json", taken.append)
 

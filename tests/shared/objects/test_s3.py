@@ -17,9 +17,10 @@ import pytest
 
 from shared.jobs.driver import describe
 from shared.objects import ObjectInfo, ObjectNotFound, SourceChanged, StoreUnavailable, WrongDigest, blob_key
+from shared.objects.fetching import fetch
 from shared.objects.s3 import S3Store
 from shared.objects.s3_bucket import S3Place
-from shared.objects.s3_upload import PART, part_size
+from shared.objects.s3_upload import PART, Buffers, part_size
 from tests.shared.objects.kinds import DATA, SHA256, keys, read
 from tests.testbed.machine import need
 from tests.testbed.minio import PASSWORD, Minio
@@ -85,6 +86,72 @@ async def test_a_blob_of_the_wrong_size_is_mended(store: S3Store, place: S3Place
     await asyncio.to_thread(minio.client._put_object, place.bucket, f"team/{blob_key(SHA256)}", b"short")
     await store.ingest(source)
     assert await read(store, blob_key(SHA256)) == DATA
+
+
+async def test_a_byte_that_changes_on_its_way_is_found_and_sent_anew(
+    place: S3Place, minio: Minio, tmp_path: Path, source: Path
+) -> None:
+    """Through a relay that changes one byte of the first body that has as many."""
+    changed: list[int] = []
+
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection("127.0.0.1", minio.port)
+
+        async def forward() -> None:
+            passed = 0
+            while data := await reader.read(1 << 16):
+                if not changed and passed > 1 << 20:
+                    changed.append(passed)
+                    data = bytes([data[0] ^ 1]) + data[1:]
+                passed += len(data)
+                back.write(data)
+                await back.drain()
+            back.write_eof()
+
+        async def answer() -> None:
+            while data := await there.read(1 << 16):
+                writer.write(data)
+                await writer.drain()
+
+        try:
+            await asyncio.gather(forward(), answer())
+        except OSError:
+            pass  # the client is gone
+        finally:
+            back.close()
+            writer.close()
+
+    server = await asyncio.start_server(relay, "127.0.0.1", 0)
+    try:
+        port = server.sockets[0].getsockname()[1]
+        store = S3Store(replace(place, endpoint=f"http://127.0.0.1:{port}"), tmp_path / "scratch")
+        await store.adopt(source, SHA256)
+    finally:
+        server.close()
+    assert len(changed) == 1
+    assert await read(S3Store(place, tmp_path / "scratch"), blob_key(SHA256)) == DATA
+
+
+async def test_a_blob_that_changed_at_rest_is_found_when_it_is_brought(
+    store: S3Store, place: S3Place, minio: Minio, source: Path, tmp_path: Path
+) -> None:
+    await store.ingest(source)
+    other = DATA[:-1] + bytes([DATA[-1] ^ 1])
+    await asyncio.to_thread(minio.client._put_object, place.bucket, f"team/{blob_key(SHA256)}", other)
+    with pytest.raises(WrongDigest):
+        await fetch(store, SHA256, tmp_path / "target")
+    assert not (tmp_path / "target").exists()
+
+
+async def test_a_large_blob_is_brought_whole(store: S3Store, tmp_path: Path) -> None:
+    sha256 = large(tmp_path / "file", 50 << 20)
+    await store.ingest(tmp_path / "file")
+    (tmp_path / "target").write_bytes((tmp_path / "file").read_bytes()[: 20 << 20])
+    seen: list[int] = []
+    assert await fetch(store, sha256, tmp_path / "target", on_bytes=seen.append) == 50 << 20
+    assert seen == sorted(seen)
+    assert seen[-1] == 50 << 20
+    assert (tmp_path / "target").read_bytes() == (tmp_path / "file").read_bytes()
 
 
 async def test_others_in_the_bucket_are_not_seen(store: S3Store, place: S3Place, minio: Minio, tmp_path: Path) -> None:
@@ -352,6 +419,24 @@ async def test_memory_is_bounded_by_the_parts_on_their_way(place: S3Place, minio
     peaks = json.loads(out)
     assert peaks["uploaded"] - peaks["before"] < 64 + 32  # four parts of 16 MiB; the rest is what allocators keep
     assert peaks["read"] - peaks["uploaded"] < 16
+
+
+def test_the_memory_of_parts_is_used_again_while_an_upload_runs() -> None:
+    buffers = Buffers()
+    with buffers.kept():
+        first = buffers.take(100)
+        buffers.give(first)
+        with buffers.kept():
+            assert buffers.take(100) is first
+        buffers.give(first)
+        assert len(buffers.take(200)) == 200  # in place of the other
+        assert buffers.take(100) is not first
+        buffers.give(first)
+    with buffers.kept():
+        assert buffers.take(100) is not first
+    buffers.give(first)  # of a part that nobody waits for any more
+    with buffers.kept():
+        assert buffers.take(100) is not first
 
 
 def test_the_parts_of_any_file_are_few_enough() -> None:

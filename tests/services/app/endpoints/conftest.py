@@ -21,7 +21,7 @@ from services.app.endpoints.model_files import Limits, Transfers
 from services.app.endpoints.tables import EndpointRow
 from services.app.main import create_app
 from services.app.models.tables import ModelRow
-from services.assembly.access import access_by_table
+from services.assembly.access import access_in_process
 from services.gateway.routes import Gateway
 from services.gateway.routes import router as gateway_route
 from services.gateway.table import RouteTable
@@ -183,7 +183,7 @@ async def running(
     app = create_app(context, ready)
     app.state.transfers = Transfers(limits)
     routes = routes or RouteTable()
-    gateway = Gateway(routes, access_by_table(app.state.authenticator, routes, []))
+    gateway = Gateway(routes, access_in_process(context, app.state.authenticator, routes))
     app.router.routes.insert(0, gateway_route(gateway))
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off", timeout_graceful_shutdown=2))
     task = asyncio.create_task(server.serve(sockets=[listener]))
