@@ -166,7 +166,7 @@ def _why(event: Event, error: Exception) -> str:
 def _fields(event: Event) -> Iterator[tuple[str, Any]]:
     for name in type(event).model_fields:
         yield name, getattr(event, name, None)
-    yield from event.items()
+    yield from event._data.items()
     if (result := getattr(event, "_result", None)) is not None:
         yield "result", result
 

@@ -175,7 +175,7 @@ class Api:
         try:
             event = envelopes.read({} if given is None else given, served.registry, expected)
         except envelopes.InvalidEvent as error:
-            if given is None and context is not None:  # of a run that goes on
+            if given is None and context is not None and context.get("is_running"):  # it goes on in the middle
                 return None
             raise Refused(400, f"Validation error for 'start_event': {error}") from None
         if not isinstance(event, expected):

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 from pydantic import field_validator
-from workflows import Workflow, step
+from workflows import Context, Workflow, step
 from workflows.context.serializers import JsonSerializer, PickleSerializer
 from workflows.events import StartEvent, StopEvent
 
@@ -169,6 +169,23 @@ async def test_a_start_event_that_cannot_be_stored_is_refused() -> None:
         answer = await http.post("/workflows/opened/run", json={"start_event": {"at": "hunter2"}})
         assert (answer.status_code, detail(answer)) == (400, "Opening cannot be stored as JSON")
     await server.stop()
+
+
+async def test_a_context_alone_is_enough_in_the_middle_of_a_run_only(http: httpx.AsyncClient) -> None:
+    answer = await http.post("/workflows/add/run", json={"start_event": None, "context": {"state": {}}})
+    assert (answer.status_code, "start_event" in detail(answer)) == (400, True)
+    flow = flows.Asking()
+    context: Context[Any] = Context(flow)
+    running = flow.run(ctx=context)
+    async for event in running.stream_events():
+        if isinstance(event, flows.Question):
+            break
+    middle = context.to_dict()
+    await running.cancel_run()
+    body = {"start_event": None, "context": middle, "handler_id": "middle"}
+    assert (await http.post("/workflows/ask/run-nowait", json=body)).status_code == 200
+    await http.post("/events/middle", json={"event": {"type": "Answer", "value": {"response": "me"}}})
+    assert (await ended(http, "middle")).json()["result"]["value"] == {"result": {"response": "me"}}
 
 
 @pytest.mark.parametrize("serializer", [PickleSerializer(), JsonSerializer()], ids=["pickle", "open"])

@@ -177,6 +177,14 @@ async def test_many_readers_of_whom_half_come_again_see_all(http: httpx.AsyncCli
     assert everything == [everything[0]] * 200
 
 
+async def test_a_stream_of_a_purged_run_ends(http: httpx.AsyncClient) -> None:
+    await http.post("/workflows/slow/run-nowait", json={"start_event": {"key": "never"}, "handler_id": "purged"})
+    async with http.stream("GET", "/events/purged", params=ALL) as events:
+        assert (await http.post("/handlers/purged/cancel?purge=true")).json() == {"status": "deleted"}
+        await events.aread()
+    assert (await http.get("/events/purged")).status_code == 404
+
+
 async def test_now_is_after_what_has_been_written(http: httpx.AsyncClient) -> None:
     await http.post("/workflows/slow/run-nowait", json={"start_event": {"key": "now"}, "handler_id": "now"})
     await opened(http, "now", "StreamEvent")
