@@ -53,9 +53,10 @@ def step_span(
     workflow: UUID | None = None,
     undo: bool = False,
 ) -> Iterator[None]:
-    """Around one attempt of a step; where a service drives it, its report included. Needs no `run_span` around it: it may be in another process.
+    """Around one attempt of a step; where a service drives it, its report included.
 
-    `key` is the step's in its run, `step` the name under which it was declared (the same by default): metrics show that.
+    Needs no `run_span` around it: it may be in another process. `key` is the step's in its run, `step` the name under
+    which it was declared (the same by default): metrics show that.
     """
     began, outcome, ending = time.monotonic(), "stopped", "stopped"
     verb = "undo" if undo else "step"

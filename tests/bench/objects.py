@@ -2,7 +2,7 @@
 
 The server runs on this machine beside both. An upload through the store also hashes the whole file, which `mc` does not.
 Of downloads, the one that puts the bytes into a file is judged by `mc`, which does no more; the one that compares the
-digest, as jobs do, by `mc` and a `sha256sum` of the file after it, and shown beside `mc` alone. MinIO writes past the page
+digest, as jobs do, by `mc` with the file hashed after it, and shown beside `mc` alone. MinIO writes past the page
 cache, so each object is read once before it is timed: all read it from memory, and all end with the file in the page
 cache, so none syncs. Who comes first changes from round to round. What is judged is the pair of runs in the middle, by
 their ratio.
@@ -30,7 +30,7 @@ from tests.testbed.minio import PASSWORD, USER, Minio
 MB = 1_000_000
 AT_LEAST = 0.8
 _Transfer = Callable[[], Awaitable[None]]
-_PEERS = {"mc up": "mc", "mc down": "mc", "mc checked": "mc, then sha256sum"}
+_PEERS = {"mc up": "mc", "mc down": "mc", "mc checked": "mc, then hashed"}
 
 
 def run(quick: bool) -> list[Figure]:
@@ -95,7 +95,7 @@ async def _round(mc: "_Mc", place: S3Place, folder: Path, sha256: str, number: i
 
     async def mc_checked() -> None:
         await mc_down()
-        await asyncio.to_thread(subprocess.run, ["sha256sum", str(out)], check=True, stdout=subprocess.DEVNULL)
+        await asyncio.to_thread(_sha256, out)
 
     seconds = await _in_turns({"up": up, "mc up": mc_up}, number, out)
     await store.pour(key, lambda data: None)  # from the disk into the page cache
@@ -137,6 +137,12 @@ class _Mc:
     async def run(self, *arguments: str) -> None:
         command = [str(program("mc").path), "--quiet", *arguments]
         await asyncio.to_thread(subprocess.run, command, env=self._environment, check=True, stdout=subprocess.DEVNULL)
+
+
+def _sha256(path: Path) -> str:
+    """By the same library as the store's own, which is several times as fast as `sha256sum` on some machines."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _file(path: Path, size: int) -> str:
