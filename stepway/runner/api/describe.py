@@ -9,20 +9,8 @@ from workflows.context.serializers import BaseSerializer, JsonSerializer, Pickle
 from workflows.events import Event
 from workflows.representation import get_workflow_representation
 
-from stepway.runner.api.envelopes import Registry
-
 # Where a flow's resources come from may be a secret's place, and what they hold a secret.
 _PRIVATE = ("source_file", "source_line", "config_file", "config_value")
-
-
-def events_of(workflow: Workflow, additional: Iterable[type[Event]] = ()) -> tuple[type[Event], ...]:
-    """The event classes that a flow declares, then the additional ones, each once."""
-    return tuple(dict.fromkeys((*workflow.events, *additional)))
-
-
-def registry_of(workflow: Workflow, additional: Iterable[type[Event]] = ()) -> Registry:
-    """The event classes that clients may name. A start event that a flow declares wins over one of the same name."""
-    return Registry((*events_of(workflow, additional), workflow.start_event_class))
 
 
 def schema(workflow: Workflow) -> dict[str, Any]:

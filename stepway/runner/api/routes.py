@@ -129,7 +129,10 @@ class Api:
         root = request.scope.get("root_path", "")
         if root and request.scope["path"] == root:  # links are relative to the folder
             return Answer(b"", 307, ((b"location", f"{root}/".encode("ascii", "backslashreplace")),))
-        return Answer(page.page(self._runs.served.values()), 200, page.HEADERS)
+        key = "/".join(self._runs.served), "page"
+        if key not in self._described:
+            self._described[key] = page.page(self._runs.served.values())
+        return Answer(self._described[key], 200, page.HEADERS)
 
     async def _openapi(self, request: Request) -> Answer:
         made = openapi.document(self._runs.served.values(), request.scope.get("root_path", ""))

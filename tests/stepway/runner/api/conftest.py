@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from stepway.runner import Config, WorkflowServer
+from tests.stepway.runner import stores
 from tests.stepway.runner.api import flows
 
 
@@ -54,9 +55,15 @@ async def listening(server: WorkflowServer) -> AsyncIterator[str]:
             await serving
 
 
-@pytest.fixture(scope="module")
-async def url() -> AsyncIterator[str]:
-    async with listening(served(Config(drain=1.5))) as address:
+@pytest.fixture(autouse=True)
+def closed_gates() -> None:
+    """Runs of an earlier test have let go of theirs, or keep them."""
+    flows.Slow.gates.clear()
+
+
+@pytest.fixture(scope="module", params=stores.KINDS)
+async def url(request: pytest.FixtureRequest) -> AsyncIterator[str]:
+    async with stores.opened(request.param) as store, listening(served(Config(drain=1.5), store=store())) as address:
         yield address
 
 
