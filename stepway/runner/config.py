@@ -12,7 +12,7 @@ MIB = 1 << 20
 class Config:
     """Limits and places; times in seconds, sizes in bytes, None is no bound."""
 
-    host: str = "0.0.0.0"  # noqa: S104 (the public server's; without keys only loopback is served)
+    host: str | None = None  # None: loopback, and all addresses where a key is asked for
     port: int = 8080
     database: str | None = None  # a PostgreSQL URL; without it and `data_dir`, runs live in memory
     data_dir: Path | None = None  # an embedded PostgreSQL lives here
@@ -31,3 +31,4 @@ class Config:
     platform_key: str | None = field(default=None, repr=False)
     public_url: str | None = None  # where others reach this server
     name: str | None = None  # of this server, for people
+    insecure: bool = False  # whoever reaches the host is served without a key

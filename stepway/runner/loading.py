@@ -38,6 +38,10 @@ class LoadError(Exception):
     """The file cannot be served; the text is for whoever wrote it, and may be several lines."""
 
 
+class Broken(LoadError):
+    """The file fails by itself; the text is what Python tells of it, from the file's own first line on."""
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
     """What was named on the command line: `my_server.py`, or `my_server.py:name` for one of several."""
@@ -121,13 +125,13 @@ def _run(found: Target, source: "_Source") -> ModuleType:
     except OSError as error:
         if error.filename == str(path):
             raise LoadError(f"{path} cannot be read: {error.strerror}.") from None
-        raise LoadError(_told(error, path)) from None
+        raise Broken(_told(error, path)) from None
     except ImportError as error:
         if (advice := source.advice()) and any(name in _names(error) for name in PUBLIC):
             raise LoadError(f"{found.shown} needs the public server, which is not installed here. {advice}") from None
-        raise LoadError(_told(error, path)) from None
+        raise Broken(_told(error, path)) from None
     except Exception as error:
-        raise LoadError(_told(error, path)) from None
+        raise Broken(_told(error, path)) from None
     return module
 
 
@@ -264,7 +268,7 @@ def _make(found: Target, kind: type[Workflow]) -> Workflow:
     try:
         return kind()
     except Exception as error:
-        raise LoadError(_told(error, found.path)) from None
+        raise Broken(_told(error, found.path)) from None
 
 
 def _takes_nothing(kind: type[Workflow]) -> bool:

@@ -138,8 +138,6 @@ SETTINGS: tuple[Setting, ...] = (
             "Keep runs in a PostgreSQL of its own, in this folder."),
     Setting("concurrent_runs", "--concurrent-runs", _own("CONCURRENT_RUNS"), "N", _count,
             "Runs of one flow at a time; others wait their turn.", "no bound"),
-    Setting("queued_runs", "--queued-runs", _own("QUEUED_RUNS"), "N", _at_least_none,
-            "Runs of one flow that may wait their turn.", "100000"),
     Setting("max_body", "--max-body", _own("MAX_BODY"), "SIZE", _bytes, "A request's body at most.", "10m"),
     Setting("max_event", "--max-event", _own("MAX_EVENT"), "SIZE", _bytes, "One event of a run at most.", "10m"),
     Setting("max_run_time", "--max-run-time", _own("MAX_RUN_TIME"), "TIME", _some_seconds,
