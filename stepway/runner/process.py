@@ -18,7 +18,11 @@ from typing import Self
 
 STOPPING = (signal.SIGTERM, signal.SIGINT)
 _EARLY = 0.1  # seconds before the end of the drain at which a process that has not ended is ended
-_NOT_THEIRS = (str(Path(__file__).parent), *{str(Path(sysconfig.get_path(name))) for name in ("stdlib", "purelib")}, "<")
+_NOT_THEIRS = (
+    str(Path(__file__).parents[1]),
+    *{str(Path(sysconfig.get_path(name))) for name in ("stdlib", "purelib", "platlib")},
+    "<",
+)
 
 
 class StartError(Exception):
@@ -146,9 +150,9 @@ class Stopper:
         self._stop()
 
     def _end_by_force(self) -> None:
-        what = "what runs has not ended" if self._reached.is_set() else "the event loop is blocked by a step"
+        what = "a step has not let itself be stopped" if self._reached.is_set() else "a step has blocked the event loop"
         places = "; ".join(_theirs())
-        say(f"{what} within {self._drain:g} s{f' (at {places})' if places else ''}: the process ends now.")
+        say(f"{what} for {self._drain:g} s{f' ({places})' if places else ''}: the process ends now.")
         _exit(1)
 
 
