@@ -14,7 +14,9 @@ class Config:
 
     host: str | None = None  # None: loopback, and all addresses where a key is asked for
     port: int = 8080
-    database: str | None = field(default=None, repr=False)  # a PostgreSQL URL; without it and `data_dir`, runs live in memory
+    database: str | None = field(
+        default=None, repr=False
+    )  # a PostgreSQL URL; without it and `data_dir`, runs live in memory
     data_dir: Path | None = None  # an embedded PostgreSQL lives here
     concurrent_runs: int | None = None  # of one flow, on this server; a flow's own `num_concurrent_runs` holds too
     max_body: int = 10 * MIB

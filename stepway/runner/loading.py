@@ -22,9 +22,15 @@ from workflows import Workflow
 from workflows.errors import WorkflowConfigurationError, WorkflowValidationError
 
 from stepway.runner.server import WorkflowServer
+from stepway.runner.settings import SettingError
+from stepway.runner.store import StoreUnavailable
 
 T = TypeVar("T")
-OURS = ("services", "shared", "migrations")  # top-level names that Stepway is installed with; users have such folders, too
+OURS = (
+    "services",
+    "shared",
+    "migrations",
+)  # top-level names that Stepway is installed with; users have such folders, too
 PUBLIC = ("workflows.server", "llama_agents.server")
 EXAMPLE = """
     from stepway.runner import WorkflowServer
@@ -106,7 +112,9 @@ def _refuse_taken(path: Path) -> None:
     name = path.stem
     known = sys.modules.get(name)
     if known is not None and getattr(known, "__file__", None) != str(path):
-        raise LoadError(f"{path.name} cannot be served under this name: there is another module `{name}`. Rename the file.")
+        raise LoadError(
+            f"{path.name} cannot be served under this name: there is another module `{name}`. Rename the file."
+        )
 
 
 def _run(found: Target, source: "_Source") -> ModuleType:
@@ -120,6 +128,8 @@ def _run(found: Target, source: "_Source") -> ModuleType:
     sys.modules[path.stem] = module  # so that its classes can be found by name while it runs and after
     try:
         spec.loader.exec_module(module)
+    except (SettingError, StoreUnavailable):  # what was said to this process, not what the file says
+        raise
     except SystemExit as error:
         raise LoadError(f"{found.shown} ended the program while it was loaded (exit {error.code}).") from None
     except OSError as error:
@@ -184,16 +194,15 @@ class _Source:
         except (OSError, SyntaxError, ValueError):
             return ""
         for node in ast.walk(tree):
-            imported = (
-                [node.module] if isinstance(node, ast.ImportFrom)
-                else [one.name for one in node.names] if isinstance(node, ast.Import)
-                else []
-            )  # fmt: skip
+            if isinstance(node, ast.ImportFrom):
+                imported = [node.module]
+            elif isinstance(node, ast.Import):
+                imported = [one.name for one in node.names]
+            else:
+                continue
             for name in imported:
                 if name in PUBLIC:
-                    return (
-                        f"In line {node.lineno} write `from stepway.runner import WorkflowServer` instead of the import from {name}."
-                    )
+                    return f"In line {node.lineno} write `from stepway.runner import WorkflowServer`, and nothing of {name}."
         return ""
 
 

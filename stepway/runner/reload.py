@@ -17,10 +17,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stepway.runner import settings
 from stepway.runner.process import STOPPING, listen, say
+
+if TYPE_CHECKING:
+    from stepway.postgres.embedded import EmbeddedPostgres
 
 VARIABLE = "STEPWAY_RUNNER_CHILD"  # what a child inherits, as JSON
 EVERY = 0.3  # seconds between two looks at the files
@@ -123,6 +126,7 @@ class Reloader:
         self._coming: _Version | None = None
         self._leaving: list[_Version] = []
         self._asked = threading.Event()
+        self._postgres: EmbeddedPostgres | None = None
 
     def run(self) -> int:
         """Serve, and look at the files, until a signal. Raises StartError, PostgresError, SettingError."""
@@ -146,13 +150,24 @@ class Reloader:
         """It must outlive the children, so it is the parent's."""
         from stepway.postgres.embedded import EmbeddedPostgres
 
-        postgres = EmbeddedPostgres(folder)
-        self._told["flags"]["database"] = postgres.start()
+        self._postgres = EmbeddedPostgres(folder)
+        self._told["flags"]["database"] = self._postgres.start()
         os.environ.pop("STEPWAY_RUNNER_DATA_DIR", None)
         try:
             return self._watch()
         finally:
-            postgres.stop()
+            self._postgres.stop()
+
+    def _mind_postgres(self) -> None:
+        """Start it again when it has ended by itself."""
+        if self._postgres is None or self._postgres.running:
+            return
+        say("PostgreSQL has ended by itself, and is started again")
+        self._postgres.stop()
+        url = self._postgres.start()
+        if url != self._told["flags"]["database"]:
+            self._told["flags"]["database"] = url
+            self._begin()
 
     def _signalled(self, number: int, frame: FrameType | None) -> None:
         if self._asked.is_set():
@@ -171,6 +186,7 @@ class Reloader:
                 say(f"{_shown(changed)} changed: {self._shown} is loaded again")
                 self._begin()
             self._turn()
+            self._mind_postgres()
         return self._end()
 
     def _begin(self) -> None:

@@ -41,7 +41,20 @@ else:
 
 log = logging.getLogger(__name__)
 
-_AFTER_DRAIN = 1.0  # seconds of `Config.drain` that are for connections, after the runs
+_AFTER_RUNS = 0.3  # the part of `Config.drain` that is for connections and the store, after the runs
+
+
+def store_of(config: Config) -> Store:
+    """Where a configuration keeps runs. Raises StoreUnavailable for a database's URL that is none."""
+    if config.database is not None:
+        from stepway.runner.store.postgres import PostgresStore
+
+        return PostgresStore(config.database, config.retention)
+    if config.data_dir is not None:
+        from stepway.runner.store.embedded import EmbeddedStore
+
+        return EmbeddedStore(config.data_dir, config.retention)
+    return MemoryStore(config.retention)
 
 
 class WorkflowServer:
@@ -66,7 +79,7 @@ class WorkflowServer:
         self, config: Config | None = None, *, store: Store | None = None, authorise: Authorise | None = None
     ) -> None:
         self.config = settings.config() if config is None else settings.over(config)
-        self.runs = Runs(store or MemoryStore(self.config.retention), self.config)
+        self.runs = Runs(store or store_of(self.config), self.config)
         self._api = Api(self.runs, self.config, self._ready, authorise)
         self.app = App(self, self._api)
         self.streams = self._api.streams
@@ -120,7 +133,7 @@ class WorkflowServer:
                 self.streams.break_off()
             try:
                 if self.runs.started:
-                    await self.runs.shut_down(self.config.drain - min(_AFTER_DRAIN, self.config.drain / 2))
+                    await self.runs.shut_down(self.config.drain * (1 - _AFTER_RUNS))
             finally:
                 self.streams.break_off()
                 self._api.waiting.give_up()
@@ -156,7 +169,7 @@ class WorkflowServer:
             "access_log": False,
             "log_config": None,
             "server_header": False,
-            "timeout_graceful_shutdown": self.config.drain - min(_AFTER_DRAIN, self.config.drain) / 2,
+            "timeout_graceful_shutdown": self.config.drain * (1 - _AFTER_RUNS / 2),
         }
         config = uvicorn.Config(self.app if everyone else ThisMachine(self.app), **(usual | (uvicorn_config or {})))
         self._serving = _Uvicorn(config, self, ready or (lambda: None))
@@ -228,7 +241,9 @@ class ThisMachine:
         if client is None or is_local(client[0]):
             await self._app(scope, receive, send)
         elif scope["type"] == "http":
-            told = "Without keys this server answers this machine only: join it to a platform, or start it with --insecure"
+            told = (
+                "Without keys this server answers this machine only: join it to a platform, or start it with --insecure"
+            )
             await send({"type": "http.response.start", "status": 403, "headers": JSON})
             await send({"type": "http.response.body", "body": json.dumps({"detail": told}).encode()})
 

@@ -13,7 +13,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from stepway.runner.config import Config
-from stepway.runner.store import Retention
 
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 _SPANS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}

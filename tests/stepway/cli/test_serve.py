@@ -16,7 +16,7 @@ import pytest
 from tests.stepway.cli.serve_process import REPOSITORY, RUNNER, SERVE, ended, program
 
 # The public tutorial's file, with its one import changed, and its last part uncommented.
-TUTORIAL = '''# my_server.py
+TUTORIAL = """# my_server.py
 import asyncio
 
 from workflows import Workflow, step
@@ -53,7 +53,7 @@ async def main():
 
 if __name__ == "__main__":
     asyncio.run(main())
-'''
+"""
 FLOW = """
 from pydantic import Field
 from workflows import Workflow, step
@@ -181,6 +181,27 @@ def test_a_bad_value_is_one_line(flow: Path) -> None:
     answer = ended([*RUNNER, "flow.py"], flow, STEPWAY_RUNNER_DRAIN="soon")
     assert answer.returncode == 2
     assert answer.stderr.startswith("stepway: STEPWAY_RUNNER_DRAIN takes a span of time")
+
+
+@pytest.mark.parametrize(
+    "given", [{"STEPWAY_RUNNER_DRAIN": "soon"}, {"STEPWAY_RUNNER_DATABASE": "postgresql://me:hunter2@[/"}]
+)
+def test_a_bad_value_is_not_told_as_an_error_of_the_file(tmp_path: Path, given: dict[str, str]) -> None:
+    (tmp_path / "my_server.py").write_text(TUTORIAL)
+    answer = ended([*RUNNER, "my_server.py"], tmp_path, **given)
+    assert answer.returncode in (1, 2)
+    assert answer.stderr.startswith("stepway: ")
+    assert answer.stderr.count("\n") == 1
+    assert "hunter2" not in answer.stderr
+
+
+def test_a_database_that_is_away_is_one_line_without_its_password(flow: Path) -> None:
+    url = f"postgresql://me:hunter2@127.0.0.1:{free_port()}/runs"
+    answer = ended([*RUNNER, "flow.py", "--port", "0"], flow, STEPWAY_RUNNER_DATABASE=url)
+    assert answer.returncode == 1
+    assert answer.stderr.startswith("stepway: ")
+    assert "Traceback" not in answer.stderr
+    assert "hunter2" not in answer.stderr
 
 
 def test_a_host_that_is_none_is_one_line(flow: Path) -> None:

@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import httpx
@@ -37,7 +38,7 @@ def server(folder: Path) -> Iterator[Program]:
         yield started
 
 
-def reloading(folder: Path, *flags: str):  # type: ignore[no-untyped-def]  # a context manager of Program
+def reloading(folder: Path, *flags: str) -> AbstractContextManager[Program]:
     return program([*RUNNER, "flow.py", "--port", "0", "--reload", *flags], folder)
 
 
@@ -51,7 +52,9 @@ def said(server: Program) -> str:
 
 
 def children(server: Program) -> list[int]:
-    return [int(one) for one in Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()]
+    return [
+        int(one) for one in Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
+    ]
 
 
 def lives(pid: int) -> bool:
@@ -67,7 +70,11 @@ def test_a_change_is_served_at_the_same_address_without_a_gap(server: Program, f
     assert "runs live in memory: those that run are lost when a file changes" in server.printed
     word(folder, "two")
     # every request is answered while one process follows the other
-    until(lambda: httpx.post(f"{url}/workflows/says/run", json={}, timeout=60).json()["result"]["value"]["result"] == "two")
+    until(
+        lambda: (
+            httpx.post(f"{url}/workflows/says/run", json={}, timeout=60).json()["result"]["value"]["result"] == "two"
+        )
+    )
     assert "words.py changed: flow.py is loaded again" in server.printed
     (folder / "flow.py").write_text(FLOW.replace("result=WORD", "result=WORD * 2"))
     until(lambda: said(server) == "twotwo")
@@ -128,7 +135,60 @@ def test_the_child_ends_with_its_parent(server: Program, number: signal.Signals)
 
 def test_the_new_process_tells_nobody_its_secrets(folder: Path) -> None:
     flags = ["--platform", "http://127.0.0.1:9", "--key", "sk-hunter2"]
+
+    def commands() -> list[bytes]:
+        return [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in children(server)]
+
     with reloading(folder, *flags) as server:
-        until(lambda: children(server))
-        for pid in children(server):
-            assert b"hunter2" not in Path(f"/proc/{pid}/cmdline").read_bytes()
+        until(lambda: [one for one in commands() if b"--reload" not in one])  # before it is a copy of its parent
+        assert not [one for one in commands() if b"hunter2" in one]
+
+
+PATIENT = """
+from pathlib import Path
+from workflows import Context, Workflow, step
+from workflows.events import Event, HumanResponseEvent, StartEvent, StopEvent
+from stepway.runner import WorkflowServer
+from words import WORD
+
+class First(Event):
+    word: str
+
+class Asks(Workflow):
+    @step
+    async def begin(self, ev: StartEvent) -> First:
+        with Path("begun").open("a") as log:
+            log.write("x")
+        return First(word=WORD)
+    @step
+    async def ask(self, ctx: Context, ev: First) -> StopEvent:
+        answer = await ctx.wait_for_event(HumanResponseEvent)
+        return StopEvent(result=[ev.word, WORD, answer.response])
+
+server = WorkflowServer()
+server.add_workflow("says", Asks(timeout=None), additional_events=[HumanResponseEvent])
+"""
+
+
+def test_runs_of_a_durable_store_go_on_in_the_next_version(folder: Path) -> None:
+    (folder / "flow.py").write_text(PATIENT)
+    with reloading(folder, "--data-dir", str(folder / "data")) as server:
+        url = server.url
+        assert "are lost" not in server.printed
+        handler = httpx.post(f"{url}/workflows/says/run-nowait", json={}, timeout=60).json()["handler_id"]
+        until((folder / "begun").exists)
+        word(folder, "two")
+        server.says("serving says at", times=2)
+
+        def told() -> bool:
+            event = {"type": "HumanResponseEvent", "value": {"response": "yes"}}
+            return httpx.post(f"{url}/events/{handler}", json={"event": event}, timeout=60).status_code == 200
+
+        until(told)
+        until(lambda: httpx.get(f"{url}/handlers/{handler}", timeout=60).status_code == 200)
+        result = httpx.get(f"{url}/results/{handler}", timeout=60).json()["result"]
+        assert result == ["one", "two", "yes"]  # what was done is kept, what follows is the new version's
+        assert (folder / "begun").read_text() == "x"
+        postgres = int((folder / "data" / "pgdata" / "postmaster.pid").read_text().split()[0])
+        assert server.end(signal.SIGTERM) == 0
+        assert not lives(postgres)

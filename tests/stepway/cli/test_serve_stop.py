@@ -74,7 +74,9 @@ def elsewhere() -> Iterator[ThreadPoolExecutor]:
 
 def begin(server: Program, name: str, mark: Path) -> str:
     """Start a run, and wait until its step runs. The handler's id."""
-    answer = httpx.post(f"{server.url}/workflows/{name}/run-nowait", json={"start_event": {"mark": str(mark)}}, timeout=60)
+    answer = httpx.post(
+        f"{server.url}/workflows/{name}/run-nowait", json={"start_event": {"mark": str(mark)}}, timeout=60
+    )
     assert answer.status_code == 200, answer.text
     until(mark.exists)
     handler_id: str = answer.json()["handler_id"]

@@ -59,16 +59,19 @@ def refused(path: Path | str) -> str:
 
 
 def test_the_server_of_the_file_is_served_whatever_its_name(write: Write) -> None:
-    path = write(f'{HELLO}{SERVER}other = HelloFlow()\nmine = WorkflowServer()\nmine.add_workflow("hi", other)\nalso = mine\n')
+    path = write(
+        f'{HELLO}{SERVER}other = HelloFlow()\nmine = WorkflowServer()\nmine.add_workflow("hi", other)\nalso = mine\n'
+    )
     assert list(load(path).runs.served) == ["hi"]
 
 
 def test_one_of_several_servers_is_chosen_by_name(write: Write) -> None:
-    text = f'{HELLO}{SERVER}a = WorkflowServer()\na.add_workflow("one", HelloFlow())\nb = WorkflowServer()\nb.add_workflow("two", HelloFlow())\n'
+    made = [f'{name} = WorkflowServer()\n{name}.add_workflow("of_{name}", HelloFlow())\n' for name in ("a", "b")]
+    text = f"{HELLO}{SERVER}{''.join(made)}"
     path = write(text)
     assert refused(path) == f"{path.name} has 2 servers: a, b. Choose one: {path.name}:a"
     again = write(text)
-    assert list(load(f"{again}:b").runs.served) == ["two"]
+    assert list(load(f"{again}:b").runs.served) == ["of_b"]
 
 
 def test_workflows_are_served_by_the_names_of_their_variables(write: Write) -> None:
@@ -98,7 +101,9 @@ class Needs(Workflow):
 
 
 def test_the_module_has_the_name_of_the_file_and_can_be_found_by_it(write: Write) -> None:
-    path = write(f"{HELLO}from pydantic import BaseModel\nimport sys\nargs = sys.argv\ngreet = HelloFlow()\n", "my-own.flow.py")
+    path = write(
+        f"{HELLO}from pydantic import BaseModel\nimport sys\nargs = sys.argv\ngreet = HelloFlow()\n", "my-own.flow.py"
+    )
     server = load(path)
     kind = type(server.runs.served["greet"].workflow)
     assert kind.__module__ == "my-own.flow"

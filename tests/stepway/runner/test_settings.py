@@ -81,7 +81,7 @@ def test_a_bad_value_is_one_line_that_names_its_flag(name: str, text: str) -> No
 
 def test_a_bad_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORKFLOWS_PY_SERVER_PORT", "many")
-    with pytest.raises(SettingError, match="^WORKFLOWS_PY_SERVER_PORT takes a whole number from 0 to 65535"):
+    with pytest.raises(SettingError, match=r"^WORKFLOWS_PY_SERVER_PORT takes a whole number from 0 to 65535"):
         settings.environment()
 
 
