@@ -177,8 +177,10 @@ def test_runs_of_a_durable_store_go_on_in_the_next_version(folder: Path) -> None
         assert "are lost" not in server.printed
         handler = httpx.post(f"{url}/workflows/says/run-nowait", json={}, timeout=60).json()["handler_id"]
         until((folder / "begun").exists)
+        before = children(server)
         word(folder, "two")
         server.says("serving says at", times=2)
+        until(lambda: not all(map(lives, before)))  # the old version has gone, the PostgreSQL stays
 
         def told() -> bool:
             event = {"type": "HumanResponseEvent", "value": {"response": "yes"}}
