@@ -18,6 +18,7 @@ from stepway.cli import (
     login,
     models,
     projects,
+    serve,
     server,
     services,
     templates,
@@ -37,6 +38,7 @@ app = typer.Typer(
     help="Takes AI models from found to served to used.",
 )  # fmt: skip
 server.add_to(app, keys.app)
+serve.add_to(app)
 services.add_to(app)
 login.add_to(app)
 for noun in (

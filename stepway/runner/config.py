@@ -12,9 +12,11 @@ MIB = 1 << 20
 class Config:
     """Limits and places; times in seconds, sizes in bytes, None is no bound."""
 
-    host: str = "0.0.0.0"  # noqa: S104 (the public server's; without keys only loopback is served)
+    host: str | None = None  # None: loopback, and all addresses where a key is asked for
     port: int = 8080
-    database: str | None = None  # a PostgreSQL URL; without it and `data_dir`, runs live in memory
+    database: str | None = field(
+        default=None, repr=False
+    )  # a PostgreSQL URL; without it and `data_dir`, runs live in memory
     data_dir: Path | None = None  # an embedded PostgreSQL lives here
     concurrent_runs: int | None = None  # of one flow, on this server; a flow's own `num_concurrent_runs` holds too
     max_body: int = 10 * MIB
@@ -31,3 +33,4 @@ class Config:
     platform_key: str | None = field(default=None, repr=False)
     public_url: str | None = None  # where others reach this server
     name: str | None = None  # of this server, for people
+    insecure: bool = False  # whoever reaches the host is served without a key

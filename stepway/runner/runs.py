@@ -31,6 +31,7 @@ from stepway.runner.waiters import Waiters
 log = logging.getLogger(__name__)
 
 POLL = 5.0
+LEAVING = 0.5  # seconds for the steps that are cancelled when a server stops
 
 
 class UnknownWorkflow(Exception):
@@ -82,7 +83,11 @@ class Runs:
             await asyncio.wait([run.over for run in self._live.values()], timeout=grace)
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*[run.leave() for run in self._live.values()], return_exceptions=True)
+        if self._live and not self.store.durable:
+            log.warning("%d runs had not ended, and are lost with this server's memory", len(self._live))
+        leaving = [asyncio.ensure_future(run.leave()) for run in self._live.values()]
+        if leaving:
+            await asyncio.wait(leaving, timeout=LEAVING)  # a step may not let itself be cancelled
         await self.store.stop()
 
     # what the API asks

@@ -2,20 +2,24 @@
 
 import asyncio
 import contextlib
+import json
 import logging
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Self
 
 import uvicorn
 from workflows import Workflow
 from workflows.events import Event
 
+from stepway.runner import settings
 from stepway.runner.api.errors import RETRY_SOON, Refused
-from stepway.runner.api.request import NAMES, Receive, Scope, Send, is_name
+from stepway.runner.api.guard import is_local
+from stepway.runner.api.request import JSON, NAMES, Receive, Scope, Send, is_name
 from stepway.runner.api.routes import Api, Authorise
 from stepway.runner.api.streams import CONNECTION
 from stepway.runner.config import Config
+from stepway.runner.process import Stopper, listen, say, url_of
 from stepway.runner.runs import Runs
 from stepway.runner.store import Store, StoreUnavailable
 from stepway.runner.store.memory import MemoryStore
@@ -37,7 +41,20 @@ else:
 
 log = logging.getLogger(__name__)
 
-_AFTER_DRAIN = 1.0  # seconds of `Config.drain` that are for connections, after the runs
+_AFTER_RUNS = 0.3  # the part of `Config.drain` that is for connections and the store, after the runs
+
+
+def store_of(config: Config) -> Store:
+    """Where a configuration keeps runs. Raises StoreUnavailable for a database's URL that is none."""
+    if config.database is not None:
+        from stepway.runner.store.postgres import PostgresStore
+
+        return PostgresStore(config.database, config.retention)
+    if config.data_dir is not None:
+        from stepway.runner.store.embedded import EmbeddedStore
+
+        return EmbeddedStore(config.data_dir, config.retention)
+    return MemoryStore(config.retention)
 
 
 class WorkflowServer:
@@ -52,20 +69,34 @@ class WorkflowServer:
     its end, has `async with server:` around its life (in its own lifespan, say). One server is for one event loop.
 
     `authorise` is asked before each request is answered; without one the server takes requests of this machine's own pages
-    and programs only (`api.guard`).
+    and programs only (`api.guard`), whatever address it listens on, unless `Config.insecure`.
+
+    Without a `config` the server has the one of the command line and the environment (`settings`); with one, the command line
+    still has its way.
     """
 
     def __init__(
         self, config: Config | None = None, *, store: Store | None = None, authorise: Authorise | None = None
     ) -> None:
-        self.config = config or Config()
-        self.runs = Runs(store or MemoryStore(self.config.retention), self.config)
+        self.config = settings.config() if config is None else settings.over(config)
+        self.runs = Runs(store or store_of(self.config), self.config)
         self._api = Api(self.runs, self.config, self._ready, authorise)
         self.app = App(self, self._api)
         self.streams = self._api.streams
         self._turn = asyncio.Lock()
         self._stopped = False
         self._serving: _Uvicorn | None = None
+        self._keys = authorise is not None
+
+    @property
+    def asks_keys(self) -> bool:
+        """Whether requests need a key."""
+        return self._keys
+
+    @property
+    def host(self) -> str:
+        """The address to listen on by its configuration."""
+        return self.config.host or ("0.0.0.0" if self.asks_keys else "127.0.0.1")  # noqa: S104 (with keys)
 
     def add_workflow(
         self, name: str, workflow: Workflow, additional_events: Sequence[type[Event]] | None = None
@@ -102,7 +133,7 @@ class WorkflowServer:
                 self.streams.break_off()
             try:
                 if self.runs.started:
-                    await self.runs.shut_down(max(self.config.drain - _AFTER_DRAIN, 0.0))
+                    await self.runs.shut_down(self.config.drain * (1 - _AFTER_RUNS))
             finally:
                 self.streams.break_off()
                 self._api.waiting.give_up()
@@ -120,31 +151,44 @@ class WorkflowServer:
         *,
         sockets: list[socket.socket] | None = None,
         uvicorn_config: dict[str, Any] | None = None,
+        ready: Callable[[], object] | None = None,
     ) -> None:
-        """Serve until SIGINT or SIGTERM; `host` and `port` are the configuration's if not given, port 0 is any free one.
+        """Serve until SIGINT or SIGTERM, and then to the end of `stop`. After a signal the process ends within `Config.drain`
+        seconds, whatever the program does next, and on the second one at once.
 
-        `sockets`: listen on these instead. `uvicorn_config`: more settings of uvicorn's.
+        `host` and `port` are the configuration's if not given, port 0 is any free one. `sockets`: listen on these instead.
+        `uvicorn_config`: more settings of uvicorn's. `ready` is called when requests are answered. Raises StartError,
+        StoreUnavailable.
         """
-        await self.start()
-        settings: dict[str, Any] = {
+        listeners = sockets or listen(host or self.host, self.config.port if port is None else port)
+        everyone = self.asks_keys or self.config.insecure
+        usual: dict[str, Any] = {
             "http": _PROTOCOL,
             "ws": "none",
             "lifespan": "off",
             "access_log": False,
+            "log_config": None,
             "server_header": False,
-            "timeout_graceful_shutdown": self.config.drain,
+            "timeout_graceful_shutdown": self.config.drain * (1 - _AFTER_RUNS / 2),
         }
-        config = uvicorn.Config(
-            self.app,
-            host=self.config.host if host is None else host,
-            port=self.config.port if port is None else port,
-            **(settings | (uvicorn_config or {})),
-        )
-        self._serving = _Uvicorn(config, self)
-        try:
-            await self._serving.serve(sockets)
-        finally:
-            await self.stop()
+        config = uvicorn.Config(self.app if everyone else ThisMachine(self.app), **(usual | (uvicorn_config or {})))
+        self._serving = _Uvicorn(config, self, ready or (lambda: None))
+        with Stopper(self._serving.end, self.config.drain):
+            try:
+                await self.start()
+                self._announce(listeners, everyone)
+                await self._serving.serve(listeners)
+            finally:
+                for one in listeners:
+                    one.close()
+                await self.stop()
+
+    def _announce(self, listeners: list[socket.socket], everyone: bool) -> None:
+        names = ", ".join(self.runs.served) or "no workflow"
+        kept = "are kept" if self.runs.store.durable else "live in memory"
+        say(f"serving {names} at {' and '.join(map(url_of, listeners))}; runs {kept}")
+        if not everyone and not all(is_local(one.getsockname()[0]) for one in listeners):
+            say("without keys only programs of this machine are answered")
 
     async def _ready(self) -> None:
         """Raises Refused (503)."""
@@ -186,12 +230,42 @@ class App:
         await send({"type": "lifespan.shutdown.complete"})
 
 
-class _Uvicorn(uvicorn.Server):
-    """Drains runs while connections are waited for: the signal is raised anew, and ends the process, when `serve` returns."""
+class ThisMachine:
+    """Lets requests of this machine pass, and no others."""
 
-    def __init__(self, config: uvicorn.Config, server: WorkflowServer) -> None:
+    def __init__(self, app: App) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        client = scope.get("client")
+        if client is None or is_local(client[0]):
+            await self._app(scope, receive, send)
+        elif scope["type"] == "http":
+            told = (
+                "Without keys this server answers this machine only: join it to a platform, or start it with --insecure"
+            )
+            await send({"type": "http.response.start", "status": 403, "headers": JSON})
+            await send({"type": "http.response.body", "body": json.dumps({"detail": told}).encode()})
+
+
+class _Uvicorn(uvicorn.Server):
+    """Drains runs while connections are waited for. The signals are `process`'s."""
+
+    def __init__(self, config: uvicorn.Config, server: WorkflowServer, ready: Callable[[], object]) -> None:
         super().__init__(config)
         self._server = server
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._ready()
+
+    def end(self) -> None:
+        self.should_exit = True
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         stopping = asyncio.ensure_future(self._server.stop())

@@ -52,7 +52,7 @@ class Guard:
 
     def _own(self, host: bytes) -> bool:
         name = _name(host)
-        return _is_local(name) or (bool(self._host) and name == self._host)
+        return is_local(name) or (bool(self._host) and name == self._host)
 
     def _allows(self, origin: bytes, host: bytes) -> bool:
         if "*" in self._origins or _text(origin) in self._origins:
@@ -60,7 +60,7 @@ class Guard:
         if self._keys:
             return False
         netloc = _text(origin).partition("://")[2]
-        return netloc == _text(host) or _is_local(_name(netloc.encode()))
+        return netloc == _text(host) or is_local(_name(netloc.encode()))
 
 
 @lru_cache(maxsize=256)
@@ -73,7 +73,7 @@ def _name(host: bytes) -> str:
 
 
 @lru_cache(maxsize=256)
-def _is_local(name: str) -> bool:
+def is_local(name: str) -> bool:
     if name == "localhost" or name.endswith(".localhost"):
         return True
     try:
@@ -86,7 +86,7 @@ def _is_local(name: str) -> bool:
 
 def _on_loopback(request: Request) -> bool:
     server = request.scope.get("server")
-    return server is not None and _is_local(server[0])
+    return server is not None and is_local(server[0])
 
 
 def _text(value: bytes) -> str:

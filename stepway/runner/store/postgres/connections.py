@@ -27,6 +27,10 @@ class Database:
     """Where it is. Raises StoreUnavailable for a URL that is none."""
 
     def __init__(self, url: str) -> None:
+        self.move(url)
+
+    def move(self, url: str) -> None:
+        """Connections that are made from now on go there."""
         try:
             known = conninfo.conninfo_to_dict(url)
         except psycopg.Error:  # its words may quote the password
