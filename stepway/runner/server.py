@@ -5,7 +5,7 @@ import contextlib
 import logging
 import socket
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import uvicorn
 from workflows import Workflow
@@ -19,6 +19,9 @@ from stepway.runner.config import Config
 from stepway.runner.runs import Runs
 from stepway.runner.store import Store, StoreUnavailable
 from stepway.runner.store.memory import MemoryStore
+
+if TYPE_CHECKING:
+    from stepway.runner.platform import Platform
 
 try:
     from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -38,6 +41,7 @@ else:
 log = logging.getLogger(__name__)
 
 _AFTER_DRAIN = 1.0  # seconds of `Config.drain` that are for connections, after the runs
+_LAST_WORD = 0.5  # of these, to tell the platform that the server stops
 
 
 class WorkflowServer:
@@ -60,7 +64,8 @@ class WorkflowServer:
     ) -> None:
         self.config = config or Config()
         self.runs = Runs(store or MemoryStore(self.config.retention), self.config)
-        self._api = Api(self.runs, self.config, self._ready, authorise)
+        self._platform = _platform(self.config, self.runs)
+        self._api = Api(self.runs, self.config, self._ready, authorise or _keys(self.config, self._platform))
         self.app = App(self, self._api)
         self.streams = self._api.streams
         self._turn = asyncio.Lock()
@@ -85,6 +90,8 @@ class WorkflowServer:
         async with self._turn:
             if not self.runs.started and not self._stopped:
                 await self.runs.start_up()
+                if self._platform is not None:
+                    self._platform.start()
         return self
 
     async def stop(self) -> None:
@@ -106,6 +113,8 @@ class WorkflowServer:
             finally:
                 self.streams.break_off()
                 self._api.waiting.give_up()
+                if self._platform is not None:
+                    await self._platform.stop(_LAST_WORD)
 
     async def __aenter__(self) -> Self:
         return await self.start()
@@ -156,6 +165,25 @@ class WorkflowServer:
             await self.start()
         except StoreUnavailable as error:
             raise Refused(503, f"This server cannot start: {error}", RETRY_SOON) from error
+
+
+def _platform(config: Config, runs: Runs) -> "Platform | None":
+    """None for a server that is joined to none."""
+    if not config.platform_url or not config.platform_key:
+        return None
+    from stepway.runner.platform import Platform  # its HTTP client is not wanted by others
+
+    return Platform(config, runs)
+
+
+def _keys(config: Config, platform: "Platform | None") -> Authorise | None:
+    if platform is not None:
+        return platform.keys
+    if config.key is None:
+        return None
+    from stepway.runner.api.auth import StaticKey
+
+    return StaticKey(config.key)
 
 
 class App:
