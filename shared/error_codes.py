@@ -141,6 +141,8 @@ CODES: dict[str, Code] = {
         "Wait as Retry-After says, or cancel some; STEPWAY_FLOW_EXECUTIONS_IN_FLIGHT is the limit.",
         retryable=True,
     ),
+    # workflow servers
+    "run_ended": Code(409, "The run has already ended", "Read the run; start a new one if you need to."),
     # fields
     "validation_failed": Code(422, "Some fields are wrong", "See `errors` for each field."),
     "unknown_field": Code(422, "A field is not known here", "Remove it, or check its spelling."),

@@ -101,6 +101,8 @@ class Settings(BaseModel):
     max_model_bytes: int = 500 * 1024**3
     flows_per_project: int = Field(1000, ge=1)
     flow_executions_in_flight: int = Field(1000, ge=1)  # of one project
+    workflow_servers_per_project: int = Field(100, ge=1)  # that are registered
+    workflow_runs_kept: int = Field(10_000, ge=1)  # of one workflow server, the newest
     flow_max_file_bytes: int = Field(256 * 1024**2, ge=1)  # of a file that is uploaded for flows
 
     # of services that are processes of their own

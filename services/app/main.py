@@ -39,6 +39,7 @@ from services.app.webhooks import routes as webhooks
 from services.app.webhooks.announcements import JobAnnouncer, announce_execution
 from services.app.wizards import routes as wizards
 from services.app.wizards.outcome import WorkflowHook
+from services.app.workflow_servers import routes as workflow_servers
 from shared.contracts.flows import RUN_FLOW
 from shared.errors import Problem
 from shared.http import guards, problems
@@ -65,6 +66,7 @@ ROUTERS = (
     flows.router,
     files.router,
     executions.router,
+    workflow_servers.router,
     icons.router,
     audit.router,
 )

@@ -21,6 +21,7 @@ from services.app.schedules import firing
 from services.app.triggers import receiving
 from services.app.webhooks import delivery
 from services.app.wizards import service as wizards
+from services.app.workflow_servers import repository as workflow_servers
 from shared.jobs import retention
 
 FIRST = 30.0  # seconds after the start
@@ -71,6 +72,7 @@ class Maintenance:
         await self._do("forget_deliveries", lambda: delivery.forget(context))
         await self._do("forget_firings", lambda: firing.forget(context))
         await self._do("forget_arrivals", lambda: receiving.forget(context))
+        await self._do("forget_workflow_runs", self._forget_workflow_runs)
         await self._do("sweep_objects", lambda: holdings.sweep(context))
         await self._do("sweep_scratch", self._sweep_scratch)
 
@@ -85,6 +87,10 @@ class Maintenance:
     async def _trim_events(self) -> None:
         async with self._context.database.transaction() as session:
             await endpoint_events.trim(session, self._context.settings.job_retention_days)
+
+    async def _forget_workflow_runs(self) -> None:
+        async with self._context.database.transaction() as session:
+            await workflow_servers.purge(session, self._context.settings.job_retention_days)
 
     async def _sweep_scratch(self) -> None:
         """What an import has left unfinished: soon, when no import may go on with it."""

@@ -13,6 +13,7 @@ from services.app.templates.tables import TemplateRow
 from services.app.triggers.tables import ArrivalRow, TriggerRow
 from services.app.webhooks.tables import MessageRow, SigningSecretRow, WebhookRow
 from services.app.wizards.tables import WorkflowRow
+from services.app.workflow_servers.tables import WorkflowRunRow, WorkflowServerRow
 from shared.jobs import tables as jobs
 
 __all__ = [
@@ -20,5 +21,5 @@ __all__ = [
     "CredentialRow", "EndpointEventRow", "EndpointRow", "ExecutionRow", "FileUseRow", "FiringRow", "FlowRow", "IdempotencyRow",
     "LoginRow", "MemberRow", "MessageRow", "ModelFileRow", "ModelRow", "ProjectRow", "ProviderRow", "ScanOverrideRow",
     "ScanRow", "ScheduleRow", "SecretRow", "SigningSecretRow", "TemplateRow", "TriggerRow", "UserRow", "VersionRow",
-    "WebhookRow", "WorkflowRow", "jobs",
+    "WebhookRow", "WorkflowRow", "WorkflowRunRow", "WorkflowServerRow", "jobs",
 ]  # fmt: skip

@@ -25,6 +25,7 @@ from stepway.cli import (
     users,
     webhooks,
     wizard,
+    workflow_servers,
     workflows,
 )  # fmt: skip
 from stepway.cli.command import Globals
@@ -45,6 +46,8 @@ for noun in (
     wizard, workflows, flows, jobs, models, clusters, endpoints, templates, credentials, webhooks, projects, keys, users,
 ):  # fmt: skip
     app.add_typer(noun.app)
+app.add_typer(workflow_servers.app)
+app.add_typer(workflow_servers.runs)
 audit.add_to(app)
 
 

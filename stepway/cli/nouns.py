@@ -44,11 +44,16 @@ def add_show(app: typer.Typer, kind: Kind) -> None:
     command(app, "show")(show)
 
 
-def add_delete(app: typer.Typer, kind: Kind, word: str = "delete") -> None:
+def add_delete(app: typer.Typer, kind: Kind, word: str = "delete", past: str | None = None) -> None:
     def delete(cli: Cli, ref: Ref, yes: Yes = False, detach: Detach = False) -> None:
         found = find_id(cli.client, kind, ref)
         confirm_change(cli.out, f"{word.capitalize()} the {kind.word} {ref}?", sure=yes)
-        finish(cli, cli.client.delete(f"{kind.path}/{found}"), f"The {kind.word} {ref} is {word}d.", detach=detach)
+        finish(
+            cli,
+            cli.client.delete(f"{kind.path}/{found}"),
+            f"The {kind.word} {ref} is {past or word + 'd'}.",
+            detach=detach,
+        )
 
     delete.__doc__ = f"{word.capitalize()} a {kind.word}."
     command(app, word)(delete)

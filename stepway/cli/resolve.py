@@ -29,6 +29,8 @@ USER = Kind("user", "/users")
 JOB = Kind("job", "/jobs", ())
 WORKFLOW = Kind("workflow", "/workflows", ())
 FLOW = Kind("flow", "/flow/workflows", ("name",), "workflow_id", r"wf-[a-z0-9]{8}")
+WORKFLOW_SERVER = Kind("workflow server", "/workflow-servers")
+WORKFLOW_RUN = Kind("workflow run", "/workflow-runs", ("handler_id", "run_id"))
 WEBHOOK = Kind("webhook", "/webhooks", ("url",))
 
 SHOWN = 10

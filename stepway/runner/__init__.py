@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from stepway.runner.config import Config
+    from stepway.runner.endpoints import endpoint
     from stepway.runner.server import WorkflowServer
     from stepway.runner.store import Retention
 
-__all__ = ["Config", "Retention", "WorkflowServer"]
+__all__ = ["Config", "Retention", "WorkflowServer", "endpoint"]
 
-_HOMES = {"Config": "config", "Retention": "store", "WorkflowServer": "server"}
+_HOMES = {"Config": "config", "Retention": "store", "WorkflowServer": "server", "endpoint": "endpoints"}
 
 
 def __getattr__(name: str) -> Any:

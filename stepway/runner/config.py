@@ -31,6 +31,8 @@ class Config:
     retention: Retention = field(default_factory=lambda: Retention(events=10_000))
     platform_url: str | None = None  # the control plane that it is joined to
     platform_key: str | None = field(default=None, repr=False)
+    platform_project: str | None = None  # its id there; None: the key's, or the one that everyone begins in
+    key: str | None = field(default=None, repr=False)  # that callers show, on a server that is joined to no platform
     public_url: str | None = None  # where others reach this server
     name: str | None = None  # of this server, for people
     insecure: bool = False  # whoever reaches the host is served without a key

@@ -157,10 +157,11 @@ class Runs:
         return handler
 
     async def page(
-        self, statuses: Collection[str] | None, workflows: Collection[str] | None, limit: int | None, cursor: str | None
-    ) -> tuple[list[Handler], str | None]:
+        self, statuses: Collection[str] | None, workflows: Collection[str] | None, limit: int | None, cursor: str | None,
+        *, results: bool = True,
+    ) -> tuple[list[Handler], str | None]:  # fmt: skip
         """A page of handlers, newest first, and the next page's cursor. Raises ValueError for a cursor that is none."""
-        return await self.store.page(statuses, workflows, limit, cursor)
+        return await self.store.page(statuses, workflows, limit, cursor, results=results)
 
     async def send(self, handler_id: str, event: Event, step: str | None) -> None:
         """Give an event to a running run. Raises UnknownHandler, AlreadyOver, InvalidEvent, StoreUnavailable."""

@@ -6,7 +6,7 @@ import json
 import logging
 import socket
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import uvicorn
 from workflows import Workflow
@@ -23,6 +23,9 @@ from stepway.runner.process import Stopper, listen, say, url_of
 from stepway.runner.runs import Runs
 from stepway.runner.store import Store, StoreUnavailable
 from stepway.runner.store.memory import MemoryStore
+
+if TYPE_CHECKING:
+    from stepway.runner.platform import Platform
 
 try:
     from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -42,6 +45,7 @@ else:
 log = logging.getLogger(__name__)
 
 _AFTER_RUNS = 0.3  # the part of `Config.drain` that is for connections and the store, after the runs
+_LAST_WORD = 0.5  # seconds of these, to tell the platform that the server stops
 
 
 def store_of(config: Config) -> Store:
@@ -80,6 +84,8 @@ class WorkflowServer:
     ) -> None:
         self.config = settings.config() if config is None else settings.over(config)
         self.runs = Runs(store or store_of(self.config), self.config)
+        self._platform = _platform(self.config, self.runs)
+        authorise = authorise or _keys(self.config, self._platform)
         self._api = Api(self.runs, self.config, self._ready, authorise)
         self.app = App(self, self._api)
         self.streams = self._api.streams
@@ -116,6 +122,8 @@ class WorkflowServer:
         async with self._turn:
             if not self.runs.started and not self._stopped:
                 await self.runs.start_up()
+                if self._platform is not None:
+                    self._platform.start()
         return self
 
     async def stop(self) -> None:
@@ -137,6 +145,8 @@ class WorkflowServer:
             finally:
                 self.streams.break_off()
                 self._api.waiting.give_up()
+                if self._platform is not None:
+                    await self._platform.stop(_LAST_WORD)
 
     async def __aenter__(self) -> Self:
         return await self.start()
@@ -200,6 +210,25 @@ class WorkflowServer:
             await self.start()
         except StoreUnavailable as error:
             raise Refused(503, f"This server cannot start: {error}", RETRY_SOON) from error
+
+
+def _platform(config: Config, runs: Runs) -> "Platform | None":
+    """None for a server that is joined to none."""
+    if not config.platform_url or not config.platform_key:
+        return None
+    from stepway.runner.platform import Platform  # its HTTP client is not wanted by others
+
+    return Platform(config, runs)
+
+
+def _keys(config: Config, platform: "Platform | None") -> Authorise | None:
+    if platform is not None:
+        return platform.keys
+    if config.key is None:
+        return None
+    from stepway.runner.api.auth import StaticKey
+
+    return StaticKey(config.key)
 
 
 class App:

@@ -1,5 +1,6 @@
 """Writes the audit log, in the transaction of what it tells of."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -35,7 +36,34 @@ async def record(
     **details: Any,
 ) -> None:
     """`action` is `<resource>.<verb>`, e.g. `endpoint.delete`. `details` never hold secrets. No caller: the platform itself."""
-    values = {
+    values = _values(caller, action, resource_type, resource_id, project_id, details)
+    await session.execute(_INSERT, values)
+
+
+async def record_all(
+    session: AsyncSession,
+    caller: Caller,
+    action: str,
+    resource_type: str,
+    entries: Sequence[tuple[UUID, Mapping[str, Any]]],
+    *,
+    project_id: UUID,
+) -> None:
+    """The same of many resources at once; `entries` are their ids with the details."""
+    if entries:
+        rows = [_values(caller, action, resource_type, one, project_id, details) for one, details in entries]
+        await session.execute(_INSERT, rows)
+
+
+def _values(
+    caller: Caller | Actor | None,
+    action: str,
+    resource_type: str,
+    resource_id: UUID | str | None,
+    project_id: UUID | None,
+    details: Mapping[str, Any],
+) -> dict[str, Any]:
+    return {
         "actor": caller.user_id if caller else None,
         "key": caller.key_id if caller else None,
         "action": action,
@@ -46,4 +74,3 @@ async def record(
         "request": request_id(),
         "details": to_json(details).decode(),
     }
-    await session.execute(_INSERT, values)

@@ -16,6 +16,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 NAMES = "1 to 200 printable characters without / \\ ? # %, or blanks at its ends"
 JSON: Headers = ((b"content-type", b"application/json"),)
+STARTED = "stepway.started"  # key of the scope: what to call with the id of a run that the request has started
 BODY_TIMEOUT = 60.0  # seconds that a client may take between two parts of a body
 _FIELDS = 1000
 _LONGEST_NAME = 200

@@ -12,7 +12,7 @@ from pydantic_core import to_json
 from stepway.runner.api import describe, envelopes, openapi, page
 from stepway.runner.api.errors import Gone, Refused, refusal
 from stepway.runner.api.guard import Guard
-from stepway.runner.api.request import JSON, NAMES, Answer, Receive, Request, Scope, Send, is_name
+from stepway.runner.api.request import JSON, NAMES, STARTED, Answer, Receive, Request, Scope, Send, is_name
 from stepway.runner.api.streams import Streams, wish
 from stepway.runner.api.waiting import Waiting
 from stepway.runner.config import Config
@@ -166,11 +166,16 @@ class Api:
             raise Refused(400, f"handler_id: {NAMES}")
         start_event = self._start_event(served, body, context)
         try:
-            return await self._runs.start(served.name, start_event=start_event, context=context, handler_id=handler_id)
+            handler = await self._runs.start(
+                served.name, start_event=start_event, context=context, handler_id=handler_id
+            )
         except InvalidContext:
             raise
         except ValueError:  # of the serializer, with the value in its words
             raise Refused(400, f"{type(start_event).__name__} cannot be stored as JSON") from None
+        if (started := request.scope.get(STARTED)) is not None:
+            started(handler.run_id)
+        return handler
 
     def _start_event(self, served: Served, body: dict[str, Any], context: Any) -> Any:
         given = body.get("start_event", body.get("kwargs", {}))

@@ -173,9 +173,12 @@ class Store(Protocol):
         """The context that the handler's last run left at its end."""
 
     async def page(
-        self, statuses: Collection[str] | None, workflows: Collection[str] | None, limit: int | None, cursor: str | None
-    ) -> tuple[list[Handler], str | None]:
-        """Newest first, with the cursor of the next page. Raises ValueError for a cursor that is none."""
+        self, statuses: Collection[str] | None, workflows: Collection[str] | None, limit: int | None, cursor: str | None,
+        *, results: bool = True,
+    ) -> tuple[list[Handler], str | None]:  # fmt: skip
+        """Newest first, with the cursor of the next page; without `results` these may be left out, which may be large. Raises
+        ValueError for a cursor that is none.
+        """
 
     def append(self, run_id: str, entry: Entry) -> Awaitable[None]:
         """Entries of one run are written in the order of the calls; the awaitable ends when the entry is durable and its

@@ -91,20 +91,19 @@ class MemoryStore:
         return row.left if row is not None else None
 
     async def page(
-        self, statuses: Collection[str] | None, workflows: Collection[str] | None, limit: int | None, cursor: str | None
-    ) -> tuple[list[Handler], str | None]:
+        self, statuses: Collection[str] | None, workflows: Collection[str] | None, limit: int | None, cursor: str | None,
+        *, results: bool = True,
+    ) -> tuple[list[Handler], str | None]:  # fmt: skip
         below = int(cursor) if cursor is not None else None
-        rows = sorted(
-            (
-                row for row in self._rows.values()
-                if (statuses is None or row.handler.status in statuses)
-                and (workflows is None or row.handler.workflow_name in workflows)
-                and (below is None or row.number < below)
-            ),
-            key=lambda row: -row.number,
+        rows = (
+            row for row in reversed(self._rows.values())  # which are in the order of their numbers
+            if (statuses is None or row.handler.status in statuses)
+            and (workflows is None or row.handler.workflow_name in workflows)
+            and (below is None or row.number < below)
         )  # fmt: skip
-        page = rows if limit is None else rows[:limit]
-        return [row.handler for row in page], str(page[-1].number) if page and len(page) < len(rows) else None
+        found = list(itertools.islice(rows, None if limit is None else limit + 1))
+        page = found[:limit]
+        return [row.handler for row in page], str(page[-1].number) if page and len(page) < len(found) else None
 
     def append(self, run_id: str, entry: Entry) -> asyncio.Future[None]:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()

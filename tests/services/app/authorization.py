@@ -15,6 +15,7 @@ from services.app.triggers.tables import TriggerRow
 from services.app.webhooks import secrets
 from services.app.webhooks.tables import MessageRow, WebhookRow
 from services.app.wizards.tables import WorkflowRow
+from services.app.workflow_servers.tables import WorkflowRunRow, WorkflowServerRow
 from services.gateway.table import Route, RouteTable
 from shared.clock import now
 from shared.contracts.flows import RUN_FLOW
@@ -31,6 +32,7 @@ FLOW = {"name": "a flow", "tasks": [{"ref": "greet", "type": "text.size", "input
 EXECUTION = "/flow/workflows/{flow}/executions/{execution}"
 ENDED = "/flow/workflows/{flow}/executions/{ended}"
 DAILY = {"cron": "0 9 * * *"}
+SERVER = {"name": "s", "instance": "{unique}"}
 HOOK = {"url": "https://bots.example/hook", "events": ["job.*"]}
 
 
@@ -190,6 +192,17 @@ TABLE = [
     Row("POST", f"{EXECUTION}/cancel", (401, 403, 404, 403, 403, 200, 200)),
     Row("POST", f"{ENDED}/retry", (401, 403, 404, 403, 403, 200, 200)),
     Row("DELETE", ENDED, (401, 403, 404, 403, 403, 204, 204)),
+    Row("GET", "/workflow-servers", EVERYONE),
+    Row("GET", "/workflow-servers?project_id={project}", (401, 200, 422, 200, 200, 200, 200)),
+    Row("POST", "/workflow-servers", (401, 403, 422, 201, 201, 201, 201), {**SERVER, "project_id": "{project}"}),
+    Row("GET", "/workflow-servers/{server}", SEEN),
+    Row("GET", "/workflow-servers/{server}/workflows", SEEN),
+    Row("POST", "/workflow-servers/{server}/report", (401, 403, 404, 403, 403, 403, 403), {"gone": ["r"]}),
+    Row("DELETE", "/workflow-servers/{server}", (401, 403, 404, 204, 204, 204, 204)),
+    Row("GET", "/workflow-runs", EVERYONE),
+    Row("GET", "/workflow-runs?server_id={server}", SEEN),
+    Row("GET", "/workflow-runs/{run}", SEEN),
+    Row("POST", "/workflow-runs/{run}/cancel", (401, 403, 404, 202, 202, 202, 202)),
     Row("GET", "/audit", (401, 403, 403, 403, 200, 403, 200)),
     Row("GET", "/audit?project_id={project}", (401, 403, 403, 403, 200, 403, 200), None, 404),
     Row("GET", "/healthz", OPEN),
@@ -303,7 +316,7 @@ NAMES = (
     "shared", "personal", "template", "model", "everyones", "idle", "scan", "override", "cluster", "empty", "coming",
     "endpoint", "failed", "pending", "registration", "draft", "stopped",
     "flow", "unused", "execution", "ended", "artifact", "file",
-    "webhook", "delivery", "automatic", "schedule", "trigger",
+    "webhook", "delivery", "automatic", "schedule", "trigger", "server", "run",
 )  # fmt: skip
 
 
@@ -318,7 +331,7 @@ def _credentials(context: AppContext, ids: dict[str, UUID], project: UUID, owner
     )
     return [
         credential(ids["shared"], project), credential(ids["personal"], None), template,
-        *_hooks(context, ids, project), *_automatic(ids, project, owner),
+        *_hooks(context, ids, project), *_automatic(ids, project, owner), *_joined(ids, project, owner),
     ]  # fmt: skip
 
 
@@ -347,6 +360,22 @@ def _automatic(ids: dict[str, UUID], project: UUID, owner: Person) -> list[Any]:
         TriggerRow(
             id=ids["trigger"], token=str(ids["trigger"]), flow_id=flow_id, scheme="standard", enabled=False, sealed=b"",
             owner_id=owner.id,
+        ),
+    ]  # fmt: skip
+
+
+def _joined(ids: dict[str, UUID], project: UUID, owner: Person) -> list[Any]:
+    """A workflow server with a run."""
+    served: list[dict[str, Any]] = [{"name": name, "start_schema": None, "events": []} for name in ("greet", "ask")]
+    moment = now()
+    return [
+        WorkflowServerRow(
+            id=ids["server"], project_id=project, name="s", instance="i", workflows=served, owner_id=owner.id,
+            key_id=owner.key_id,
+        ),
+        WorkflowRunRow(
+            id=ids["run"], project_id=project, server_id=ids["server"], handler_id="h", run_id="r", workflow="greet",
+            status="running", started_at=moment, updated_at=moment,
         ),
     ]  # fmt: skip
 

@@ -22,13 +22,14 @@ SHORT = {
     "/credential-types": "name",
     "/flow/task-types": "name",
     "/endpoints/{endpoint}/workers": "id",
+    "/workflow-servers/{server}/workflows": "id",
 }
 ENUMS = {
     "/jobs": ("state", "kind"), "/workflows": ("type", "status"), "/clusters": ("state", "kind"), "/endpoints": ("state",),
     "/models": ("state", "provider_type", "modality", "scan_status", "source"), "/models/providers": ("type",),
     "/models/catalog": ("modality",), "/users": ("role",), "/templates": ("template_type",), "/icons": ("category",),
     "/credentials": ("type",), "/flow/executions": ("status", "dialect"),
-    "/webhooks/deliveries": ("state",),
+    "/webhooks/deliveries": ("state",), "/workflow-servers": ("state",), "/workflow-runs": ("status",),
 }  # fmt: skip
 LISTS = [
     *ENUMS, *SHORT, "/audit", "/keys", "/projects", "/projects/{project}/members", "/models/{model}/scans",

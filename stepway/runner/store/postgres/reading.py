@@ -44,12 +44,14 @@ async def left_context(connection: AsyncConnection, handler_id: str) -> str | No
 
 async def handlers(
     connection: AsyncConnection, statuses: Collection[str] | None, workflows: Collection[str] | None,
-    limit: int | None, below: int | None,
+    limit: int | None, below: int | None, *, results: bool = True,
 ) -> tuple[list[Handler], int | None]:  # fmt: skip
     """Newest first, with the number below which the next page begins."""
     values: list[Any] = []
     rules = []
-    if statuses is not None:
+    if statuses is not None and set(statuses) == {"running"}:
+        rules.append("status = 'running'")  # as the index has it
+    elif statuses is not None:
         rules.append("status = ANY(%s)")
         values.append(Texts(list(statuses)))
     if workflows is not None:
@@ -60,8 +62,9 @@ async def handlers(
         values.append(below)
     where = f"WHERE {' AND '.join(rules)}" if rules else ""
     bound = "" if limit is None else f"LIMIT {limit + 1:d}"
+    columns = HANDLER if results else HANDLER.replace("result", "NULL AS result")
     found = await connection.execute(
-        f"SELECT {HANDLER}, number FROM stepway_runner.handler {where} ORDER BY number DESC {bound}".encode(),
+        f"SELECT {columns}, number FROM stepway_runner.handler {where} ORDER BY number DESC {bound}".encode(),
         values, binary=True,
     )  # fmt: skip
     rows = await found.fetchall()

@@ -137,13 +137,14 @@ class PostgresStore:
             return await reading.left_context(connection, handler_id)
 
     async def page(
-        self, statuses: Collection[str] | None, workflows: Collection[str] | None, limit: int | None, cursor: str | None
-    ) -> tuple[list[Handler], str | None]:
+        self, statuses: Collection[str] | None, workflows: Collection[str] | None, limit: int | None, cursor: str | None,
+        *, results: bool = True,
+    ) -> tuple[list[Handler], str | None]:  # fmt: skip
         below = int(cursor) if cursor is not None else None
         if below is not None and not 0 <= below < 1 << 63:
             raise ValueError(f"This is no cursor: {below}")
         async with self._readers.connection() as connection:
-            found, after = await reading.handlers(connection, statuses, workflows, limit, below)
+            found, after = await reading.handlers(connection, statuses, workflows, limit, below, results=results)
         return found, None if after is None else str(after)
 
     # what runs do

@@ -153,7 +153,7 @@ async def test_a_stopped_server_takes_nothing() -> None:
 
 async def test_an_unexpected_error_is_not_told(caplog: pytest.LogCaptureFixture) -> None:
     class Odd(MemoryStore):
-        async def page(self, *args: Any) -> Any:
+        async def page(self, *args: Any, **kwargs: Any) -> Any:
             raise ZeroDivisionError("hunter2")
 
     server = served(store=Odd())
