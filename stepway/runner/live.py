@@ -61,7 +61,7 @@ class LiveRun:
 
     def __init__(
         self, served: Served, handler: Handler, keep: Store, state: InMemoryStateStore[Any],
-        *, context: str | None = None, next_tick: int = 0, next_event: int = 0,
+        *, context: str | None = None, next_tick: int = 0, next_event: int = 0, max_event: int | None = None,
     ) -> None:  # fmt: skip
         self.served = served
         self.handler = handler
@@ -82,6 +82,7 @@ class LiveRun:
         self._waits: list[tuple[float, asyncio.TimerHandle]] = []
         self._compact_at = next_tick + LONG_JOURNAL
         self._context = context
+        self._max_event = max_event
         self._written_state = self._first_state = state.checkpoint().state
         self._task: asyncio.Task[StopEvent] | None = None
 
@@ -167,7 +168,7 @@ class LiveRun:
             self._finish(end, event)
             return
         try:
-            data = envelope_json(event)
+            data = self._written_event(event)
         except Unserialisable as error:
             log.warning("An event of run %s is not in its stream: %s", self.handler.run_id, error)
             data = envelope_json(UnserialisableEvent(event_type=type(event).__name__, error=str(error)))
@@ -210,6 +211,15 @@ class LiveRun:
         self._entry.events.append(store.Event(self._next_event, internal, data))
         self._next_event += 1
 
+    def _written_event(self, event: Event) -> str:
+        """Raises Unserialisable, also for an event that is too large."""
+        data = envelope_json(event)
+        if self._max_event is not None and len(data) > self._max_event:
+            raise Unserialisable(
+                f"{type(event).__name__} is too large: {len(data)} characters of JSON, of at most {self._max_event}"
+            )
+        return data
+
     def _keep_state(self) -> None:
         state = self.adapter.state.checkpoint().state
         if state is not self._written_state:
@@ -250,7 +260,7 @@ class LiveRun:
     def _finish(self, end: End, event: Event) -> None:
         """Write the run's last entry. A result that JSON has no words for makes the run a failed one."""
         try:
-            data = envelope_json(event)
+            data = self._written_event(event)
             if end.status == "completed":
                 end = replace(end, result=json.loads(data), context=self._left_behind())
         except Unserialisable as error:

@@ -127,7 +127,7 @@ class Runs:
         if not owned:
             self._queued.add(name)
             return handler
-        run = LiveRun(served, handler, self.store, state, context=_state_of(given))
+        run = LiveRun(served, handler, self.store, state, context=_state_of(given), max_event=self._config.max_event)
         self._enter(run)
         run.launch(self._runtime, init, start_event)
         return handler
@@ -322,7 +322,7 @@ class Runs:
         next_tick = saved.tick_seq + len(saved.ticks)
         run = LiveRun(
             served, saved.handler, self.store, state, context=saved.state or _state_of(saved.context), next_tick=next_tick,
-            next_event=saved.next_event,
+            next_event=saved.next_event, max_event=self._config.max_event,
         )  # fmt: skip
         if saved.snapshot is not None:
             run.waiters = Waiters(snapshot["waiters"])

@@ -1,6 +1,6 @@
 """A file for `stepway serve`: a long way with every kind of step, that kills its server where `KILL_AT` says, once.
 
-Each point that is reached is a line of the file `LOG`. Imports nothing of ours, as users' files do.
+Each point that is reached is a line of the file `LOG`.
 """
 
 import asyncio
@@ -11,6 +11,8 @@ from pathlib import Path
 from workflows import Context, Workflow, step
 from workflows.events import Event, HumanResponseEvent, InputRequiredEvent, StartEvent, StopEvent
 from workflows.retry_policy import retry_policy, stop_after_attempt, wait_fixed
+
+from stepway.runner import WorkflowServer
 
 LOG = Path(os.environ["LOG"])
 
@@ -62,7 +64,7 @@ class Journey(Workflow):
     async def square(self, ctx: Context, ev: Part) -> Squared:
         reach(f"square{ev.n}:begin")
         ctx.write_event_to_stream(Progress(at=f"square{ev.n}"))
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0.1 * (ev.n + 1))  # what has ended long before another one is killed has been recorded
         reach(f"square{ev.n}:end")
         return Squared(n=ev.n**2)
 
@@ -90,4 +92,5 @@ class Journey(Workflow):
         return StopEvent(result={"total": ev.total, "answer": answer.response, "visits": visits})
 
 
-journey = Journey(timeout=None)
+server = WorkflowServer()
+server.add_workflow("journey", Journey(timeout=None), additional_events=[HumanResponseEvent])

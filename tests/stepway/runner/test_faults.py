@@ -96,9 +96,13 @@ def answer(server: Server, handler_id: str = "one") -> bool:
 
 
 def ended(server: Server, handler_id: str = "one") -> dict[str, Any]:
-    handler: dict[str, Any] = until(
-        lambda: (got := server.ask("GET", f"/handlers/{handler_id}").json())["status"] != "running" and got
-    )
+    def over() -> dict[str, Any] | None:
+        answer = server.ask("GET", f"/handlers/{handler_id}")
+        assert answer.status_code in (200, 202, 500), answer.text
+        got: dict[str, Any] = answer.json()
+        return got if got["status"] != "running" else None
+
+    handler: dict[str, Any] = until(over)
     assert handler["status"] == "completed", handler
     assert handler["result"]["value"]["result"] == RESULT
     return handler

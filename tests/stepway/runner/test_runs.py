@@ -249,6 +249,13 @@ async def test_big_payloads_and_all_of_unicode(serve: Serve) -> None:
     assert await result(runs, "big", text=text) == [text, text]
 
 
+async def test_an_event_may_be_too_large(serve: Serve) -> None:
+    runs = await serve(Config(max_event=1000), big=flows.Big(timeout=None))
+    handler = await run(runs, "big", text="x" * 2000)
+    assert handler.status == "failed"
+    assert "StopEvent is too large" in (handler.error or "")
+
+
 async def test_json_that_looks_like_a_class_is_data(serve: Serve) -> None:
     runs = await serve(big=flows.Big(timeout=None))
     evil = {"__is_pydantic": True, "qualified_name": "os.path.Evil", "value": {"x": 1}}

@@ -1,6 +1,7 @@
 """Connections to the database: for the writer, for the keeper's thread, and a few for reads."""
 
 import asyncio
+import select
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -113,11 +114,14 @@ class Readers:
 
 
 def _alive(connection: AsyncConnection) -> bool:
-    """Whether the other end still is there, as far as the socket tells without asking."""
+    """Whether the other end still is there, as far as the socket tells without asking: a farewell, then the end."""
     if connection.closed:
         return False
     try:
-        connection.pgconn.consume_input()
-    except psycopg.Error:
+        while select.select([connection.fileno()], [], [], 0)[0]:
+            connection.pgconn.consume_input()
+            if connection.pgconn.status != ConnStatus.OK:
+                return False
+    except (psycopg.Error, OSError, ValueError):
         return False
-    return connection.pgconn.status == ConnStatus.OK
+    return True
