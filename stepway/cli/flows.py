@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import typer
 
-from stepway.cli import flow_runs
+from stepway.cli import flow_runs, flow_schedules, flow_triggers, flow_uploads
 from stepway.cli.command import Cli, command, group
 from stepway.cli.flow_checks import Checked, check, same
 from stepway.cli.flow_files import Definition, as_yaml, files_of, write
@@ -256,3 +256,5 @@ def task_types(
 
 
 flow_runs.add_to(app)
+for _noun in (flow_schedules, flow_triggers, flow_uploads):
+    app.add_typer(_noun.app)
