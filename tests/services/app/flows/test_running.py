@@ -1,5 +1,6 @@
 """Executions on a real engine, through the API: what tasks took and gave, events, answers, runs after a failure, sub-flows."""
 
+import asyncio
 import json
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 from services.app.flows import orphans
 from services.app.flows.outcomes import ExecutionChange, StatusAnnouncer
 from services.app.main import hooks
+from services.app.maintenance import Maintenance
 from shared.contracts.flows import RUN_FLOW
 from tests.services.app.flows.conftest import Flows, Json, engine_of, template, waiting
 
@@ -266,6 +268,24 @@ async def test_what_a_parent_has_left_behind_is_cancelled(flows: Flows, how: str
         assert (await flows.ask("DELETE", path)).status_code == 204
     assert (await flows.until(below))["status"] == "CANCELLED"
     assert await orphans.cancel_all(flows.context) == 0
+
+
+async def test_maintenance_cancels_what_is_left_behind(flows: Flows) -> None:
+    async def hold(_name: str) -> int:
+        return 1
+
+    child = await flows.create(waiting())
+    path = await flows.start(await flows.create(_parent(child)), {"input": {"who": "you"}})
+    below = await _child_of(flows, path, child)
+    await flows.until(below, "RUNNING")
+    running = asyncio.create_task(Maintenance(flows.context, hold).run())
+    try:
+        await flows.run("UPDATE jobs.job SET state = 'failed' WHERE id = :id", id=await flows.job_of(path))
+        flows.context.hub.publish(orphans.ORPHANS)
+        assert (await flows.until(below))["status"] == "CANCELLED"
+    finally:
+        running.cancel()
+        await asyncio.wait([running])
 
 
 async def test_a_sub_flow_that_was_passed_over_is_not_run_again(flows: Flows) -> None:
