@@ -39,6 +39,9 @@ _FORGET = text("""
          WHERE a.project_id IS NOT NULL AND a.created_at < clock_timestamp() - make_interval(days => :days)
            AND (a.used_at IS NULL OR a.used_at < clock_timestamp() - make_interval(days => :days))
            AND NOT EXISTS (SELECT 1 FROM flow.file_use u WHERE u.artifact_id = a.id)
+           AND NOT EXISTS (SELECT 1 FROM flow.schedule s JOIN flow.flow f ON f.id = s.flow_id
+                            WHERE f.project_id = a.project_id AND f.deleted_at IS NULL
+                              AND strpos(lower(s.inputs::text), a.id::text) > 0)
          LIMIT :batch FOR UPDATE SKIP LOCKED)
     RETURNING id""")
 
@@ -132,7 +135,7 @@ async def remove(session: AsyncSession, caller: Caller, file_id: UUID) -> str:
 
 
 async def forget(context: AppContext) -> int:
-    """Forget uploads that no execution was given for so many days (see the settings), and that none names which is known.
+    """Forget uploads that no execution was given for so many days, and that no known execution names, nor a schedule.
 
     How many went. Their bytes are freed as all that nothing names.
     """

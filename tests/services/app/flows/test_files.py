@@ -416,6 +416,18 @@ async def test_files_that_nobody_uses_are_forgotten(flows: Flows) -> None:
     assert await left() == ["again", "young"]
 
 
+async def test_a_file_stays_for_a_schedule(flows: Flows) -> None:
+    file = await _upload(flows)
+    place = f"/workflows/{await flows.create(_takes_file())}/schedules"
+    body = {"cron": "0 9 1 1 *", "input": {"doc": {"artifact_id": file["artifact_id"].upper()}}}
+    made = await flows.ask("POST", place, body=body)
+    assert made.status_code == 201, made.text
+    await _age(flows, file, 31)
+    assert await files.forget(flows.context) == 0
+    assert (await flows.ask("DELETE", f"{place}/{made.json()['id']}")).status_code == 204
+    assert await files.forget(flows.context) == 1
+
+
 async def test_files_go_with_their_project(flows: Flows) -> None:
     await _upload(flows)
     admin = await flows.people.add("admin")
