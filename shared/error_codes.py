@@ -135,6 +135,12 @@ CODES: dict[str, Code] = {
         "Read the flow again, then repeat the change with its `workflow_version`.",
     ),
     "too_many_flows": Code(409, "The project has as many flows as it may", "Delete some that are not used any more."),
+    "too_many_files": Code(
+        409,
+        "The project keeps as many uploaded files, or as many bytes of them, as it may",
+        "Delete some that are not used any more (`stepway flows files delete`); STEPWAY_FLOW_FILES_PER_PROJECT and "
+        "STEPWAY_FLOW_FILE_BYTES_PER_PROJECT are the limits.",
+    ),
     "too_many_executions": Code(
         429,
         "The project has as many executions in flight as it may",

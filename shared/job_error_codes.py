@@ -41,7 +41,8 @@ JOB_CODES: dict[str, JobCode] = {
     "flow_too_deep": JobCode("Workflows run each other too deeply", "Let fewer workflows be parts of each other."),
     "no_text": JobCode("A file has no text", "Give a file that has text, or let another task read it."),
     "pdf_encrypted": JobCode("A PDF is encrypted", "Give the file without its password."),
-    "sub_flow_failed": JobCode("A sub-flow has failed or was cancelled", "Look at its execution, then retry this one."),
+    "sub_flow_failed": JobCode("A sub-flow has failed", "Look at its execution, then retry this one."),
+    "sub_flow_cancelled": JobCode("A sub-flow was cancelled", "Retry this execution; it starts the sub-flow anew."),
     "too_large": JobCode("A value or a file is larger than the task takes", "Give less, or cut it by a task before."),
     # where models come from
     "access_denied": JobCode("The server wants a credential", "Choose a credential that may read this."),

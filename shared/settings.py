@@ -104,6 +104,9 @@ class Settings(BaseModel):
     workflow_servers_per_project: int = Field(100, ge=1)  # that are registered
     workflow_runs_kept: int = Field(10_000, ge=1)  # of one workflow server, the newest
     flow_max_file_bytes: int = Field(256 * 1024**2, ge=1)  # of a file that is uploaded for flows
+    flow_files_per_project: int = Field(10_000, ge=1)  # uploads that one project keeps
+    flow_file_bytes_per_project: int = Field(50 * 1024**3, ge=1)  # of all of them together
+    flow_files_kept_days: int = Field(30, ge=1)  # since an execution was last given it
 
     # of services that are processes of their own
     internal_port: int = 8401  # where a service's sidecar reaches it, on the loopback address only

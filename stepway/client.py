@@ -124,11 +124,18 @@ class Client:
         request = self._http.build_request("POST", url, content=_Pieces(file), headers=headers)
         return _content(self._send(request, repeatable=True))
 
+    def post_bytes(self, path: str, content: bytes, headers: Mapping[str, str]) -> Any:
+        """POST a JSON body that is these very bytes, as their signature says among the headers."""
+        headers = {"Content-Type": "application/json", **headers}
+        return _content(self._send(self._http.build_request("POST", _with(path, {}), content=content, headers=headers),
+                                   repeatable=True))  # fmt: skip
+
     def patch(self, path: str, body: Any) -> Any:
         return self.request("PATCH", path, body=body)
 
-    def put(self, path: str, body: Any) -> Any:
-        return self.request("PUT", path, body=body)
+    def put(self, path: str, body: Any, *, revision: int | None = None) -> Any:
+        """PUT a JSON body; with a revision, only over that one."""
+        return self.request("PUT", path, body=body, headers=None if revision is None else {"If-Match": f'"{revision}"'})
 
     def delete(self, path: str, **params: Any) -> Any:
         """DELETE; None, or what the server answers (the job that deletes)."""

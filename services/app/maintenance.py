@@ -11,7 +11,7 @@ from sqlalchemy import text
 
 from services.app.context import AppContext
 from services.app.endpoints import events as endpoint_events
-from services.app.flows import files
+from services.app.flows import files, orphans
 from services.app.flows import repository as flows
 from services.app.identity import repository as identity
 from services.app.identity.idempotency import purge as purge_idempotency
@@ -22,10 +22,12 @@ from services.app.triggers import receiving
 from services.app.webhooks import delivery
 from services.app.wizards import service as wizards
 from services.app.workflow_servers import repository as workflow_servers
+from shared.http.sse import first_of
 from shared.jobs import retention
 
 FIRST = 30.0  # seconds after the start
 REVOKE_EVERY = 20.0  # seconds: no queued job outlives its key or membership by a minute
+ORPHANS_EVERY, ORPHANS_PAUSE = 20.0, 1.0  # seconds: when nothing is heard, and between two looks at the least
 KEPT = 7 * 86400.0  # seconds that the scratch of a failed import waits for a retry
 UNTOUCHED = 60.0  # seconds, and nobody may come back for it
 
@@ -43,13 +45,21 @@ class Maintenance:
         self._hold = hold
 
     async def run(self) -> None:
-        await asyncio.gather(self._rounds(), self._revocations())
+        await asyncio.gather(self._rounds(), self._revocations(), self._orphans())
 
     async def _revocations(self) -> None:
         while True:
             await asyncio.sleep(REVOKE_EVERY)
             if await self._is_ours():
                 await self._do("revoke_jobs", lambda: revocation.cancel_revoked(self._context))
+
+    async def _orphans(self) -> None:
+        while True:
+            ended = self._context.hub.watch(orphans.ORPHANS)
+            if await self._is_ours():
+                await self._do("cancel_orphans", lambda: orphans.cancel_all(self._context))
+            await first_of(ended, timeout=ORPHANS_EVERY)
+            await asyncio.sleep(ORPHANS_PAUSE)
 
     async def _rounds(self) -> None:
         every = self._context.settings.maintenance_seconds

@@ -6,23 +6,30 @@ from uuid import UUID
 from pydantic import BaseModel, Field, field_serializer
 
 from shared.flows.definition import Flow
+from shared.flows.dialects.words import DialectName
 
 RUN_FLOW = "run_flow"
 MAX_RUN_INPUT = 1024 * 1024  # bytes of a `FlowRun` as JSON
 MAX_INPUTS = 64 * 1024  # bytes of all inputs of one execution as JSON
 MAX_DEPTH = 5  # executions within each other, the first one included
+ALL_OUTPUTS = (
+    ":outputs"  # the step that keeps the outputs of the whole flow where the result does not show them as they are
+)
 
 Json = Any
 
 
 class FlowRun(BaseModel):
-    """The job's input: a snapshot. `credentials`: those that the definition or the inputs name, checked at the start."""
+    """The job's input: a snapshot. `credentials`: those that the definition or the inputs name, checked at the start.
+    `dialect`: the one that the definition was written in.
+    """
 
     flow_id: UUID
     version: int
     flow: Flow
     inputs: dict[str, Json] = {}
     credentials: list[UUID] = []
+    dialect: DialectName = "refs"
 
     @field_serializer("flow")
     def _compact(self, flow: Flow) -> dict[str, Any]:
@@ -39,6 +46,8 @@ class TaskDone(BaseModel):
 
 
 class FlowResult(BaseModel):
+    """What everybody may see of the outputs: secrets are masked."""
+
     outputs: dict[str, Json] = {}
 
 
@@ -78,16 +87,17 @@ class FlowPort(Protocol):
     ) -> "ChildStarted":
         """Start a flow of the same project as a part of this execution; the same task has one child.
 
-        One that has failed or was cancelled is run again from its failed task. When a living child has ended, the parent is
-        sent the event `child_event(task)`. `Permanent`: `flow_gone`, `flow_input_invalid`, `flow_too_deep`,
-        `child_cancelled`; `Retry`: `too_many_executions`.
+        In a new attempt of the parent's job, one that has failed is run again from its failed task, another one is started
+        in place of one that was cancelled, and a failure that was passed over is raised again. When a living child has
+        ended, the parent is sent the event `child_event(task)`. `Permanent`: `flow_gone`, `flow_input_invalid`,
+        `flow_too_deep`; `Retry`: `too_many_executions`.
         """
 
     async def child_end(self, job_id: UUID, task: str) -> "ChildEnd":
         """The task's child as it is now. `Permanent` (`child_gone`) when there is none."""
 
     async def cancel_child(self, job_id: UUID, task: str) -> None:
-        """Ask a living child to end; fine when there is none. Of a job that is being undone."""
+        """Ask a living child to end; fine when there is none. Of a job that has failed, or is being undone."""
 
 
 class EndpointAccess(BaseModel):

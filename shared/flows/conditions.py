@@ -18,7 +18,7 @@ from typing import Literal
 from shared.flows import plain
 from shared.flows.faults import Faults, member
 from shared.flows.plain import Json
-from shared.flows.references import ReferenceFault, Template, Use, compile_plain
+from shared.flows.references import ReferenceFault, Template, Use, ValueFault, compile_plain
 
 MAX_DEPTH = 8
 MAX_PARTS = 100  # of one `all` or `any`
@@ -35,13 +35,8 @@ FORMS = (
 )
 
 
-class ConditionFault(Exception):
+class ConditionFault(ValueFault):
     """A condition is neither true nor false with these values. `path`: which part of it."""
-
-    def __init__(self, path: str, message: str) -> None:
-        super().__init__(message)
-        self.path = path
-        self.message = message
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +94,7 @@ def evaluate(condition: Condition | Json, values: Mapping[str, Json], path: str 
     try:
         return _holds(condition, values)
     except ReferenceFault as error:
-        raise ConditionFault(error.path, error.message) from None
+        raise ConditionFault(error.path, error.what, error.reference) from None
 
 
 def leaves(condition: Condition) -> Iterator[Template | Comparison]:
@@ -164,8 +159,8 @@ def _holds(condition: Condition, values: Mapping[str, Json]) -> bool:
         return all(results) if condition.how == "all" else any(results)
     value = condition.resolve(values)
     if type(value) is not bool:
-        named = f"`{{{{{condition.references[0].spell()}}}}}`"
-        raise ConditionFault(condition.path, f"{named} is {_kind(value)}, and a condition must be true or false.")
+        what = f"is {_kind(value)}, and a condition must be true or false."
+        raise ConditionFault(condition.path, what, condition.references[0])
     return value
 
 

@@ -70,13 +70,23 @@ class BadReference(ValueError):
     """A text has `{{` that begins no reference."""
 
 
-class ReferenceFault(Exception):
-    """A reference cannot be resolved with these values. `path`: where in the value it stands."""
+class ValueFault(Exception):
+    """These values do not do. `path`: where in the value; `what` follows on the reference, where there is one."""
 
-    def __init__(self, path: str, message: str) -> None:
-        super().__init__(message)
+    def __init__(self, path: str, what: str, reference: Reference | None = None) -> None:
         self.path = path
-        self.message = message
+        self.what = what
+        self.reference = reference
+        self.message = self.told(CANONICAL)
+        super().__init__(self.message)
+
+    def told(self, notation: Notation) -> str:
+        """The message, in the words of a dialect."""
+        return self.what if self.reference is None else f"`{{{{{self.reference.spell(notation)}}}}}` {self.what}"
+
+
+class ReferenceFault(ValueFault):
+    """A reference cannot be resolved with these values."""
 
 
 Parts = tuple[str | Reference, ...]
@@ -196,13 +206,13 @@ def look_up(reference: Reference, values: Mapping[str, Json], path: str = "") ->
         root = root.get(reference.task) if type(root) is dict else None
         root = root.get("output") if type(root) is dict else None
     if root is None and (reference.root not in values or reference.root == "refs"):
-        raise ReferenceFault(path, f"`{{{{{reference.spell()}}}}}` is not known here (yet).")
+        raise ReferenceFault(path, "is not known here (yet).", reference)
     steps = reference.path
     if reference.root == "refs" and steps and type(root) is dict:
         root, steps = root.get(steps[0]), steps[1:]
     value = _walk(root, steps, reference, path)
     if type(value) not in (*plain.SCALARS, dict, list):
-        raise ReferenceFault(path, f"`{{{{{reference.spell()}}}}}` is no JSON value.")
+        raise ReferenceFault(path, "is no JSON value.", reference)
     return value
 
 
@@ -275,9 +285,7 @@ def _walk(value: Json, steps: tuple[str, ...], reference: Reference, path: str) 
             held = (
                 f"a list of {count(len(value), 'item')}" if type(value) is list else f"of type {plain.type_of(value)}"
             )
-            raise ReferenceFault(
-                path, f"`{{{{{reference.spell()}}}}}` has no {what}: what it is looked for in is {held}."
-            )
+            raise ReferenceFault(path, f"has no {what}: what it is looked for in is {held}.", reference)
     return value
 
 
@@ -315,5 +323,5 @@ class _Filling:
             return value
         fault = plain.problem(value, max_depth=MAX_RENDERED_DEPTH, storable=False)
         if fault is not None:
-            raise ReferenceFault(path, f"`{{{{{reference.spell()}}}}}` cannot be rendered: {fault.message}")
+            raise ReferenceFault(path, f"cannot be rendered: {fault.message}", reference)
         return json.dumps(value, ensure_ascii=False)

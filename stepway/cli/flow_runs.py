@@ -20,6 +20,7 @@ from stepway.cli.resolve import FLOW, find_id, is_id
 from stepway.cli.values import Unreadable as Unfit
 from stepway.cli.values import read
 from stepway.client import Client
+from stepway.problems import ApiError
 
 ENDS = frozenset({"COMPLETED", "FAILED", "CANCELLED"})
 COLUMNS = [
@@ -61,13 +62,7 @@ def run(
 ) -> None:  # fmt: skip
     """Start an execution of a flow. Values are read by the types of the flow's inputs."""
     path = f"{FLOW.path}/{find_id(cli.client, FLOW, ref)}"
-    given = _from_file(input_file) if input_file else {}
-    paths = _paths(files or [])
-    if inputs or paths:
-        flow = cli.client.get(path, dialect="refs")
-        declared = flow["definition"].get("input", [])
-        given |= _read_inputs(declared, pairs(inputs or []))
-        given |= _upload(cli.client, declared, paths, flow["project_id"])
+    given = given_inputs(cli.client, path, inputs, input_file, files)
     body = {"input": given, **({"webhook_url": webhook} if webhook else {})}
     started = cli.client.post(f"{path}/execute", body, headers=_key(provider_key_file))
     _go_on(cli, started, f"{path}/executions/{started['execution_id']}", watch=watch)
@@ -82,6 +77,20 @@ def _go_on(cli: Cli, shown: dict[str, Any], path: str, *, watch: bool) -> None:
         cli.out.say(f"Look into it: stepway flows logs {shown['execution_id']}", "dim")
     else:
         cli.out.data(shown)
+
+
+def given_inputs(
+    client: Client, path: str, inputs: list[str] | None, input_file: str | None, files: list[str] | None = None
+) -> dict[str, Any]:
+    """The inputs for a flow, whose path is given: of a file, then of options; files are uploaded."""
+    given = _from_file(input_file) if input_file else {}
+    paths = _paths(files or [])
+    if inputs or paths:
+        flow = client.get(path, dialect="refs")
+        declared = flow["definition"].get("input", [])
+        given |= _read_inputs(declared, pairs(inputs or []))
+        given |= _upload(client, declared, paths, flow["project_id"])
+    return given
 
 
 def _from_file(place: str) -> dict[str, Any]:
@@ -143,10 +152,11 @@ def follow(cli: Cli, path: str) -> dict[str, Any]:
     """Tells of its tasks on stderr as they go; the execution at its end."""
     execution: dict[str, Any] = cli.client.get(path, dialect="refs")
     told: set[tuple[str, str]] = set()
+    may_skip = _may_skip(cli.client, execution)
     while True:
         for event in cli.client.events(f"{path}/events"):  # from the first one
             if event.name == "step":
-                _tell(cli, event.data, told, execution["execution_id"])
+                _tell(cli, event.data, told, execution["execution_id"], path if may_skip else None)
         execution = cli.client.get(path, dialect="refs", wait=10)
         if execution["status"] in ENDS:
             break
@@ -155,8 +165,22 @@ def follow(cli: Cli, path: str) -> dict[str, Any]:
     return execution
 
 
-def _tell(cli: Cli, step: dict[str, Any], told: set[tuple[str, str]], execution: str) -> None:
-    """A line for each change of a task, of an item of a loop (`name[3]`), and at the beginning of a wait (`name:wait`)."""
+def _may_skip(client: Client, execution: dict[str, Any]) -> bool:
+    """Whether tasks of the execution may be passed over: then each that is done is looked at, for its step does not say."""
+    version = f"{FLOW.path}/{execution['workflow_id']}/versions/{execution['workflow_version']}"
+    try:
+        tasks = client.get(version, dialect="refs")["definition"]["tasks"]
+    except ApiError:  # the flow has been deleted meanwhile
+        return True
+    bodies = [body for task in tasks if isinstance(body := task.get("input", {}).get("task"), dict)]
+    return any("condition" in one or one.get("on_error") == "continue" for one in [*tasks, *bodies])
+
+
+def _tell(cli: Cli, step: dict[str, Any], told: set[tuple[str, str]], execution: str, path: str | None) -> None:
+    """A line for each change of a task, of an item of a loop (`name[3]`), and at the beginning of a wait (`name:wait`).
+
+    `path` of the execution, where tasks of it may be skipped.
+    """
     key, state = step["key"], step["state"]
     task, _, part = key.partition(":")
     again = f", attempt {step['attempt']}" if step["attempt"] > 1 else ""
@@ -168,12 +192,19 @@ def _tell(cli: Cli, step: dict[str, Any], told: set[tuple[str, str]], execution:
         if task and state == "running":
             cli.out.say(f"… {task} {_wait(step, part, execution)}")
         return
+    if state == "succeeded" and path is not None:
+        shown = cli.client.get(f"{path}/tasks/{quote(task, safe='')}", dialect="refs")
+        if shown["status"] == "SKIPPED":
+            cli.out.say(f"{mark('skipped')} {task} skipped: {shown['reason']}")
+            return
     why = f": {step['error']['message']}" if step.get("error") else ""
     cli.out.say(f"{mark(state)} {task} {now}{_taken(step)}{why}")
 
 
 def _wait(step: dict[str, Any], part: str, execution: str) -> str:
     event = step["title"].removeprefix("Wait for ")
+    if part.startswith("stop"):
+        return "is stopped"
     if part != "wait" or event == step["title"]:
         return "waits"
     return f"waits for {event}: stepway flows answer {execution} {event} DATA"

@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import typer
 
-from stepway.cli import flow_runs
+from stepway.cli import flow_runs, flow_schedules, flow_triggers, flow_uploads
 from stepway.cli.command import Cli, command, group
 from stepway.cli.flow_checks import Checked, check, same
 from stepway.cli.flow_files import Definition, as_yaml, files_of, write
@@ -148,24 +148,21 @@ def _home(cli: Cli, project: str | None) -> str:
 
 
 def _apply_one(cli: Cli, one: Definition, home: str, expected: int | None, *, dry_run: bool) -> dict[str, Any]:
+    if not dry_run:
+        guard = {} if expected is None else {"expected_version": expected}
+        applied = cli.client.put(FLOW.path, {**one.body, "project_id": home, **guard})
+        return _result(applied["result"], one, applied)
     there = [flow for flow in cli.client.items(FLOW.path, search=one.name, project_id=home) if flow["name"] == one.name]
     if len(there) > 1:
         raise Usage(f"The project has several flows called {one.name!r}.", [flow["workflow_id"] for flow in there])
     if not there and expected is not None:
         raise Refused(f"There is no flow called {one.name!r} yet, so not at version {expected} either.")
     if not there:
-        made = {} if dry_run else cli.client.post(FLOW.path, {**one.body, "project_id": home})
-        return _result("created", one, made or {"workflow_id": None, "workflow_version": 1})
+        return _result("created", one, {"workflow_id": None, "workflow_version": 1})
     before = there[0]
-    path = f"{FLOW.path}/{before['workflow_id']}"
-    if dry_run:
-        is_same = same(one.body, cli.client.get(path)["definition"])
-        after = {**before, "workflow_version": before["workflow_version"] + (not is_same)}
-    else:
-        guard = {} if expected is None else {"expected_version": expected}
-        after = cli.client.put(path, {**one.body, **guard})
-    changed = after["workflow_version"] != before["workflow_version"]
-    return _result("changed" if changed else "unchanged", one, after)
+    is_same = same(one.body, cli.client.get(f"{FLOW.path}/{before['workflow_id']}")["definition"])
+    after = {**before, "workflow_version": before["workflow_version"] + (not is_same)}
+    return _result("unchanged" if is_same else "changed", one, after)
 
 
 def _result(result: str, one: Definition, flow: dict[str, Any]) -> dict[str, Any]:
@@ -259,3 +256,5 @@ def task_types(
 
 
 flow_runs.add_to(app)
+for _noun in (flow_schedules, flow_triggers, flow_uploads):
+    app.add_typer(_noun.app)

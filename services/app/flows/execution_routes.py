@@ -208,5 +208,5 @@ async def delete_execution(workflow_id: str, execution_id: str, context: Context
     """Forgets an execution that has ended, with its files."""
     async with context.database.transaction() as session:
         found = await executions.find(session, caller, workflow_id, execution_id)
-        blobs = await executions.delete(session, caller, found)
+        blobs = await executions.delete(context, session, caller, found)
     await holdings.free(context, blobs)

@@ -8,9 +8,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from services.app.audit import service as audit
 from services.app.context import AppContext
-from services.app.flows import definitions, history, repository, service, slugs, starting, views
+from services.app.flows import definitions, history, orphans, repository, service, slugs, starting, views
 from services.app.flows.history import Listed
-from services.app.flows.progress import OF_JOB, Sight, referred, task_status
+from services.app.flows.progress import OF_JOB, task_status
 from services.app.flows.starting import Start
 from services.app.flows.tables import ExecutionRow, FlowRow
 from services.app.identity.caller import Caller
@@ -20,6 +20,7 @@ from shared.errors import Problem
 from shared.flows.definition import Flow, Task, loop_body
 from shared.flows.dialects import DIALECTS
 from shared.flows.dialects.words import DialectName
+from shared.flows.sight import Sight, referred
 from shared.http.pages import Page
 from shared.jobs import retention
 from shared.jobs import views as job_views
@@ -265,10 +266,11 @@ async def answer(
     await _record(session, caller, "execution.event", found.execution, event=name)
 
 
-async def delete(session: AsyncSession, caller: Caller, found: Found) -> list[str]:
+async def delete(context: AppContext, session: AsyncSession, caller: Caller, found: Found) -> list[str]:
     """Forget an execution that has ended. Returns the keys of objects that may go once this is committed."""
     execution = found.execution
     await jobs.changeable(session, caller, execution.id)
+    await orphans.cancel_of(context, session, execution.id)
     blobs = [blob_key(sha256) for sha256 in await history.digests(session, execution.id)]
     if not await retention.forget(session, execution.id):
         state = (await _job(session, execution.id))["state"]

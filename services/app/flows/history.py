@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from services.app.flows import slugs
 from services.app.flows.tables import LIVE, ArtifactRow, ExecutionRow, FlowRow
 from services.app.identity.caller import Caller
+from shared.contracts.flows import ALL_OUTPUTS
 from shared.http.pages import Listing, Page, PageQuery, paginate
 from shared.jobs.tables import JobRow, StepRow
 
@@ -121,6 +122,17 @@ async def results(session: AsyncSession, job_id: UUID, keys: Collection[str]) ->
         StepRow.job_id == job_id, StepRow.key.in_(keys), StepRow.state == "succeeded"
     )
     return {row.key: row.result for row in await session.execute(statement)}
+
+
+_OUTPUTS = text("""
+    SELECT coalesce(step.result, job.result) -> 'outputs' FROM jobs.job job
+      LEFT JOIN jobs.step step ON step.job_id = job.id AND step.key = :all AND step.state = 'succeeded'
+     WHERE job.id = :job AND job.state = 'succeeded'""")
+
+
+async def outputs(session: AsyncSession, job_id: UUID) -> dict[str, Any]:
+    """What an execution has given, as it is: not to be shown. Nothing before its end."""
+    return await session.scalar(_OUTPUTS, {"job": job_id, "all": ALL_OUTPUTS}) or {}
 
 
 _ITEMS = text("""

@@ -27,7 +27,7 @@ from shared.contracts.flows import (
 from shared.errors import Problem
 from shared.flows.definition import Flow
 from shared.jobs import views as job_views
-from shared.jobs.ledger import FINAL
+from shared.jobs.ledger import FINAL, PASSED_OVER
 from shared.jobs.outcomes import Permanent, Retry
 from shared.objects.store import InvalidKey, blob_key
 from shared.rpc.server import caller
@@ -48,6 +48,11 @@ _DEPTH = text("""
                    WHERE above.depth <= :most)
     SELECT max(depth) FROM above""")
 
+
+_PASSED_OVER = text("""
+    SELECT error FROM jobs.step
+     WHERE job_id = :job AND (key = :task OR starts_with(key, :start)) AND state = 'failed' AND error ? :passed_over
+     LIMIT 1""")
 
 # Of an end that nobody has waited for: the parent failed elsewhere meanwhile.
 _FORGET_END = text("DELETE FROM jobs.signal WHERE job_id = :job AND name = :name AND taken_by IS NULL")
@@ -96,6 +101,7 @@ class FlowAccess:
         try:
             async with self._context.database.transaction() as session:
                 job = await self._check_job(session, job_id)
+                await _check_not_passed_over(session, job_id, task)
                 known = await history.child(session, job_id, task)
                 if known is not None and (taken := await self._taken_up(session, job, known, task)) is not None:
                     return taken
@@ -115,9 +121,9 @@ class FlowAccess:
             await self._check_job(session, job_id)
             child = await history.child(session, job_id, task)
             job = await job_views.load_one(session, child.id) if child is not None else None
+            outputs = await history.outputs(session, child.id) if child is not None else {}
         if child is None or job is None:
             raise Permanent("child_gone", "The sub-flow's execution is not there any more.")
-        outputs = (job["result"] or {}).get("outputs", {}) if job["state"] == "succeeded" else {}
         return ChildEnd.model_validate(
             {"execution_id": child.slug, "status": OF_JOB[job["state"]], "outputs": outputs, "error": job["error"]}
         )
@@ -137,22 +143,28 @@ class FlowAccess:
             log.info("child_not_cancelled", child=str(child_id), code=problem.code)
 
     async def _taken_up(self, session: AsyncSession, job: Any, child: ExecutionRow, task: str) -> ChildStarted | None:
-        """The child as it is, or run again when the parent's job is. None: another one must be started in its place."""
-        state = await session.scalar(text("SELECT state FROM jobs.job WHERE id = :id"), {"id": child.id})
+        """The child as it is, or run again when the parent's job is. None: another one must be started in its place.
+
+        Under the lock of its job: what cancels the children of a parent that has ended (`orphans`) sees it taken up, or is
+        seen here.
+        """
+        state = await session.scalar(text("SELECT state FROM jobs.job WHERE id = :id FOR UPDATE"), {"id": child.id})
         is_new_attempt = (child.parent_attempt or 0) < job.attempt
-        if state == "cancelled" and is_new_attempt:
+        if state in ("cancelling", "cancelled") and is_new_attempt:
             await session.execute(
                 update(ExecutionRow).where(ExecutionRow.id == child.id).values(parent=None, parent_task=None)
             )
+            await session.execute(_FORGET_END, {"job": job.id, "name": child_event(task)})
             return None
+        if is_new_attempt:
+            await session.execute(
+                update(ExecutionRow).where(ExecutionRow.id == child.id).values(parent_attempt=job.attempt)
+            )
         if state not in ("failed", "cleanup_required") or not is_new_attempt:
             return ChildStarted(execution_id=child.id, live=state not in FINAL)
         await starting.check_room(self._context, session, job.project_id)
         await self._context.ledger.retry(session, child.id, key_id=job.key_id)
         await session.execute(_FORGET_END, {"job": job.id, "name": child_event(task)})
-        await session.execute(
-            update(ExecutionRow).where(ExecutionRow.id == child.id).values(parent_attempt=job.attempt)
-        )
         if (key := await self._secret(session, job.id)) is not None:
             await starting.keep_secret(self._context, session, child.id, key)
         return ChildStarted(execution_id=child.id, live=True)
@@ -202,6 +214,14 @@ class FlowAccess:
             log.warning("internal_call_refused", job=str(job_id), service=service)
             raise Permanent("not_your_job", "The job is another service's.")
         return row
+
+
+async def _check_not_passed_over(session: AsyncSession, job_id: UUID, task: str) -> None:
+    """An execution that has gone on without a sub-flow does so when it is run again: others have run since."""
+    values = {"job": job_id, "task": task, "start": f"{task}:start", "passed_over": PASSED_OVER}
+    error = await session.scalar(_PASSED_OVER, values)
+    if error is not None:
+        raise Permanent(error["code"], error["message"])
 
 
 def _blob(sha256: str) -> str:

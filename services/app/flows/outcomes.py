@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from services.app.context import AppContext
 from services.app.flows import executions, history, repository
 from services.app.flows.executions import Found
+from services.app.flows.orphans import ORPHANS
 from services.app.flows.progress import OF_JOB
 from services.app.flows.service import spoken
 from shared.contracts.flows import child_event
@@ -35,7 +36,7 @@ _STATUS = text("""
 
 
 class FlowOutcome:
-    """At the end the sealed key goes, in the same transaction, and a parent is told."""
+    """At the end the sealed key goes, in the same transaction, and a parent is told. See `orphans` for its children."""
 
     def __init__(self, context: AppContext) -> None:
         self._context = context
@@ -43,6 +44,8 @@ class FlowOutcome:
     async def __call__(self, session: AsyncSession, job: JobView, _spec: dict[str, Any]) -> None:
         if job["state"] not in FINAL:
             return
+        if job["state"] != "succeeded":
+            self._context.hub.publish_after_commit(session, ORPHANS)
         row = (await session.execute(_END, {"id": UUID(job["id"])})).one_or_none()
         if row is None:
             return

@@ -58,6 +58,14 @@ async def count(session: AsyncSession, project_id: UUID) -> int:
     return (await session.execute(statement)).scalar_one()
 
 
+async def named(session: AsyncSession, project_id: UUID, name: str) -> list[UUID]:
+    """The project's flows of this very name."""
+    statement = select(FlowRow.id).where(
+        FlowRow.project_id == project_id, FlowRow.name == name, FlowRow.deleted_at.is_(None)
+    )
+    return list((await session.execute(statement)).scalars())
+
+
 async def version(session: AsyncSession, flow_id: UUID, number: int) -> VersionRow | None:
     return await session.get(VersionRow, (flow_id, number))
 

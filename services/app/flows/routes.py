@@ -67,6 +67,22 @@ async def create_flow(
     return await once.run(fingerprint_of(request), work)
 
 
+@router.put("/workflows", openapi_extra=described(CHANGE))
+async def apply_flow(
+    request: Request, context: Context, caller: Authenticated, project_id: ProjectId = None
+) -> Response:
+    """Makes a workflow of a definition, or a new version of the one that has its name in the project.
+
+    May be repeated, and by several at a time: they make one. `result` is created (201), changed or unchanged.
+    """
+    body = await read_json(request)
+    async with context.database.transaction() as session:
+        result, view = await service.apply(context, session, caller, body, project_id)
+    answered = answer({"result": result, **view}, 201 if result == "created" else 200)
+    answered.headers["Location"] = f"/flow/workflows/{view['workflow_id']}"
+    return answered
+
+
 @router.post("/workflows/validate", openapi_extra=described(DEFINITION))
 async def validate_flow(request: Request, context: Context, _caller: Authenticated) -> dict[str, Any]:
     """Says what is wrong with a definition, as its creation would; keeps nothing."""

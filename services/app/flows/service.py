@@ -1,6 +1,6 @@
 """Flows: made, read, changed into new versions, deleted. Their executions are in `starting` and `executions`."""
 
-from typing import Any
+from typing import Any, Literal, NamedTuple
 from uuid import UUID, uuid4
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -17,6 +17,7 @@ from shared.clock import now
 from shared.errors import Fault, Problem
 from shared.flows.definition import Flow
 from shared.flows.dialects.words import DialectName
+from shared.flows.faults import shown
 from shared.http.pages import PageQuery
 
 Body = dict[str, Any]
@@ -92,17 +93,8 @@ async def create(
     rest, named = _without_project(body)
     dialect, flow = definitions.read(rest, context.task_types)
     home = await home_of(session, caller, named or project_id)
-    await _check_credentials(session, caller, flow, dialect, home)
-    await _check_room(context, session, home)
-    moment = now()
-    row = await repository.add(session, {
-        "id": uuid4(), "project_id": home, "name": flow.name, "description": flow.description or None,
-        "dialect": dialect, "version": 1, "revision": 1, "created_by": caller.user_id, "created_at": moment,
-        "updated_at": moment,
-    })  # fmt: skip
-    _add_version(session, caller, row, flow, dialect)
-    await save(session)
-    await audit.record(session, caller, "flow.create", "flow", row.id, project_id=home, name=row.name, slug=row.slug)
+    await _lock_project(session, home)
+    row, _version = await _make(context, session, caller, home, flow, dialect)
     return row
 
 
@@ -115,10 +107,83 @@ async def change(
     rest = dict(body)
     _check_version(row, rest.pop("expected_version", None))
     dialect, flow = definitions.read(rest, context.task_types)
+    version, _is_new = await _change(session, caller, row, flow, dialect)
+    return views.flow_view(row, version, dialect)
+
+
+class Applied(NamedTuple):
+    result: Literal["created", "changed", "unchanged"]
+    view: dict[str, Any]
+
+
+async def apply(
+    context: AppContext, session: AsyncSession, caller: Caller, body: Body, project_id: UUID | None
+) -> Applied:
+    """The one flow of this name in the project becomes what the definition says; without one, it is made.
+
+    Under the project's lock, as every creation is: two who apply one definition at a time make one flow.
+    """
+    caller.require("member")
+    rest, named = _without_project(body)
+    expected = rest.pop("expected_version", None)
+    dialect, flow = definitions.read(rest, context.task_types)
+    home = await home_of(session, caller, named or project_id)
+    await _lock_project(session, home)
+    row = await _only_one(session, home, flow.name)
+    if row is None:
+        if expected is not None:
+            detail = f"There is no workflow of this name yet, so not at version {shown(str(expected))} either."
+            raise Problem("version_conflict", detail, param="expected_version")
+        row, version = await _make(context, session, caller, home, flow, dialect)
+        return Applied("created", views.flow_view(row, version, dialect))
+    _check_version(row, expected)
+    version, is_new = await _change(session, caller, row, flow, dialect)
+    return Applied("changed" if is_new else "unchanged", views.flow_view(row, version, dialect))
+
+
+async def _only_one(session: AsyncSession, project_id: UUID, name: str) -> FlowRow | None:
+    """The project's flow of this name, locked. Problem `conflict` for several: POST may make them, and so may a new name."""
+    while True:
+        ids = await repository.named(session, project_id, name)
+        if len(ids) > 1:
+            raise Problem(
+                "conflict", f"The project has {len(ids)} workflows called {shown(name)}; change one by its id."
+            )
+        if not ids:
+            return None
+        row = await repository.get(session, ids[0], lock=True)
+        if row is not None and row.deleted_at is None and row.name == name:
+            return row  # else it has just been deleted, or given another name
+
+
+async def _make(
+    context: AppContext, session: AsyncSession, caller: Caller, home: UUID, flow: Flow, dialect: DialectName
+) -> tuple[FlowRow, VersionRow]:
+    """In a project that is locked."""
+    await _check_credentials(session, caller, flow, dialect, home)
+    limit = context.settings.flows_per_project
+    if await repository.count(session, home) >= limit:
+        raise Problem("too_many_flows", f"The project may have {limit} workflows, and has them; delete some.")
+    moment = now()
+    row = await repository.add(session, {
+        "id": uuid4(), "project_id": home, "name": flow.name, "description": flow.description or None,
+        "dialect": dialect, "version": 1, "revision": 1, "created_by": caller.user_id, "created_at": moment,
+        "updated_at": moment,
+    })  # fmt: skip
+    version = _add_version(session, caller, row, flow, dialect)
+    await save(session)
+    await audit.record(session, caller, "flow.create", "flow", row.id, project_id=home, name=row.name, slug=row.slug)
+    return row, version
+
+
+async def _change(
+    session: AsyncSession, caller: Caller, row: FlowRow, flow: Flow, dialect: DialectName
+) -> tuple[VersionRow, bool]:
+    """The current version of a flow that is locked, and whether it is a new one."""
     await _check_credentials(session, caller, flow, dialect, row.project_id)
     current = await version_of(session, row)
     if definitions.stored(flow) == current.definition:
-        return views.flow_view(row, current, dialect)
+        return current, False
     row.name, row.description = flow.name, flow.description or None
     row.version += 1
     row.revision += 1
@@ -128,7 +193,7 @@ async def change(
     await audit.record(
         session, caller, "flow.change", "flow", row.id, project_id=row.project_id, name=row.name, version=row.version
     )
-    return views.flow_view(row, version, dialect)
+    return version, True
 
 
 async def delete(session: AsyncSession, caller: Caller, workflow_id: str, expected: Revisions | None) -> None:
@@ -171,13 +236,10 @@ async def _check_credentials(
     await definitions.check_credentials(session, caller, named, project_id)
 
 
-async def _check_room(context: AppContext, session: AsyncSession, project_id: UUID) -> None:
-    """Under the project's lock, so that two cannot both take the last place."""
+async def _lock_project(session: AsyncSession, project_id: UUID) -> None:
+    """So that two cannot both take the last place, or one name."""
     if await projects.get(session, project_id, lock=True) is None:
         raise Problem("reference_not_found", "There is no such project any more.", param="project_id")
-    limit = context.settings.flows_per_project
-    if await repository.count(session, project_id) >= limit:
-        raise Problem("too_many_flows", f"The project may have {limit} workflows, and has them; delete some.")
 
 
 # ---- the project

@@ -70,7 +70,7 @@ async def start(context: AppContext, session: AsyncSession, asked: Start) -> Exe
         await keep_secret(context, session, execution.id, asked.provider_key)
     run = FlowRun(
         flow_id=asked.flow.id, version=asked.version.number, flow=asked.definition, inputs=inputs,
-        credentials=asked.credentials,
+        credentials=asked.credentials, dialect="tasks" if asked.version.dialect == "tasks" else "refs",
     )  # fmt: skip
     await context.ledger.submit(session, JobRequest(
         context.jobs.latest(RUN_FLOW), run, id=execution.id, project_id=project, owner_id=asked.owner_id,

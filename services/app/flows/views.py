@@ -153,6 +153,9 @@ def _field(field: Field) -> dict[str, Any]:
 
 # ---- files
 
+FILE_MEMBERS = frozenset(
+    ("artifact_id", "name", "media_type", "size", "sha256", "href", "spilled", "project_id", "created_at", "used_at")
+)
 Places = Mapping[UUID, tuple[str, str] | None]
 
 
@@ -163,8 +166,8 @@ def files_in(value: Json) -> set[UUID]:
     while todo:
         one = todo.pop()
         if isinstance(one, dict):
-            if (artifact_id := _artifact_id(one)) is not None:
-                found.add(artifact_id)
+            if (file_id := artifact_id(one)) is not None:
+                found.add(file_id)
             todo.extend(one.values())
         elif isinstance(one, list):
             todo.extend(one)
@@ -178,16 +181,16 @@ def with_links(value: Json, places: Places) -> Json:
     if not isinstance(value, dict):
         return value
     linked = {name: with_links(one, places) for name, one in value.items()}
-    artifact_id = _artifact_id(value)
-    if artifact_id is not None and artifact_id in places:
-        linked["href"] = _href(artifact_id, places[artifact_id])
+    file_id = artifact_id(value)
+    if file_id is not None and file_id in places:
+        linked["href"] = _href(file_id, places[file_id])
     return linked
 
 
-def _href(artifact_id: UUID, place: tuple[str, str] | None) -> str:
+def _href(file_id: UUID, place: tuple[str, str] | None) -> str:
     if place is None:
-        return f"/flow/files/{artifact_id}/content"
-    return f"/flow/workflows/{place[0]}/executions/{place[1]}/artifacts/{artifact_id}"
+        return f"/flow/files/{file_id}/content"
+    return f"/flow/workflows/{place[0]}/executions/{place[1]}/artifacts/{file_id}"
 
 
 def file_value(file: ArtifactRow) -> dict[str, Any]:
@@ -210,7 +213,8 @@ def file_summary(file: ArtifactRow) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _artifact_id(value: dict[str, Json]) -> UUID | None:
+def artifact_id(value: dict[str, Json]) -> UUID | None:
+    """The file that a value names, if it names one."""
     text = value.get("artifact_id")
     try:
         return UUID(text) if isinstance(text, str) and len(text) == 36 else None

@@ -4,38 +4,29 @@ A task is one step of the job, by the task's own name; loops, waits and sub-flow
 decided here is decided by the definition and by what steps have returned, so it is the same when it is driven again.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
 from services.flow.checks import checked_inputs
-from services.flow.jobs.steps import (
-    Child,
-    Outputs,
-    Refused,
-    Skipped,
-    TaskOrder,
-    finish_child,
-    keep,
-    refuse_task,
-    run_task,
-    skip_task,
-    start_child,
-)
+from services.flow.jobs.steps import Child, Outputs, Refused, Skipped, TaskOrder, keep, refuse_task, run_task, skip_task
+from services.flow.jobs.sub_flows import SubFlows
 from services.flow.known import task_types
 from services.flow.values import MOST, is_spilled
-from shared.contracts.flows import MAX_RUN_INPUT, RUN_FLOW, ChildStarted, FlowResult, FlowRun, TaskDone, child_event
+from shared.contracts.flows import ALL_OUTPUTS, MAX_RUN_INPUT, RUN_FLOW, FlowResult, FlowRun, TaskDone
 from shared.flows import conditions, graph
 from shared.flows.conditions import ConditionFault
 from shared.flows.definition import Retry, Task, loop_body
+from shared.flows.dialects import DIALECTS
 from shared.flows.faults import Faults
 from shared.flows.references import Reference, ReferenceFault, Template, compile_value
+from shared.flows.sight import Sight
 from shared.jobs.declare import RetryPolicy, job
 from shared.jobs.run import Run, StepFailed
 from stepway.tasks import TaskError, TaskType
 
 MOST_ITEMS = 1000
-ALL = ":outputs"  # the step that keeps large outputs of the whole flow
+CANCELLED = "sub_flow_cancelled"
 
 
 @job(RUN_FLOW, slots=32, max_input=MAX_RUN_INPUT)
@@ -59,16 +50,20 @@ class Place:
 
 
 class Execution:
-    """`_ended` has what each task has given; None for one that failed and was passed over."""
+    """`_ended` has what each task has given; None for one that failed and was passed over. `_lost`: the loops that failed."""
 
     def __init__(self, run: Run, spec: FlowRun) -> None:
         self._run = run
+        self._sub_flows = SubFlows(run)
         self._flow = spec.flow
         self._inputs = spec.inputs
+        self._dialect = spec.dialect
+        self._notation = DIALECTS[spec.dialect].notation
         self._types = task_types()
         self._tasks = {task.name: task for task in spec.flow.tasks}
         self._ended: dict[str, TaskDone | None] = {}
         self._failed = False
+        self._lost: set[str] = set()
 
     async def all_as_they_may(self) -> None:
         """Each task as soon as those have ended that it needs. After a failure no other begins."""
@@ -84,7 +79,24 @@ class Execution:
             finally:
                 latches[task.name].open()
 
-        await self._run.gather(*(one(task) for task in self._flow.tasks))
+        await self._all([one(task) for task in self._flow.tasks])
+
+    async def _all(self, branches: list[Coroutine[Any, Any, None]]) -> None:
+        """Side by side to their ends. Of several failures that is raised which is not merely a stop for another's sake."""
+        failures: dict[int, StepFailed] = {}
+
+        async def one(number: int, branch: Coroutine[Any, Any, None]) -> None:
+            try:
+                await branch
+            except StepFailed as failure:
+                failures[number] = failure
+                raise
+
+        try:
+            await self._run.gather(*(one(number, branch) for number, branch in enumerate(branches)))
+        except StepFailed:
+            first = min(failures, key=lambda number: (failures[number].code == CANCELLED, number))
+            raise failures[first] from None
 
     async def task(self, task: Task) -> None:
         """One task to its end, whatever that is."""
@@ -93,19 +105,22 @@ class Execution:
         except StepFailed:
             if task.on_error == "fail":
                 self._failed = True
+                await self._sub_flows.stop()
                 raise
             self._ended[task.name] = None
             if task.on_error == "default":
                 self._ended[task.name] = TaskDone(outputs=await self._fallback(task, Place(task.name)))
 
     async def outputs(self) -> dict[str, Any]:
-        """What the flow gives."""
+        """What the flow gives, as it may be seen: whoever reads the job reads it. A parent gets it as it is, from its step."""
         given: dict[str, Any] = {}
+        place = Place(ALL_OUTPUTS, {"output": given})
         for output in self._flow.outputs:
-            given[output.name] = await self._resolved(compile_value(output.value), Place(ALL, {"output": given}))
-        if len(FlowResult(outputs=given).model_dump_json()) <= MOST:
+            given[output.name] = await self._resolved(compile_value(output.value), place)
+        sight = Sight(self._flow, self._types)
+        if not sight.hidden_results() and len(FlowResult(outputs=given).model_dump_json()) <= MOST:
             return given
-        return (await self._kept(given, Place(ALL))).outputs
+        return sight.results((await self._kept(given, place)).outputs)
 
     # ---- one task
 
@@ -125,7 +140,7 @@ class Execution:
             case "flow.subworkflow":
                 return await self._sub(task, place)
         values = self._values(template.references, place)
-        order = TaskOrder(type=task.type, inputs=task.inputs, values=values)
+        order = TaskOrder(type=task.type, inputs=task.inputs, values=values, dialect=self._dialect)
         own = replace(run_task, title=task.name, retry=policy(task, self._types[task.type]), may_fail=place.may_fail)
         done: TaskDone = await self._run.step(own, order, key=place.key)
         return done
@@ -139,7 +154,7 @@ class Execution:
                 if not conditions.evaluate(condition, values):
                     return "Its condition does not hold."
             except ConditionFault as fault:
-                await self._refuse(place, "bad_condition", fault.message)
+                await self._refuse(place, "bad_condition", fault.told(self._notation))
         for name in self._required(task, inputs):
             before = self._ended.get(name, TaskDone())
             if before is None:
@@ -181,13 +196,18 @@ class Execution:
 
         async def lane(first: int) -> None:
             for index in range(first, len(items), lanes):
-                if self._failed:
+                if not self._is_wanted(place.key):
                     return
                 may_fail = place.may_fail or body.on_error != "fail"
                 at = Place(f"{place.key}[{index}]", {"item": items[index], "index": index}, may_fail)
-                results[index] = await self._item(body, at)
+                try:
+                    results[index] = await self._item(body, at)
+                except StepFailed:
+                    self._lost.add(place.key)
+                    await self._sub_flows.stop(place.key)
+                    raise
 
-        await self._run.gather(*(lane(first) for first in range(min(lanes, len(items)))))
+        await self._all([lane(first) for first in range(min(lanes, len(items)))])
         return await self._kept({"results": results, "count": len(items)}, place)
 
     async def _item(self, body: Task, at: Place) -> Any:
@@ -204,13 +224,13 @@ class Execution:
         child = Child(
             task=place.key, workflow_id=given["workflow_id"], version=given["version"], inputs=given["input"] or {}
         )
-        attempt = f":{self._run.attempt}" if self._run.attempt > 1 else ""
-        started: ChildStarted = await self._run.step(start_child, child, key=f"{place.key}:start{attempt}")
-        if started.live:
-            await self._run.wait_event(child_event(place.key), key=f"{place.key}:wait{attempt}")
-        finish = replace(finish_child, may_fail=place.may_fail)
-        done: TaskDone = await self._run.step(finish, child, key=place.key)
-        return done
+        return await self._sub_flows.result(
+            child, may_fail=place.may_fail, is_wanted=lambda: self._is_wanted(place.key.partition("[")[0])
+        )
+
+    def _is_wanted(self, name: str) -> bool:
+        """Whether a task, or another item of a loop, is worth beginning, and going on with."""
+        return not self._failed and name not in self._lost
 
     async def _kept(self, outputs: dict[str, Any], place: Place) -> TaskDone:
         done: TaskDone = await self._run.step(keep, Outputs(outputs=outputs), key=place.key)
@@ -240,7 +260,7 @@ class Execution:
         try:
             return template.resolve(self._values(template.references, place))
         except ReferenceFault as fault:
-            await self._refuse(place, "bad_reference", fault.message)
+            await self._refuse(place, "bad_reference", fault.told(self._notation))
 
     def _values(self, references: Iterable[Reference], place: Place) -> dict[str, Any]:
         """What the references name, and nothing else: it travels with the step."""

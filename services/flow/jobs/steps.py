@@ -8,6 +8,8 @@ from services.flow.checks import checked_inputs, checked_outputs
 from services.flow.known import task_types
 from services.flow.values import restored, spill
 from shared.contracts.flows import ChildEnd, ChildStarted, TaskDone
+from shared.flows.dialects import DIALECTS
+from shared.flows.dialects.words import DialectName
 from shared.flows.references import ReferenceFault, compile_value
 from shared.jobs.declare import ONCE, RetryPolicy, step
 from shared.jobs.outcomes import Permanent, Retry
@@ -18,11 +20,15 @@ PATIENT = RetryPolicy(attempts=5, delay=0.5, max_delay=10)
 
 
 class TaskOrder(BaseModel):
-    """A task as its step gets it: its inputs with references, and the values that these name."""
+    """A task as its step gets it: its inputs with references, and the values that these name.
+
+    Faults are told in the words of `dialect`.
+    """
 
     type: str
     inputs: dict[str, Any]
     values: dict[str, Any]
+    dialect: DialectName = "refs"
 
 
 class Skipped(BaseModel):
@@ -58,7 +64,7 @@ async def run_task(step: Step, order: TaskOrder) -> TaskDone:
         outputs = checked_outputs(kind, await kind.run(context, inputs))
         return TaskDone(outputs=await spill(outputs, context))
     except ReferenceFault as fault:
-        raise Permanent("bad_reference", fault.message) from None
+        raise Permanent("bad_reference", fault.told(DIALECTS[order.dialect].notation)) from None
     except TaskError as error:
         raise _outcome(error) from None
 
@@ -101,12 +107,19 @@ async def start_child(step: Step, child: Child) -> ChildStarted:
     return started
 
 
+@step("Stop a sub-flow", key="stop", retry=PATIENT, weight=0.0)
+async def stop_child(step: Step, child: Child) -> None:
+    """Of an execution that has failed meanwhile."""
+    await step.tools.flows.cancel_child(step.job_id, child.task)
+
+
 @step("Take what a sub-flow gives", key="finish", retry=PATIENT)
 async def finish_child(step: Step, child: Child) -> TaskDone:
     """Looks at the sub-flow as it is now: it may have been run again since it failed."""
     end: ChildEnd = await step.tools.flows.child_end(step.job_id, child.task)
     if end.status != "COMPLETED":
         why = end.error["message"] if end.error is not None else ""
-        raise Permanent("sub_flow_failed", f"The sub-flow {end.execution_id} has ended as {end.status}. {why}".strip())
+        code = "sub_flow_cancelled" if end.status == "CANCELLED" else "sub_flow_failed"
+        raise Permanent(code, f"The sub-flow {end.execution_id} has ended as {end.status}. {why}".strip())
     outputs = {"output": end.outputs, "execution_id": end.execution_id}
     return TaskDone(outputs=await spill(outputs, step.tools.context(step, "")))

@@ -168,6 +168,7 @@ TABLE = [
     Row("GET", "/flow/task-types/{task_type}", EVERYONE),
     Row("GET", "/flow/workflows", EVERYONE),
     Row("POST", "/flow/workflows", (401, 403, 422, 201, 201, 201, 201), {**FLOW, "project_id": "{project}"}),
+    Row("PUT", "/flow/workflows", (401, 403, 422, 201, 201, 201, 201), {**FLOW, "name": "one", "project_id": "{project}"}),
     Row("POST", "/flow/workflows/validate", (401, 400, 400, 400, 400, 400, 400), {}, 400),
     Row("GET", "/flow/workflows/{flow}", SEEN),
     Row("PUT", "/flow/workflows/{flow}", (401, 403, 404, 200, 200, 200, 200), {**FLOW, "name": "another name"}),

@@ -26,7 +26,7 @@ from tests.stepway.cli.conftest import Run, Service
 PAGE = Path(__file__).parents[3] / "docs" / "flows.md"
 BLOCK = re.compile(r"(?:<!-- refused: (\S+) (\S+) -->\n)?```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 # What is another one each time: ids and times.
-OWN = re.compile(r"wf-[a-z0-9]{8}|ex-[a-z0-9]{8}")
+OWN = re.compile(r"wf-[a-z0-9]{8}|ex-[a-z0-9]{8}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 TIMES = (
     (re.compile(r"\(\d+\.\d s\)"), "(… s)"),
     (re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z"), "…"),

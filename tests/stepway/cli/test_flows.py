@@ -196,6 +196,10 @@ def test_a_flow_is_run_and_watched(run: Run, measured: str, tmp_path: Path) -> N
     assert result.code == 0, result.err
     assert result.out.split() == ["characters", "2"]
     assert "size succeeded" in result.err
+    assert "cut succeeded" in result.err
+    skipped = run("flows", "run", measured, "-i", "text=12", "--watch").err
+    assert "- cut skipped: Its condition does not hold." in skipped.splitlines()
+    assert "cut succeeded" not in skipped
     whole = run("flows", "run", measured, "-i", "text=12", "--watch", "-o", "json").json
     assert whole["status"] == "COMPLETED"
     assert whole["tasks"] == [{"ref": "size", "status": "COMPLETED"}, {"ref": "cut", "status": "SKIPPED"}]

@@ -103,6 +103,15 @@ class Flows:
                     return shown
                 await asyncio.sleep(0.02)
 
+    async def until_locked(self, count: int) -> None:
+        """Until so many transactions wait for a lock."""
+        waiting = (
+            "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        )
+        async with asyncio.timeout(PATIENCE):
+            while await self.value(waiting) < count:
+                await asyncio.sleep(0.02)
+
     async def job_of(self, path: str) -> UUID:
         return UUID((await self.get(path))["job_id"])
 

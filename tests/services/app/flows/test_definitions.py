@@ -1,10 +1,13 @@
 """Flows: made from the seeds' own examples, versions, both ways of writing, projects, limits, refusals."""
 
+import asyncio
 import re
 from typing import Any
 
+import httpx
 import pytest
 
+from services.app.projects import repository as projects
 from tests.services.app.flows.conftest import REFS, TASKS, Flows, Json, faults, parsed, template
 
 WF = re.compile(r"wf-[a-z0-9]{8}")
@@ -236,3 +239,41 @@ async def test_task_types_say_what_they_take(flows: Flows) -> None:
     assert {"name", "type", "required", "default", "description", "example"} <= set(one["inputs"][0])
     assert one in listed["data"]
     assert (await flows.ask("GET", "/task-types/web.nothing")).status_code == 404
+
+
+# ---- applied by name
+
+
+async def test_two_who_apply_one_definition_make_one_flow(flows: Flows) -> None:
+    async with flows.context.database.transaction() as session:
+        await projects.get(session, flows.project, lock=True)
+        sent = [asyncio.create_task(flows.ask("PUT", "/workflows", body=template())) for _ in range(3)]
+        await flows.until_locked(3)
+    answers = [await one for one in sent]
+    assert sorted(one.status_code for one in answers) == [200, 200, 201]
+    assert sorted(one.json()["result"] for one in answers) == ["created", "unchanged", "unchanged"]
+    assert len({one.json()["workflow_id"] for one in answers}) == 1
+    assert (await flows.get("/workflows"))["total"] == 1
+
+
+async def test_a_definition_is_applied_to_the_flow_of_its_name(flows: Flows) -> None:
+    async def apply(**more: Any) -> httpx.Response:
+        return await flows.ask("PUT", "/workflows", body=template(**more), params={"project_id": str(flows.project)})
+
+    early = await apply(expected_version=1)
+    assert (early.status_code, early.json()["code"]) == (409, "version_conflict")
+    made = await apply()
+    assert (made.status_code, made.json()["result"], made.headers["etag"]) == (201, "created", '"1"')
+    assert made.headers["location"] == f"/flow/workflows/{made.json()['workflow_id']}"
+    changed = await apply(description="new", expected_version=1)
+    assert (changed.status_code, changed.json()["result"], changed.json()["workflow_version"]) == (200, "changed", 2)
+    assert changed.json()["workflow_id"] == made.json()["workflow_id"]
+    stale = await apply(description="newer", expected_version=1)
+    assert (stale.status_code, stale.json()["code"]) == (409, "version_conflict")
+    bad = await apply(tasks=[])
+    assert (bad.status_code, bad.json()["code"]) == (400, "flow_invalid")
+    twin = await flows.create(template())  # as ever, POST makes another one
+    several = await apply()
+    assert (several.status_code, several.json()["code"]) == (409, "conflict")
+    assert (await flows.ask("DELETE", f"/workflows/{twin}")).status_code == 204
+    assert (await apply()).json()["result"] == "changed"

@@ -15,9 +15,10 @@ from fastapi import FastAPI
 from services.app.flows import executions, files
 from services.app.flows.definitions import Order
 from services.app.models import holdings
+from services.app.projects import repository as projects
 from shared.objects.store import blob_key
 from tests.services.app.conftest import caller_for
-from tests.services.app.flows.conftest import PATIENCE, Flows, Json, faults, template
+from tests.services.app.flows.conftest import Flows, Json, faults, template
 from tests.services.flow.tasks.test_pdf import pdf
 
 CONTENT = b"<script>alert(1)</script> 0123456789"
@@ -271,6 +272,87 @@ async def test_files_that_are_not_the_projects(flows: Flows) -> None:
     assert (await stranger.get("/files"))["total"] == 1
 
 
+def _takes_object() -> Json:
+    return {
+        **_takes_file(),
+        "input": [{"name": "order", "type": "object"}, {"name": "all", "type": "list", "default": []}],
+    }
+
+
+async def test_files_within_other_values_are_looked_at_and_stay(flows: Flows) -> None:
+    file = await _upload(flows)
+    lie = {"artifact_id": file["artifact_id"], "sha256": "0" * 64, "href": "https://evil.example"}
+    order = {"documents": [lie], "noted": {**lie, "note": "mine"}, "other": {"artifact_id": str(uuid4()), "of": "them"}}
+    path = await flows.start(await flows.create(_takes_object()), {"input": {"order": order}})
+    stored = await flows.value("SELECT inputs -> 'order' FROM flow.execution")
+    assert stored["documents"] == [{name: value for name, value in file.items() if name != "href"}]
+    assert (stored["noted"]["sha256"], stored["noted"]["note"]) == (file["sha256"], "mine")
+    assert stored["other"] == order["other"]  # it may be anything of theirs
+    assert (await flows.get(path))["input"]["order"]["documents"] == [file]
+    refused = await flows.ask("DELETE", f"/files/{file['artifact_id']}")
+    assert (refused.status_code, refused.json()["code"]) == (409, "in_use")
+    assert (await flows.ask("POST", f"{path}/cancel")).status_code == 200
+    await _age(flows, file, 31)
+    await files.forget(flows.context)
+    assert (await flows.get("/files"))["total"] == 1  # as long as the execution is known
+    assert (await flows.ask("DELETE", f"/files/{file['artifact_id']}")).status_code == 204
+
+
+async def test_files_within_other_values_are_the_projects(flows: Flows) -> None:
+    person = await flows.people.add("member", projects={(other := await flows.people.project("other")): "member"})
+    foreign = await _upload(Flows(flows.client, flows.context, flows.people, person, other))
+    flow = await flows.create(_takes_object())
+    given = {"order": {"a": [{"b": foreign}]}, "all": [{"artifact_id": str(uuid4())}, foreign]}
+    answer = await flows.ask("POST", f"/workflows/{flow}/executions", body={"inputs": given})
+    assert (answer.status_code, answer.json()["code"]) == (400, "flow_input_invalid"), answer.text
+    assert faults(answer) == [
+        (path, "reference_not_found") for path in ("inputs.order.a[0].b", "inputs.all[0]", "inputs.all[1]")
+    ]
+    assert await flows.value("SELECT count(*) FROM flow.execution") == 0
+
+
+# ---- how many
+
+
+def _limit(flows: Flows, **limits: int) -> None:
+    flows.context.settings = flows.context.settings.model_copy(update=limits)
+
+
+async def test_a_project_keeps_so_many_files(flows: Flows) -> None:
+    _limit(flows, flow_files_per_project=2)
+    first = await _upload(flows)
+    await _upload(flows)
+    refused = await _send(flows, b"a third one")
+    assert (refused.status_code, refused.json()["code"]) == (409, "too_many_files")
+    assert "2 uploaded files" in refused.json()["detail"]
+    blobs = [info async for info in flows.context.objects.list("blobs/")]
+    assert (len(blobs), _scratch(flows)) == (1, [])  # those of the first two are equal, of the third nothing is left
+    assert (await flows.ask("DELETE", f"/files/{first['artifact_id']}")).status_code == 204
+    assert (await _send(flows, b"a third one")).status_code == 201
+
+
+async def test_a_project_keeps_so_many_bytes(flows: Flows) -> None:
+    _limit(flows, flow_file_bytes_per_project=100)
+    await _upload(flows, bytes(60))
+    refused = await _send(flows, bytes(41))
+    assert (refused.status_code, refused.json()["code"]) == (409, "too_many_files")
+    assert "40 are left; this one has 41" in refused.json()["detail"]
+    assert await flows.value("SELECT count(*) FROM flow.artifact") == 1
+    assert (await _send(flows, bytes(40))).status_code == 201
+    assert (await _send(flows, b"x")).status_code == 409
+    person = await flows.people.add("member", projects={(other := await flows.people.project("other")): "member"})
+    assert (await _upload(Flows(flows.client, flows.context, flows.people, person, other)))["size"] == len(CONTENT)
+
+
+async def test_two_cannot_both_take_the_last_place(flows: Flows) -> None:
+    _limit(flows, flow_files_per_project=1)
+    async with flows.context.database.transaction() as session:
+        await projects.get(session, flows.project, lock=True)
+        sent = [asyncio.create_task(_send(flows, one)) for one in (b"one", b"two")]
+        await flows.until_locked(2)
+    assert sorted([(await one).status_code for one in sent]) == [201, 409]
+
+
 # ---- deleted and forgotten
 
 
@@ -298,11 +380,7 @@ async def test_a_deletion_waits_for_a_start(flows: Flows) -> None:
     async with flows.context.database.transaction() as session:
         await executions.start(flows.context, session, caller, flow, order, None)
         deletion = asyncio.create_task(flows.ask("DELETE", f"/files/{file['artifact_id']}"))
-        async with asyncio.timeout(PATIENCE):
-            while not await flows.value(
-                "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
-            ):
-                await asyncio.sleep(0.02)
+        await flows.until_locked(1)
     assert (await deletion).json()["code"] == "in_use"
 
 
@@ -336,6 +414,18 @@ async def test_files_that_nobody_uses_are_forgotten(flows: Flows) -> None:
     for path in (*paths, second):
         assert (await flows.ask("DELETE", path)).status_code == 204
     assert await left() == ["again", "young"]
+
+
+async def test_a_file_stays_for_a_schedule(flows: Flows) -> None:
+    file = await _upload(flows)
+    place = f"/workflows/{await flows.create(_takes_file())}/schedules"
+    body = {"cron": "0 9 1 1 *", "input": {"doc": {"artifact_id": file["artifact_id"].upper()}}}
+    made = await flows.ask("POST", place, body=body)
+    assert made.status_code == 201, made.text
+    await _age(flows, file, 31)
+    assert await files.forget(flows.context) == 0
+    assert (await flows.ask("DELETE", f"{place}/{made.json()['id']}")).status_code == 204
+    assert await files.forget(flows.context) == 1
 
 
 async def test_files_go_with_their_project(flows: Flows) -> None:

@@ -1,5 +1,6 @@
 """What executions' jobs may ask of the app, and the files of executions: kept, downloaded, freed."""
 
+import asyncio
 import hashlib
 import json
 from pathlib import Path
@@ -9,6 +10,7 @@ from uuid import UUID, uuid4
 import pytest
 from fastapi import FastAPI
 
+from services.app.flows import orphans
 from services.app.flows.internal import FlowAccess
 from services.app.identity import rotation
 from services.app.internal import AppAccess
@@ -112,6 +114,30 @@ async def test_an_execution_gets_the_credentials_that_it_names(flows: Flows) -> 
     await flows.run("DELETE FROM platform.member WHERE user_id = :id", id=flows.person.id)
     await flows.run("""UPDATE platform."user" SET disabled_at = now() WHERE id = :id""", id=flows.person.id)
     assert await _refused(app.credential(job, credential)) == "credential_gone"
+
+
+# ---- sub-flows
+
+
+async def test_a_retry_sees_that_its_sub_flow_is_being_cancelled(flows: Flows, access: FlowAccess) -> None:
+    """The parent has failed and is run again just while the child that it left behind is cancelled: it gets another."""
+    _, job = await _running(flows)
+    flow = await flows.create(template())
+    first = await access.start_child(job, "sub", flow, None, {"who": "you"})
+    assert (await access.start_child(job, "sub", flow, None, {"who": "you"})) == first
+    await flows.run("UPDATE jobs.job SET state = 'failed' WHERE id = :id", id=job)
+    async with flows.context.database.transaction() as session:
+        await orphans.cancel_of(flows.context, session, job)
+        await flows.run("UPDATE jobs.job SET state = 'running', attempt = 2 WHERE id = :id", id=job)
+        again = asyncio.create_task(access.start_child(job, "sub", flow, None, {"who": "you"}))
+        await flows.until_locked(1)
+    second = await again
+    assert second.live
+    assert second.execution_id != first.execution_id
+    states = "SELECT state FROM jobs.job WHERE id = :id"
+    assert await flows.value(states, id=first.execution_id) == "cancelled"
+    assert await flows.value(states, id=second.execution_id) == "pending"
+    assert await orphans.cancel_all(flows.context) == 0
 
 
 # ---- files

@@ -1,12 +1,15 @@
 """Executions on a real engine, through the API: what tasks took and gave, events, answers, runs after a failure, sub-flows."""
 
+import asyncio
 import json
 from typing import Any
 
 import pytest
 
+from services.app.flows import orphans
 from services.app.flows.outcomes import ExecutionChange, StatusAnnouncer
 from services.app.main import hooks
+from services.app.maintenance import Maintenance
 from shared.contracts.flows import RUN_FLOW
 from tests.services.app.flows.conftest import Flows, Json, engine_of, template, waiting
 
@@ -220,6 +223,110 @@ async def test_a_cancelled_parent_cancels_its_child(flows: Flows) -> None:
     await flows.ask("POST", f"{path}/cancel")
     assert (await flows.until(path))["status"] == "CANCELLED"
     assert (await flows.until(below))["status"] == "CANCELLED"
+
+
+async def _child_of(flows: Flows, path: str, child: str) -> str:
+    """The path of the newest execution of the flow, once there is one."""
+    while not (own := (await flows.get(f"/workflows/{child}/executions"))["data"]):
+        await flows.get(path)
+    return f"/workflows/{child}/executions/{own[0]['execution_id']}"
+
+
+async def test_a_parent_that_fails_cancels_the_sub_flows_beside(flows: Flows) -> None:
+    child = await flows.create(waiting())
+    late = {"ref": "late", "type": "flow.wait_event", "input": {"name": "never", "timeout": 0.3}}
+    body = _parent(child, execution="parallel")
+    path = await flows.start(await flows.create({**body, "tasks": [*body["tasks"], late]}), {"input": {"who": "you"}})
+    shown = await flows.until(path)
+    assert (shown["status"], shown["error"]["code"], shown["error"]["step"]) == ("FAILED", "timed_out", "late:wait")
+    below = await _child_of(flows, path, child)
+    assert (await flows.until(below))["status"] == "CANCELLED"
+    await flows.ask("POST", f"{path}/retry")
+    assert (await flows.until(path))["error"]["code"] == "timed_out"
+    listed = (await flows.get(f"/workflows/{child}/executions"))["data"]
+    assert len(listed) == 2  # another one in place of that which was cancelled
+    assert {
+        (await flows.until(f"/workflows/{child}/executions/{one['execution_id']}"))["status"] for one in listed
+    } == {"CANCELLED"}
+
+
+@pytest.mark.parametrize("how", ["found", "deleted"])
+async def test_what_a_parent_has_left_behind_is_cancelled(flows: Flows, how: str) -> None:
+    """As after a crash: the parent has ended, and nobody has told its child."""
+    child = await flows.create(waiting())
+    path = await flows.start(await flows.create(_parent(child)), {"input": {"who": "you"}})
+    below = await _child_of(flows, path, child)
+    await flows.until(below, "RUNNING")
+    parent = await flows.job_of(path)
+    while await flows.value("SELECT state FROM jobs.job WHERE id = :id", id=parent) != "waiting":
+        await flows.get(path)
+    assert await orphans.cancel_all(flows.context) == 0
+    await flows.run("UPDATE jobs.job SET state = 'failed', ended_at = now() WHERE id = :id", id=parent)
+    if how == "found":
+        assert await orphans.cancel_all(flows.context) == 1
+    else:
+        assert (await flows.ask("DELETE", path)).status_code == 204
+    assert (await flows.until(below))["status"] == "CANCELLED"
+    assert await orphans.cancel_all(flows.context) == 0
+
+
+async def test_maintenance_cancels_what_is_left_behind(flows: Flows) -> None:
+    async def hold(_name: str) -> int:
+        return 1
+
+    child = await flows.create(waiting())
+    path = await flows.start(await flows.create(_parent(child)), {"input": {"who": "you"}})
+    below = await _child_of(flows, path, child)
+    await flows.until(below, "RUNNING")
+    running = asyncio.create_task(Maintenance(flows.context, hold).run())
+    try:
+        await flows.run("UPDATE jobs.job SET state = 'failed' WHERE id = :id", id=await flows.job_of(path))
+        flows.context.hub.publish(orphans.ORPHANS)
+        assert (await flows.until(below))["status"] == "CANCELLED"
+    finally:
+        running.cancel()
+        await asyncio.wait([running])
+
+
+async def test_a_sub_flow_that_was_passed_over_is_not_run_again(flows: Flows) -> None:
+    child = await flows.create(waiting(timeout=0.05))
+    body = _parent(child)
+    late = {"ref": "late", "type": "flow.wait_event", "input": {"name": "never", "timeout": 0.05}}
+    tasks = [{**body["tasks"][0], "on_error": "continue"}, late]
+    path = await flows.start(await flows.create({**body, "tasks": tasks, "output": []}), {"input": {"who": "you"}})
+    for attempt in (1, 2):
+        shown = await flows.until(path)
+        assert (shown["status"], shown["attempt"], shown["error"]["step"]) == ("FAILED", attempt, "late:wait")
+        assert [one["status"] for one in shown["tasks"]] == ["FAILED", "FAILED"]
+        await flows.ask("POST", f"{path}/retry")
+    await flows.until(path)
+    assert (await flows.get(await _child_of(flows, path, child)))["attempt"] == 1
+
+
+async def test_a_parent_gets_what_nobody_may_see(flows: Flows) -> None:
+    """The sub-flow's output is made of a secret: its job's result and events hide it, its parent has it."""
+    asks = {"ref": "ask", "type": "http.request", "on_error": "continue",
+            "input": {"url": "http://127.0.0.1:1/", "headers": {"X-Key": "{{input.who}}"}}}  # fmt: skip
+    child = await flows.create(
+        template(tasks=[asks], output=[{"name": "key", "type": "text", "value": "{{input.who}}"}])
+    )
+    body = _parent(child)
+    size = {"ref": "size", "type": "text.size", "input": {"text": "{{refs.sub.output.output.key}}"}}
+    output = [{"name": "size", "type": "number", "value": "{{refs.size.output.characters}}"}]
+    parent = await flows.create({**body, "tasks": [*body["tasks"], size], "output": output})
+    path = await flows.start(parent, {"input": {"who": "tok-secret"}})
+    shown = await flows.until(path)
+    assert (shown["status"], shown["output"]) == ("COMPLETED", {"size": len("tok-secret")})
+    below = await flows.job_of(await _child_of(flows, path, child))
+    headers = flows.person.headers
+    job = (await flows.client.get(f"/jobs/{below}", headers=headers)).json()
+    assert job["result"] == {"outputs": {"key": "•••"}}
+    events = await flows.client.get(f"/jobs/{below}/events", headers={**headers, "Last-Event-ID": "999999"})
+    assert ("job", "succeeded") in [(name, data["state"]) for name, data in _events(events.text)]
+    listed = await flows.client.get("/jobs", params={"resource_id": job["resource"]["id"]}, headers=headers)
+    assert "tok-secret" not in json.dumps([job, listed.json()]) + events.text
+    for table in ("jobs.event", "platform.audit"):
+        assert await flows.value(f"SELECT count(*) FROM {table} t WHERE t::text LIKE '%tok-secret%'") == 0, table
 
 
 async def test_a_sub_flow_is_of_the_same_project(flows: Flows) -> None:

@@ -13,6 +13,7 @@ class MemoryApp:
         self.children: dict[tuple[UUID, str], ChildEnd] = {}
         self.started: list[tuple[str, str, int | None, dict[str, Any]]] = []
         self.cancelled: list[str] = []
+        self.gone: set[str] = set()  # the flows that are not there
 
     async def credential(self, job_id: UUID, credential_id: UUID) -> dict[str, str]:
         raise Permanent("credential_gone", "There are no credentials here.")
@@ -37,6 +38,8 @@ class MemoryApp:
         self, job_id: UUID, task: str, workflow_id: str, version: int | None, inputs: dict[str, Any]
     ) -> ChildStarted:
         self.started.append((task, workflow_id, version, inputs))
+        if workflow_id in self.gone:
+            raise Permanent("flow_gone", "There is no such workflow.")
         self.children.setdefault((job_id, task), ChildEnd(execution_id="ex-child", status="RUNNING"))
         return ChildStarted(execution_id=uuid4(), live=self.children[job_id, task].status == "RUNNING")
 

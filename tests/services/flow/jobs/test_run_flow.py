@@ -9,11 +9,12 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from sqlalchemy import text
 
 from services.flow.jobs import JOBS, run_flow
 from services.flow.known import task_types
 from services.flow.tools import FlowTools
-from shared.contracts.flows import ChildEnd, FlowRun, child_event
+from shared.contracts.flows import ALL_OUTPUTS, ChildEnd, FlowRun, child_event
 from shared.db.engine import Database
 from shared.flows.validation import accept
 from shared.jobs.declare import Registry
@@ -275,3 +276,99 @@ async def test_a_cancel_takes_the_sub_flow_with_it(
         view = await engine.until(job)
     assert view["state"] == "cancelled"
     assert app.cancelled == ["sub"]
+
+
+async def test_a_failure_stops_the_sub_flows_beside_it(
+    start: Start, database: Database, registry: Registry, echo: Echo, app: MemoryApp
+) -> None:
+    echo.fail(Fault("/fails", status=404))
+    tasks = [
+        {"ref": "sub", "type": "flow.subworkflow", "input": {"workflow_id": "wf-12345678"}},
+        {"ref": "go", "type": "flow.wait_event", "input": {"name": "go"}},
+        ask("fails", f"{echo.url}/fails", depends_on=["go"]),
+    ]
+    async with start(database, registry) as engine:
+        job = await engine.submit(run_flow, run_of(tasks, {}, execution="parallel"))
+        await engine.until_step(job, "sub:wait", "running")
+        await engine.send(job, "go", None)
+        await engine.until_step(job, "sub:stop", "succeeded")
+        app.children[job, "sub"] = ChildEnd(execution_id="ex-child", status="CANCELLED")
+        await engine.send(job, child_event("sub"), None)
+        view = await engine.until(job)
+    assert app.cancelled == ["sub"]
+    assert (view["state"], view["error"]["step"], view["error"]["code"]) == ("failed", "fails", "http_status")
+
+
+async def test_an_item_that_fails_stops_the_others_of_its_loop(
+    start: Start, database: Database, registry: Registry, echo: Echo, app: MemoryApp
+) -> None:
+    app.gone = {"wf-gonegone"}
+    body = {"type": "flow.subworkflow", "input": {"workflow_id": "{{item}}"}}
+    tasks = [
+        {"ref": "each", "type": "flow.foreach", "on_error": "continue",
+         "input": {"items": "{{input.all}}", "task": body, "concurrency": 2}},
+        ask("after", f"{echo.url}/after"),
+    ]  # fmt: skip
+    items = ["wf-12345678", "wf-gonegone", "wf-12345678"]
+    async with start(database, registry) as engine:
+        job = await engine.submit(run_flow, run_of(tasks, {"n": "{{refs.each.output.count}}"}, {"all": items}))
+        await engine.until_step(job, "each[0]:stop", "succeeded")
+        app.children[job, "each[0]"] = ChildEnd(execution_id="ex-child", status="CANCELLED")
+        await engine.send(job, child_event("each[0]"), None)
+        view = await engine.until(job)
+    assert app.cancelled == ["each[0]"]
+    assert sorted(task for task, *_ in app.started) == ["each[0]", "each[1]"]
+    assert (view["state"], view["result"]) == ("succeeded", {"outputs": {"n": None}})
+    assert echo.counted() == {"/after": 1}
+
+
+async def test_a_sub_flow_that_may_fail_is_passed_over_by_a_retry_too(
+    start: Start, database: Database, registry: Registry, echo: Echo, app: MemoryApp
+) -> None:
+    app.gone = {"wf-gonegone"}
+    echo.fail(Fault("/ends", status=404))
+    tasks = [
+        {"ref": "sub", "type": "flow.subworkflow", "on_error": "continue", "input": {"workflow_id": "wf-gonegone"}},
+        ask("ends", f"{echo.url}/ends"),
+    ]
+    async with start(database, registry) as engine:
+        job = await engine.submit(run_flow, run_of(tasks, {"sub": "{{refs.sub.output.output}}"}))
+        failed = await engine.until(job)
+        await engine.retry(job)
+        view = await engine.until(job)
+    assert (failed["state"], failed["error"]["step"]) == ("failed", "ends")
+    start_of = next(step for step in failed["steps"] if step["key"] == "sub:start")
+    assert (start_of["state"], start_of["error"]["passed_over"]) == ("failed", True)
+    assert (view["state"], view["result"]) == ("succeeded", {"outputs": {"sub": None}})
+    assert states(view)["sub:start"] == "failed"
+
+
+async def test_secrets_among_the_outputs_are_masked_in_the_result(
+    start: Start, database: Database, registry: Registry, echo: Echo
+) -> None:
+    tasks = [{"ref": "ask", "type": "http.request",
+              "input": {"url": f"{echo.url}/a", "headers": {"X-Key": "{{input.key}}"}}}]  # fmt: skip
+    output = {"key": "{{input.key}}", "again": "<{{output.key}}>", "text": "{{refs.ask.output.text}}"}
+    async with start(database, registry) as engine:
+        job = await engine.submit(run_flow, run_of(tasks, output, {"key": "tok-secret"}))
+        view = await engine.until(job)
+        async with database.statement() as connection:
+            kept = await connection.scalar(text("SELECT result FROM jobs.step WHERE key = :all"), {"all": ALL_OUTPUTS})
+            events = list((await connection.execute(text("SELECT data::text FROM jobs.event"))).scalars())
+    assert view["result"] == {"outputs": {"key": "•••", "again": "•••", "text": "a"}}
+    assert kept["outputs"] == {"key": "tok-secret", "again": "<tok-secret>", "text": "a"}
+    assert not [one for one in events if "tok-secret" in one]
+
+
+async def test_a_fault_is_told_in_the_words_of_the_flow(
+    start: Start, database: Database, registry: Registry, echo: Echo
+) -> None:
+    body = {
+        "title": "a flow", "inputs": [{"name": "given", "type": "any"}], "outputs": [],
+        "tasks": [{"name": "size", "type": "text.size", "inputs": {"text": "<{{inputs.given.word}}>"}}],
+    }  # fmt: skip
+    dialect, flow = accept(body, task_types())
+    spec = FlowRun(flow_id=ID, version=1, flow=flow, inputs={"given": {}}, dialect=dialect)
+    async with start(database, registry) as engine:
+        view = await engine.until(await engine.submit(run_flow, spec))
+    assert "`{{inputs.given.word}}` has no member `word`" in view["error"]["message"]
