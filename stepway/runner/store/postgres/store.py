@@ -178,13 +178,13 @@ class PostgresStore:
 
     async def events(self, run_id: str, after: int, limit: int, *, internal: bool) -> list[Event]:
         feed = self._feeds.get(run_id)
-        if feed is not None:
-            if not feed.fresh and not feed.has(after):
-                await self._lookout.look([feed])
-            if feed.has(after):
-                return feed.read(after, limit, internal=internal)
-            if feed.fresh and feed.last <= after and self._feeds.get(run_id) is feed:
-                return []
+        if feed is not None and not feed.fresh and (feed.stale or not feed.has(after)):
+            await self._lookout.look([feed])
+            feed = self._feeds.get(run_id)  # unless the run has gone
+        if feed is not None and feed.has(after):
+            return feed.read(after, limit, internal=internal)
+        if feed is not None and feed.last <= after:
+            return []
         async with self._readers.connection() as connection:
             return await reading.events(connection, run_id, after, limit, internal=internal)
 
@@ -197,7 +197,7 @@ class PostgresStore:
 
     async def changed(self, run_id: str, after: int, timeout: float) -> None:
         feed = self._feeds.watch(run_id)
-        if not feed.fresh:
+        if not feed.fresh and feed.stale:
             try:
                 await self._lookout.look([feed])
             except StoreUnavailable:
