@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 ANSWER = 8.0  # seconds within which people learn whether what they asked was done
 STOP = 5.0
 GIVE_UP = """
-UPDATE stepway_runner.handler SET server_id = NULL, wake_at = now(), released_at = NULL
+UPDATE stepway_runner.handler SET server_id = NULL, wake_at = '-infinity', released_at = NULL
 WHERE server_id = %s AND status = 'running'
 """
 
@@ -276,9 +276,9 @@ class PostgresStore:
             gone = await tidying.trim_handlers(connection, retention)
             keep = self._keep_events = retention.events
             if keep is not None:
-                long, self._long = self._long, {}
-                upto = {run_id: last - keep for run_id, last in long.items()}
-                await tidying.trim_events(connection, upto)
+                long = dict(self._long)
+                await tidying.trim_events(connection, {run_id: last - keep for run_id, last in long.items()})
+                self._long = {run_id: last for run_id, last in self._long.items() if long.get(run_id) != last}
         for run_id in gone:
             self._feeds.forget(run_id)
             self._teller.tell(run_id=run_id)
