@@ -37,9 +37,10 @@ DELETE FROM stepway_runner.event WHERE run_id IN (
 CREATE = f"""
 INSERT INTO stepway_runner.handler AS h
     (handler_id, run_id, workflow_name, status, start, context, server_id, wake_at, started_at, updated_at)
-SELECT n.handler_id, n.run_id, n.workflow_name, 'running', n.start, n.context, CASE WHEN n.place = 0 THEN %s::integer END,
-    CASE WHEN n.place > 0 THEN now() + n.place * interval '1 microsecond' END, now(), now()
-FROM unnest(%s, %s, %s, %s, %s, %s) AS n (handler_id, run_id, workflow_name, start, context, place)
+SELECT n.handler_id, n.run_id, n.workflow_name, 'running', n.start, n.context, CASE WHEN n.owned = 1 THEN %s::integer END,
+    CASE WHEN n.owned = 0 THEN '-infinity'::timestamptz END, now(), now()
+FROM unnest(%s, %s, %s, %s, %s, %s)
+    WITH ORDINALITY AS n (handler_id, run_id, workflow_name, start, context, owned, place) ORDER BY n.place
 ON CONFLICT (handler_id) DO UPDATE SET
     number = DEFAULT, run_id = excluded.run_id, workflow_name = excluded.workflow_name, status = 'running', error = NULL,
     result = NULL, left_context = NULL, start = excluded.start, context = excluded.context, snapshot = NULL, first_tick = 0,
@@ -82,15 +83,16 @@ JOIN stepway_runner.handler h ON h.handler_id = s.handler_id AND h.status = 'run
 RETURNING id, run_id
 """
 WAKE = """
-UPDATE stepway_runner.handler SET wake_at = now()
+UPDATE stepway_runner.handler SET wake_at = '-infinity'
 WHERE handler_id = ANY(%s) AND status = 'running' AND server_id IS NULL AND (wake_at IS NULL OR wake_at > now())
 """
 RELEASE = """
 UPDATE stepway_runner.handler h SET server_id = NULL, released_at = now(),
-    wake_at = CASE WHEN EXISTS (SELECT 1 FROM stepway_runner.inbox i WHERE i.run_id = h.run_id) THEN now()
+    wake_at = CASE WHEN EXISTS (SELECT 1 FROM stepway_runner.inbox i WHERE i.run_id = h.run_id) THEN '-infinity'
         ELSE now() + g.microseconds * interval '1 microsecond' END
 FROM unnest(%s, %s) AS g (run_id, microseconds) WHERE h.run_id = g.run_id AND h.server_id = %s AND h.status = 'running'
-RETURNING h.run_id, extract(epoch FROM h.wake_at - now())::float8
+RETURNING h.run_id, CASE WHEN isfinite(h.wake_at) THEN extract(epoch FROM h.wake_at - now())::float8
+    WHEN h.wake_at IS NOT NULL THEN 0 END
 """
 UNDO = "DELETE FROM stepway_runner.handler WHERE run_id = ANY(%s)"
 YEAR = 366 * 86400
@@ -132,10 +134,7 @@ class Batch:
         self.works = works
         self.results: dict[Work, Any] = {}
         self.restarted: list[str] = []  # run_ids that their handler has no more
-        self._creates = sorted((work for work in works if isinstance(work, Create)), key=lambda one: one.run.handler_id)
-        self._place = {
-            work.run.run_id: at for at, work in enumerate(works, 1) if isinstance(work, Create)
-        }  # in the queue
+        self._creates = [work for work in works if isinstance(work, Create)]
         self._sends = [work for work in works if isinstance(work, Send)]
         self._releases = [work for work in works if isinstance(work, Release)]
         self._undone = [work for work in works if isinstance(work, Undo)]
@@ -189,7 +188,7 @@ class Batch:
         await ask(
             "created", CREATE, server_id, ids, Texts([one.run_id for one in runs]),
             Texts([one.workflow_name for one in runs]), Blobs([blob(one.start) for one in runs]),
-            Blobs([blob(one.context) for one in runs]), Bigs([0 if one.owned else self._place[one.run_id] for one in runs]),
+            Blobs([blob(one.context) for one in runs]), Bigs([one.owned for one in runs]),
         )  # fmt: skip
 
     async def _go_on(self, ask: Any, server_id: int) -> None:

@@ -14,7 +14,7 @@ MOST = 250  # runs of one claim
 
 DUE = f"""
 SELECT {", ".join("h." + column for column in HANDLER.split(", "))}, h.start, h.context, h.snapshot, h.state, h.first_tick,
-    greatest(0, extract(epoch FROM now() - h.released_at))::float8
+    CASE WHEN h.released_at IS NOT NULL THEN greatest(0, extract(epoch FROM now() - h.released_at))::float8 END
 FROM unnest(%s, %s) AS f (workflow_name, places), LATERAL (
     SELECT * FROM stepway_runner.handler d
     WHERE d.workflow_name = f.workflow_name AND d.status = 'running' AND d.server_id IS NULL AND d.wake_at <= now()

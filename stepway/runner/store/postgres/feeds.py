@@ -17,15 +17,18 @@ KEPT = 512  # feeds of runs that this server does not own, or that have ended, a
 
 
 class Feed:
-    """`last`: the newest durable event known. `over`: the run has ended or gone, and the feed knows all its events."""
+    """`last`: the newest durable event known. `over`: the run has ended or gone, and the feed knows all its events.
+    `stale`: of another server's run, of which something was told since the last look.
+    """
 
-    __slots__ = ("_bytes", "_ring", "_signal", "last", "local", "over", "run_id", "waiting")
+    __slots__ = ("_bytes", "_ring", "_signal", "last", "local", "over", "run_id", "stale", "waiting")
 
     def __init__(self, run_id: str, *, local: bool, last: int = -1) -> None:
         self.run_id = run_id
         self.local = local
         self.last = last
         self.over = False
+        self.stale = True
         self.waiting = 0
         self._ring: deque[Event] = deque()
         self._bytes = 0
@@ -37,6 +40,7 @@ class Feed:
         return self.local or self.over
 
     def add(self, events: Iterable[Event]) -> None:
+        before = self.last
         for event in events:
             if event.seq <= self.last:
                 continue
@@ -48,7 +52,8 @@ class Feed:
             self.last = event.seq
         while len(self._ring) > RING_EVENTS or (self._bytes > RING_BYTES and len(self._ring) > 1):
             self._bytes -= len(self._ring.popleft().data)
-        self.ring()
+        if self.last != before:
+            self.ring()
 
     def skip_to(self, last: int) -> None:
         """Events up to this one are in the table, and not here."""
@@ -117,7 +122,7 @@ class Feeds:
         """The run goes on elsewhere."""
         feed = self._feeds.get(run_id)
         if feed is not None:
-            feed.local = False
+            feed.local, feed.stale = False, True
             self._may_go(run_id)
 
     def end(self, run_id: str) -> None:
@@ -135,6 +140,13 @@ class Feeds:
         if feed is not None:
             feed.local, feed.over = False, True
             feed.ring()
+
+    def tell(self, runs: Iterable[str] | None) -> None:
+        """Something was told of these runs, or of any."""
+        for run_id in self._spare if runs is None else runs:
+            feed = self._feeds.get(run_id)
+            if feed is not None:
+                feed.stale = True
 
     def watched(self) -> list[Feed]:
         """Those that someone waits on and that are not filled by the writer."""

@@ -32,7 +32,7 @@ SELECT b.server_id, b.count, EXISTS (
 ) FROM stepway_runner.beat b WHERE b.server_id <> %s
 """
 TAKE_OVER = """
-UPDATE stepway_runner.handler SET server_id = NULL, wake_at = started_at, released_at = NULL
+UPDATE stepway_runner.handler SET server_id = NULL, wake_at = '-infinity', released_at = NULL
 WHERE server_id = %s AND status = 'running'
 """
 # Two conditions, for the name alone may be anybody's.

@@ -1,6 +1,7 @@
 """The tables, and how they are made and brought up to date: a list of changes, of which a database has had the first so many.
 
-    handler   one row per handler, filled by its latest run; `server_id` owns it, `wake_at` is when one without an owner is due
+    handler   one row per handler, filled by its latest run; `server_id` owns it, `wake_at` is when one without an owner
+              is due: -infinity is at once, whatever the clock says, and null is when something is sent to it
     journal   the ticks of runs that have not ended        event   what readers of streams see
     inbox     what was sent and is not yet in a journal    server  a live server: its row is its right to write
     beat      counts while the server's process lives; apart from `server`, whose row is locked by each of its transactions
@@ -44,7 +45,7 @@ CHANGES: tuple[LiteralString, ...] = (
     ) WITH (fillfactor = 80);
     CREATE INDEX handler_number ON stepway_runner.handler (number);
     CREATE INDEX handler_running ON stepway_runner.handler (number) INCLUDE (server_id) WHERE status = 'running';
-    CREATE INDEX handler_due ON stepway_runner.handler (workflow_name, wake_at)
+    CREATE INDEX handler_due ON stepway_runner.handler (workflow_name, wake_at, number)
         WHERE status = 'running' AND server_id IS NULL;
     CREATE INDEX handler_completed ON stepway_runner.handler (completed_at) WHERE completed_at IS NOT NULL;
     CREATE TABLE stepway_runner.journal (run_id text, seq bigint, tick bytea NOT NULL, PRIMARY KEY (run_id, seq));

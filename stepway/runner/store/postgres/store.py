@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 ANSWER = 8.0  # seconds within which people learn whether what they asked was done
 STOP = 5.0
 GIVE_UP = """
-UPDATE stepway_runner.handler SET server_id = NULL, wake_at = now(), released_at = NULL
+UPDATE stepway_runner.handler SET server_id = NULL, wake_at = '-infinity', released_at = NULL
 WHERE server_id = %s AND status = 'running'
 """
 
@@ -178,13 +178,13 @@ class PostgresStore:
 
     async def events(self, run_id: str, after: int, limit: int, *, internal: bool) -> list[Event]:
         feed = self._feeds.get(run_id)
-        if feed is not None:
-            if not feed.fresh and not feed.has(after):
-                await self._lookout.look([feed])
-            if feed.has(after):
-                return feed.read(after, limit, internal=internal)
-            if feed.fresh and feed.last <= after and self._feeds.get(run_id) is feed:
-                return []
+        if feed is not None and not feed.fresh and (feed.stale or not feed.has(after)):
+            await self._lookout.look([feed])
+            feed = self._feeds.get(run_id)  # unless the run has gone
+        if feed is not None and feed.has(after):
+            return feed.read(after, limit, internal=internal)
+        if feed is not None and feed.last <= after:
+            return []
         async with self._readers.connection() as connection:
             return await reading.events(connection, run_id, after, limit, internal=internal)
 
@@ -197,7 +197,7 @@ class PostgresStore:
 
     async def changed(self, run_id: str, after: int, timeout: float) -> None:
         feed = self._feeds.watch(run_id)
-        if not feed.fresh:
+        if not feed.fresh and feed.stale:
             try:
                 await self._lookout.look([feed])
             except StoreUnavailable:
@@ -276,9 +276,9 @@ class PostgresStore:
             gone = await tidying.trim_handlers(connection, retention)
             keep = self._keep_events = retention.events
             if keep is not None:
-                long, self._long = self._long, {}
-                upto = {run_id: last - keep for run_id, last in long.items()}
-                await tidying.trim_events(connection, upto)
+                long = dict(self._long)
+                await tidying.trim_events(connection, {run_id: last - keep for run_id, last in long.items()})
+                self._long = {run_id: last for run_id, last in self._long.items() if long.get(run_id) != last}
         for run_id in gone:
             self._feeds.forget(run_id)
             self._teller.tell(run_id=run_id)

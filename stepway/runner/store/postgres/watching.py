@@ -41,9 +41,10 @@ class Lookout:
 
     def ask(self, runs: Iterable[str] | None) -> None:
         """Look soon after these runs (all of them, without any), as far as somebody waits on them."""
+        named = None if runs is None else set(runs)
+        self._feeds.tell(named)
         watched = self._feeds.watched()
-        if runs is not None:
-            named = set(runs)
+        if named is not None:
             watched = [feed for feed in watched if feed.run_id in named]
         if watched:
             self._asked.update(watched)
@@ -71,6 +72,8 @@ class Lookout:
                     answer.set_result(None)
 
     async def _look(self, feeds: list[Feed]) -> None:
+        for feed in feeds:
+            feed.stale = False
         async with self._readers.connection() as connection:
             news, running = await reading.newer(connection, [(one.run_id, one.last) for one in feeds], RING_EVENTS)
         for feed in feeds:

@@ -189,7 +189,8 @@ class Writer:
 
     async def _refused(self, works: list[Work], error: Exception) -> None:
         """Nothing of it was written. What runs have done waits; what people asked fails, unless it may go at once."""
-        await self._roll_back()
+        # Whatever it was: after an error in a pipeline psycopg believes in prepared statements that were never made.
+        await self._disconnect()
         if isinstance(error, PASSING):
             self._pending.extendleft(reversed(works))
             return
@@ -233,7 +234,7 @@ class Writer:
 
     async def _lose(self, works: list[Work]) -> None:
         """This server was taken for dead: what its runs have done is void, what people asked goes on under the next id."""
-        await self._roll_back()
+        await self._disconnect()  # the next one bears the new name
         log.warning("This server was taken for dead; its runs go on elsewhere")
         everything = [*works, *self._pending]
         self._pending.clear()
@@ -245,7 +246,6 @@ class Writer:
             elif work.run not in (_probe, _nothing):
                 work.fail(Fenced(""))
         self._fenced()
-        await self._disconnect()  # the next one bears the new name
         await self._identified.wait()
         self._identified.clear()
         self.server_id, self._number = self._next_id, 0
@@ -288,15 +288,6 @@ class Writer:
             raise
         self._connection = connection
         return connection
-
-    async def _roll_back(self) -> None:
-        connection = self._connection
-        if connection is None:
-            return
-        try:
-            await connection.execute("ROLLBACK")
-        except (psycopg.Error, OSError):
-            await self._disconnect()
 
     async def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
