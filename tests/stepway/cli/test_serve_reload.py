@@ -136,12 +136,12 @@ def test_the_child_ends_with_its_parent(server: Program, number: signal.Signals)
 def test_the_new_process_tells_nobody_its_secrets(folder: Path) -> None:
     flags = ["--platform", "http://127.0.0.1:9", "--key", "sk-hunter2"]
 
-    def commands() -> list[bytes]:
-        return [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in children(server)]
+    def commands(program: Program) -> list[bytes]:
+        return [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in children(program)]
 
     with reloading(folder, *flags) as server:
-        until(lambda: [one for one in commands() if b"--reload" not in one])  # before it is a copy of its parent
-        assert not [one for one in commands() if b"hunter2" in one]
+        until(lambda: [one for one in commands(server) if b"--reload" not in one])  # before it is a copy of its parent
+        assert not [one for one in commands(server) if b"hunter2" in one]
 
 
 PATIENT = """
