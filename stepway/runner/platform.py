@@ -68,6 +68,7 @@ class Platform:
         self._taken: list[str] = []  # commands that have been carried out
         self._cancelling: dict[str, asyncio.Task[None]] = {}
         self._task: asyncio.Task[None] | None = None
+        self._stopping = False
         self._scanned = False  # whether all runs of before have been told
         self._trouble = ""
 
@@ -78,6 +79,7 @@ class Platform:
 
     async def stop(self, seconds: float) -> None:
         """Tell what is left and that this server stops, for so many seconds at most."""
+        self._stopping = True
         for task in (self._task, *self._cancelling.values()):
             if task is not None:
                 task.cancel()
@@ -193,7 +195,7 @@ class Platform:
             left -= len(page)
             known = 0
             for handler in page:
-                if since is not None and handler.started_at < since:
+                if since is not None and handler.started_at < since and handler.run_id not in self._told:
                     _remember(self._told, handler.run_id, handler.status, MOST_TOLD)
                 if self._told.get(handler.run_id) == handler.status or not told.can_be(handler):
                     known += 1
@@ -260,13 +262,13 @@ class Platform:
         stopping: bool = False,
     ) -> None:
         """Send one report, in halves when there is something in it that is not taken, and do what the answer asks."""
-        changes, gone, taken = changes or [], gone or [], self._taken[: self._most()]
+        changes, gone, taken = changes or [], (gone or [])[: self._most()], self._taken[: self._most()]
         body = {
             "process": self._process,
             "after": self._terms.get("position"),
             "position": position,
             "changes": changes,
-            "gone": gone[: self._most()],
+            "gone": gone,
             "taken": taken,
             "stopping": stopping,
         }
@@ -288,7 +290,7 @@ class Platform:
         del self._taken[: len(taken)]
         self._noted(changes, gone)
         self._answers = list(answer["questions"])
-        for command in answer["commands"]:
+        for command in [] if self._stopping else answer["commands"]:
             self._obey(command)
 
     def _noted(self, changes: list[dict[str, Any]], gone: list[str]) -> None:

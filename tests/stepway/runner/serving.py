@@ -28,9 +28,10 @@ class Server:
     """One server process; `url` is where it serves."""
 
     def __init__(
-        self, file: Path, *flags: str, log: Path, environment: dict[str, str] | None = None, wait: bool = True
-    ) -> None:
-        self.port = free_port()
+        self, file: Path, *flags: str, log: Path, environment: dict[str, str] | None = None, wait: bool = True,
+        port: int | None = None,
+    ) -> None:  # fmt: skip
+        self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = log
         with log.open("ab") as out:
