@@ -77,8 +77,8 @@ def refuse_strangers(host: str, *, open_to_all: bool) -> None:
         return  # to listen there fails, and says why
     if not all(map(is_local, found)):
         raise settings.SettingError(
-            f"Without keys only this machine is served, and {host} is open to others. Join a platform whose keys apply "
-            "(--platform URL --key KEY), or say that the network is trusted (--insecure)."
+            f"Without keys only this machine is served, and {host} is open to others. Ask for keys (--platform URL --key KEY, "
+            "or --own-key KEY), or say that the network is trusted (--insecure)."
         )
 
 

@@ -14,9 +14,7 @@ class Config:
 
     host: str | None = None  # None: loopback, and all addresses where a key is asked for
     port: int = 8080
-    database: str | None = field(
-        default=None, repr=False
-    )  # a PostgreSQL URL; without it and `data_dir`, runs live in memory
+    database: str | None = field(default=None, repr=False)  # a PostgreSQL URL; without it and `data_dir` it is memory
     data_dir: Path | None = None  # an embedded PostgreSQL lives here
     concurrent_runs: int | None = None  # of one flow, on this server; a flow's own `num_concurrent_runs` holds too
     max_body: int = 10 * MIB
@@ -36,3 +34,8 @@ class Config:
     public_url: str | None = None  # where others reach this server
     name: str | None = None  # of this server, for people
     insecure: bool = False  # whoever reaches the host is served without a key
+
+    @property
+    def asks_keys(self) -> bool:
+        """Whether callers show a key: one of the platform's, or this server's own."""
+        return self.key is not None or bool(self.platform_url and self.platform_key)

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 from workflows import Workflow
 from workflows.errors import WorkflowConfigurationError, WorkflowValidationError
 
+from stepway.runner.process import InLoading, being_loaded
 from stepway.runner.server import WorkflowServer
 from stepway.runner.settings import SettingError
 from stepway.runner.store import StoreUnavailable
@@ -126,8 +127,11 @@ def _run(found: Target, source: "_Source") -> ModuleType:
     sys.argv = [str(path)]
     module = importlib.util.module_from_spec(spec)
     sys.modules[path.stem] = module  # so that its classes can be found by name while it runs and after
+    being_loaded.append(found.shown)
     try:
         spec.loader.exec_module(module)
+    except InLoading as error:
+        raise LoadError(str(error)) from None
     except (SettingError, StoreUnavailable):  # what was said to this process, not what the file says
         raise
     except SystemExit as error:
@@ -142,6 +146,8 @@ def _run(found: Target, source: "_Source") -> ModuleType:
         raise Broken(_told(error, path)) from None
     except Exception as error:
         raise Broken(_told(error, path)) from None
+    finally:
+        being_loaded.pop()
     return module
 
 

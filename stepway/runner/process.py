@@ -29,6 +29,22 @@ class StartError(Exception):
     """The server cannot start; the text is a sentence for whoever started it."""
 
 
+class InLoading(StartError):
+    """A file that is loaded to be served serves by itself."""
+
+
+being_loaded: list[str] = []  # the user's file, while it is loaded
+
+
+def refuse_in_loading() -> None:
+    """Raises InLoading: `stepway serve` would wait for the file's end, and the file for the server's."""
+    if being_loaded:
+        raise InLoading(
+            f'{being_loaded[-1]} serves by itself while it is loaded: put that under `if __name__ == "__main__":`, '
+            "or run the file with python."
+        )
+
+
 def say(sentence: str) -> None:
     """To whoever started this process."""
     print(f"stepway: {sentence}", file=sys.stderr, flush=True)  # noqa: T201 (it is for a person, not for the log)

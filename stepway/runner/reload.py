@@ -133,7 +133,7 @@ class Reloader:
         from stepway.runner.command import refuse_strangers
 
         config = self._config
-        keys = config.platform_url is not None and config.platform_key is not None
+        keys = config.asks_keys
         host = config.host or ("0.0.0.0" if keys else "127.0.0.1")  # noqa: S104 (with keys)
         refuse_strangers(host, open_to_all=keys or config.insecure)
         self._listeners = listen(host, config.port)
@@ -190,6 +190,7 @@ class Reloader:
         return self._end()
 
     def _begin(self) -> None:
+        self._turn()  # one that is ready since the last look is the one before, and not overtaken
         if self._coming is not None:  # overtaken
             self._let_go(self._coming)
         self._coming = _Version(self._file, self._told, self._listeners, self._life[0])

@@ -25,12 +25,13 @@ from stepway.runner.api.envelopes import InvalidEvent, Registry, envelope_json
 from stepway.runner.config import Config
 from stepway.runner.live import LiveRun, Served, read_back
 from stepway.runner.runtime import Runtime, steady_now
-from stepway.runner.store import AlreadyOver, End, Handler, NewRun, Saved, Store, StoreUnavailable, UnknownHandler
+from stepway.runner.store import AlreadyOver, End, Handler, NewRun, Saved, Sent, Store, StoreUnavailable, UnknownHandler
 from stepway.runner.waiters import Waiters
 
 log = logging.getLogger(__name__)
 
 POLL = 5.0
+MOST_EARLY = 1000
 LEAVING = 0.5  # seconds for the steps that are cancelled when a server stops
 
 
@@ -54,6 +55,7 @@ class Runs:
         self._live: dict[str, LiveRun] = {}
         self._by_handler: dict[str, LiveRun] = {}
         self._count: Counter[str] = Counter()
+        self._early: dict[str, list[Sent]] = {}  # what came for runs that are on their way into memory
         self._queued: set[str] = set()  # workflows of which runs may be waiting for a place
         self._freed = asyncio.Event()
         self._timers: dict[tuple[str, str], asyncio.TimerHandle] = {}
@@ -217,6 +219,8 @@ class Runs:
         handler = run.handler
         self._live[handler.run_id] = self._by_handler[handler.handler_id] = run
         run.over.add_done_callback(lambda _: self._left(run))
+        for item in self._early.pop(handler.run_id, ()):
+            run.take(item)
         if self.store.durable:
             run.on_idle, run.on_busy = self._when_idle, self._when_busy
         if (bound := self._config.max_run_time) is not None:
@@ -306,10 +310,10 @@ class Runs:
             told = f"The run cannot go on from what was stored: {type(error).__name__}: {str(error)[:500]}"
             run.end(End("failed", error=told), WorkflowFailedEvent(step_name="", exception=RuntimeError(told)))
             return
-        self._enter(run)
-        run.launch(self._runtime, init, start)
         for item in saved.inbox:
             run.take(item)
+        self._enter(run)
+        run.launch(self._runtime, init, start)
 
     def _rebuild(self, served: Served, saved: Saved) -> tuple[LiveRun, BrokerState, StartEvent | None]:
         init, state, _ = _begin(served, saved.context)
@@ -344,8 +348,13 @@ class Runs:
         return run, init, None
 
     async def _receiving(self) -> None:
+        """The store gives each item once, also for a run that it has just given, or is giving, to this server."""
         for item in await self.store.received():
-            if (run := self._live.get(item.run_id)) is not None and not run.ended:
+            if (run := self._live.get(item.run_id)) is None:
+                self._early.setdefault(item.run_id, []).append(item)
+                if len(self._early) > MOST_EARLY:  # of runs that never came
+                    del self._early[next(iter(self._early))]
+            elif not run.ended:
                 run.take(item)
 
     async def _trimming(self) -> None:

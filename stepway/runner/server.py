@@ -19,7 +19,7 @@ from stepway.runner.api.request import JSON, NAMES, Receive, Scope, Send, is_nam
 from stepway.runner.api.routes import Api, Authorise
 from stepway.runner.api.streams import CONNECTION
 from stepway.runner.config import Config
-from stepway.runner.process import Stopper, listen, say, url_of
+from stepway.runner.process import Stopper, listen, refuse_in_loading, say, url_of
 from stepway.runner.runs import Runs
 from stepway.runner.store import Store, StoreUnavailable
 from stepway.runner.store.memory import MemoryStore
@@ -170,6 +170,7 @@ class WorkflowServer:
         `uvicorn_config`: more settings of uvicorn's. `ready` is called when requests are answered. Raises StartError,
         StoreUnavailable.
         """
+        refuse_in_loading()
         listeners = sockets or listen(host or self.host, self.config.port if port is None else port)
         everyone = self.asks_keys or self.config.insecure
         usual: dict[str, Any] = {
@@ -270,9 +271,7 @@ class ThisMachine:
         if client is None or is_local(client[0]):
             await self._app(scope, receive, send)
         elif scope["type"] == "http":
-            told = (
-                "Without keys this server answers this machine only: join it to a platform, or start it with --insecure"
-            )
+            told = "Without keys this server answers its own machine only: give it keys (--platform, --own-key), or --insecure"
             await send({"type": "http.response.start", "status": 403, "headers": JSON})
             await send({"type": "http.response.body", "body": json.dumps({"detail": told}).encode()})
 

@@ -197,7 +197,10 @@ def config() -> Config:
 
 def over(made: Config) -> Config:
     """A configuration with what the command line said instead. Raises SettingError where that does not go together."""
-    return _with(made, _flags)
+    result = _with(made, _flags)
+    if "platform_url" in _flags and not result.platform_key:
+        raise SettingError("--platform needs a key for it: --key, or STEPWAY_API_KEY.")
+    return result
 
 
 def _with(made: Config, values: Mapping[str, Any]) -> Config:

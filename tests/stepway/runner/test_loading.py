@@ -201,6 +201,15 @@ def test_a_file_that_ends_the_program_is_told(write: Write) -> None:
     assert "ended the program" in refused(write("raise SystemExit(3)\n"))
 
 
+def test_a_file_that_serves_by_itself_is_told_where_that_belongs(write: Write) -> None:
+    path = write(
+        f"{HELLO}{SERVER}import asyncio\nserver = WorkflowServer()\nserver.add_workflow('hi', HelloFlow())\n"
+        "asyncio.run(server.serve('127.0.0.1', 0))\n"
+    )
+    told = refused(path)
+    assert told.startswith(f"{path.name} serves by itself while it is loaded: put that under `if __name__")
+
+
 def test_a_workflow_that_fails_to_be_made_is_told_with_its_line(write: Write) -> None:
     text = f"{HELLO}\nclass Fails(HelloFlow):\n    def __init__(self):\n        raise RuntimeError('no model')\n"
     told = refused(write(text))

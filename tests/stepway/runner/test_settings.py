@@ -93,6 +93,16 @@ def test_a_secret_is_never_told(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "hunter2" not in repr(settings.config())
 
 
+def test_a_platform_needs_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STEPWAY_URL", "http://a.example")  # the command line's own, too
+    assert not settings.config().asks_keys
+    settings.remember(settings.said({"platform": "http://a.example"}))
+    with pytest.raises(SettingError, match="STEPWAY_API_KEY"):
+        settings.config()
+    monkeypatch.setenv("STEPWAY_API_KEY", "k")
+    assert settings.config().asks_keys
+
+
 def test_runs_are_kept_in_one_place() -> None:
     settings.remember(settings.said({"database": "postgresql://db/x", "data_dir": "d"}))
     with pytest.raises(SettingError, match="one place"):
