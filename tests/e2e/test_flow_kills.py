@@ -238,7 +238,10 @@ def test_flows_that_call_flows_amid_kills(services: Services, world: World, seed
     """At any time: a task may be done again when the process died that did it, but never once the next one has begun."""
     made, asker = family(services, world), Asker(services)
     begun: dict[str, str] = {}
-    with chaos(victims_of(services, *APPS, "flow-0", "daprd-flow-0"), seed) as kills:
+    # The service dies with its sidecar: one that dies alone, with much in flight, may leave a sidecar of Dapr 1.16 that does
+    # not know its workflows any more ("actor type … not registered"), and nothing here restarts that.
+    flow = victims_of(services, "flow-0", "daprd-flow-0")
+    with chaos([*victims_of(services, *APPS, "daprd-flow-0"), together(flow)], seed) as kills:
         while not kills.over.is_set():
             who = f"w{len(begun)}"
             begun[who] = execution_of(
