@@ -42,6 +42,14 @@ class SidecarAddress:
     prefix: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Hosting:
+    """Whether workflows can begin here (`registered`), and how many connections of workers the sidecar has."""
+
+    registered: bool
+    workers: int
+
+
 class Sidecar:
     """Implements `shared.rpc.client.Invoke`. Belongs to the event loop on which it is made.
 
@@ -91,6 +99,17 @@ class Sidecar:
             ready = await self.is_ready()
 
     # ---- workflows of this service
+
+    async def hosting(self) -> "Hosting | None":
+        """What the sidecar says of this service's workflows; None when it does not answer."""
+        try:
+            async with self._http.get(f"{self._base}/metadata", headers=self._headers, timeout=_READY) as answer:
+                told = await answer.json()
+            actors = [actor["type"] for actor in told["actorRuntime"].get("activeActors") or ()]
+            workers = (told.get("workflows") or {}).get("connectedWorkers", 0)
+        except (*NO_ANSWER, ValueError, LookupError, TypeError, aiohttp.ContentTypeError):
+            return None
+        return Hosting(any(kind.endswith(".workflow") for kind in actors), workers)
 
     async def schedule(self, name: str, instance: str, data: Any) -> None:
         """Start a workflow, unless it is there already."""

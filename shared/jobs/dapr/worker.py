@@ -26,6 +26,9 @@ from shared.jobs.outcomes import Permanent
 BEAT_EVERY = 0.2  # seconds between two beats, beside the time that the app holds each
 SILENT = 25.0  # seconds without a beat, after which the runs are taken for lost: before the app does so
 AGAIN = 0.5  # seconds after a beat that failed
+LOOK_EVERY = 2.0  # seconds between two looks whether the sidecar hosts our workflows
+UNHOSTED_LOOKS = 3  # in a row, after which the engine is joined anew
+LEAVE_LOOKS, LEAVE_EVERY = 100, 0.1  # seconds: for the sidecar to see that the old connection has ended
 STOP_SECONDS = 2.0  # for Dapr's client to end; it may wait for its sidecar much longer
 THREADS = 8
 QUIET = LoggerOptions(log_level="WARNING", log_handler=logging.NullHandler())  # it has a handler of its own otherwise
@@ -68,7 +71,10 @@ class Worker:
         """Join the sidecar's workflow engine, which must be there, and the app, which may come later."""
         self._loop = asyncio.get_running_loop()
         self._runtime = await asyncio.to_thread(self._registered)
-        self._tasks = [asyncio.create_task(self._beat_forever(), name="job-beat")]
+        self._tasks = [
+            asyncio.create_task(self._beat_forever(), name="job-beat"),
+            asyncio.create_task(self._watch_forever(), name="job-watch"),
+        ]
 
     async def close(self) -> None:
         """Stop where the work is: what was in flight is run again by the next replica."""
@@ -78,9 +84,7 @@ class Worker:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for work in list(self._in_flight):
             work.cancel()
-        if self._runtime is not None:
-            stopping = asyncio.ensure_future(asyncio.to_thread(self._runtime.shutdown))
-            await asyncio.wait({stopping}, timeout=STOP_SECONDS)
+        await self._leave_engine()
         with contextlib.suppress(Exception):  # the app may be gone already: the lease ends by itself
             async with asyncio.timeout(1.0):
                 await self._beats.leave(self._replica.id)
@@ -111,6 +115,45 @@ class Worker:
             runtime.register_activity(self._activity(name), name=name)
         runtime.start()  # type: ignore[no-untyped-call]  # Dapr's
         return runtime
+
+    async def _leave_engine(self) -> None:
+        runtime, self._runtime = self._runtime, None
+        if runtime is not None:
+            stopping = asyncio.ensure_future(asyncio.to_thread(runtime.shutdown))
+            await asyncio.wait({stopping}, timeout=STOP_SECONDS)
+
+    async def _watch_forever(self) -> None:
+        """Join the engine anew when the sidecar has our connection but not our workflows.
+
+        A sidecar may end what the connection of a killed process had registered after the next process's connection has
+        registered the same; it then refuses all runs, and nothing else tells.
+        """
+        unhosted = 0
+        while True:
+            await asyncio.sleep(LOOK_EVERY)
+            unhosted = unhosted + 1 if self._runtime is None or await self._is_unhosted() else 0
+            if unhosted < UNHOSTED_LOOKS:
+                continue
+            log.warning("workflows_not_hosted")
+            try:
+                await self._leave_engine()
+                await self._until_left()
+                self._runtime = await asyncio.to_thread(self._registered)
+                unhosted = 0
+            except Exception as error:
+                log.warning("not_joined_anew", error=f"{type(error).__name__}: {error}"[:300])
+
+    async def _is_unhosted(self) -> bool:
+        hosting = await self._sidecar.hosting()
+        return hosting is not None and hosting.workers > 0 and not hosting.registered
+
+    async def _until_left(self) -> None:
+        """A connection that begins before the old one has ended would register nothing."""
+        for _ in range(LEAVE_LOOKS):
+            hosting = await self._sidecar.hosting()
+            if hosting is None or not hosting.workers:
+                return
+            await asyncio.sleep(LEAVE_EVERY)
 
     def _activity(self, name: str) -> Callable[[WorkflowActivityContext, dict[str, Any]], Any]:
         async def activity(context: WorkflowActivityContext, data: dict[str, Any]) -> Answer:
