@@ -31,9 +31,9 @@ from workflows.runtime.types.ticks import TickAddEvent, TickCancelRun, TickStepR
 from stepway.runner import store
 from stepway.runner.api.envelopes import Registry, Unserialisable, envelope_json
 from stepway.runner.events import UnserialisableEvent
-from stepway.runner.runtime import Adapter, Runtime, steady_now
+from stepway.runner.runtime import Adapter, Runtime
 from stepway.runner.store import End, Entry, Handler, Sent, Store
-from stepway.runner.waiters import Waiters
+from stepway.runner.waiters import Waiters, requirements
 
 log = logging.getLogger(__name__)
 
@@ -104,7 +104,7 @@ class LiveRun:
 
     def arm(self, deadline: float, tick: TickWaiterTimeout) -> None:
         """End a wait that began before the run came here."""
-        delay = max(0.0, deadline - steady_now())
+        delay = max(0.0, deadline - self.now())
         handle = asyncio.get_running_loop().call_later(delay, self.adapter.inbox.put_nowait, tick)
         self._waits.append((deadline, handle))
         self.over.add_done_callback(lambda _: handle.cancel())
@@ -112,7 +112,12 @@ class LiveRun:
     def compact(self, state: BrokerState) -> None:
         """Replace the journal up to now, all of which is written, by what it has made."""
         context = state.to_serialized(self.served.serializer).model_dump(mode="json")
-        self._entry.snapshot = json.dumps({"context": context, "waiters": self.waiters.stored()})
+        self._entry.snapshot = json.dumps(
+            {
+                "context": context, "waiters": self.waiters.stored(),
+                "requirements": requirements(state, self.served.serializer),
+            }
+        )  # fmt: skip
         self._compact_at = self._next_tick + LONG_JOURNAL
 
     def journal(self, tick: WorkflowTick) -> None:
@@ -156,6 +161,9 @@ class LiveRun:
 
     # what the library tells (`runtime.Sink`)
 
+    def now(self) -> float:
+        return self._store.now()
+
     def ticked(self, tick: WorkflowTick) -> None:
         self._in_tick = True
         self._add_tick(tick)
@@ -186,7 +194,7 @@ class LiveRun:
             self._soon()
 
     def idle(self, seconds: float | None) -> None:
-        now = steady_now()
+        now = self.now()
         waits = [deadline - now for deadline, handle in self._waits if not handle.cancelled() and deadline > now]
         self.on_idle(self, min([*waits, *([] if seconds is None else [seconds])], default=None))
 
@@ -270,7 +278,7 @@ class LiveRun:
         self._ended = True
         self._entry.ticks.clear()  # the journal of a run that has ended is of no use
         self._entry.end = end
-        now = datetime.now(UTC)
+        now = datetime.fromtimestamp(self.now(), UTC)
         handler = replace(
             self.handler, status=end.status, error=end.error, result=end.result, updated_at=now, completed_at=now
         )

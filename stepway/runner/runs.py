@@ -17,16 +17,16 @@ from workflows.context.context_types import SerializedContext
 from workflows.context.state_store import InMemoryStateStore, infer_state_type
 from workflows.errors import WorkflowRuntimeError
 from workflows.events import Event, StartEvent, WorkflowCancelledEvent, WorkflowFailedEvent, WorkflowTimedOutEvent
-from workflows.runtime.control_loop import rebuild_state_from_ticks
+from workflows.runtime.control_loop.reduce import _reduce_tick
 from workflows.runtime.types.internal_state import BrokerState
 from workflows.runtime.types.ticks import TickWakeup, WorkflowTickAdapter
 
 from stepway.runner.api.envelopes import InvalidEvent, Registry, envelope_json
 from stepway.runner.config import Config
 from stepway.runner.live import LiveRun, Served, read_back
-from stepway.runner.runtime import Runtime, steady_now
+from stepway.runner.runtime import Runtime
 from stepway.runner.store import AlreadyOver, End, Handler, NewRun, Saved, Sent, Store, StoreUnavailable, UnknownHandler
-from stepway.runner.waiters import Waiters
+from stepway.runner.waiters import Waiters, require
 
 log = logging.getLogger(__name__)
 
@@ -224,7 +224,7 @@ class Runs:
         if self.store.durable:
             run.on_idle, run.on_busy = self._when_idle, self._when_busy
         if (bound := self._config.max_run_time) is not None:
-            age = steady_now() - handler.started_at.timestamp()
+            age = self.store.now() - handler.started_at.timestamp()
             self._later(run, "bound", max(0.0, bound - age), self._overdue)
 
     def _left(self, run: LiveRun) -> None:
@@ -258,7 +258,7 @@ class Runs:
         grace = self._config.idle_release
         if seconds is not None and seconds <= grace * 2:
             return
-        due = None if seconds is None else steady_now() + seconds
+        due = None if seconds is None else self.store.now() + seconds
         self._later(run, "idle", grace, lambda one: self._spawn(self._release(one, due)))
 
     def _when_busy(self, run: LiveRun) -> None:
@@ -269,7 +269,7 @@ class Runs:
             latest = run.handler.started_at.timestamp() + bound
             due = latest if due is None else min(due, latest)
         if await run.leave():
-            await self.store.release(run.handler.run_id, None if due is None else max(0.0, due - steady_now()))
+            await self.store.release(run.handler.run_id, None if due is None else max(0.0, due - self.store.now()))
 
     def _lost(self) -> None:
         for run in list(self._live.values()):
@@ -323,6 +323,7 @@ class Runs:
             snapshot = json.loads(saved.snapshot)
             parsed = SerializedContext.from_dict_auto(snapshot["context"], served.serializer)
             init = BrokerState.from_serialized(parsed, served.workflow, served.serializer)
+            require(init, snapshot.get("requirements", []), served.serializer)
         next_tick = saved.tick_seq + len(saved.ticks)
         run = LiveRun(
             served, saved.handler, self.store, state, context=saved.state or _state_of(saved.context), next_tick=next_tick,
@@ -336,12 +337,12 @@ class Runs:
         with served.serializer.validation_context():
             ticks = [WorkflowTickAdapter.validate_python(served.serializer.deserialize(one)) for one in saved.ticks]
         if saved.released is not None:  # its timeout has gone on while it was not in memory
-            now = steady_now()
+            now = self.store.now()
             wake = TickWakeup(due=now, stamped_at=now)
             run.journal(wake)
             ticks.append(wake)
-        init = rebuild_state_from_ticks(init, ticks, run_id=saved.handler.run_id)
         for tick in ticks:
+            init, _ = _reduce_tick(tick, init, self.store.now(), run_id=saved.handler.run_id)
             run.waiters.see(tick)
         for deadline, tick in run.waiters.pending(init):
             run.arm(deadline, tick)

@@ -6,7 +6,6 @@ the library's ordinary way, past all this.
 """
 
 import asyncio
-import time
 from collections.abc import Sequence
 from contextvars import ContextVar
 from typing import Any, Protocol
@@ -18,7 +17,13 @@ from workflows.events import Event, StartEvent, StopEvent
 from workflows.plugins.basic import BasicRuntime
 from workflows.runtime.control_loop.runner import _ControlLoopRunner
 from workflows.runtime.types.internal_state import BrokerState
-from workflows.runtime.types.named_task import NamedTask, PendingStart, PendingWorker, WorkerTask
+from workflows.runtime.types.named_task import (
+    NamedTask,
+    PendingStart,
+    PendingWorker,
+    WorkerTask,
+    pick_highest_priority,
+)
 from workflows.runtime.types.plugin import (
     ExternalRunAdapter,
     InternalRunAdapter,
@@ -29,19 +34,22 @@ from workflows.runtime.types.plugin import (
     WaitResultTimeout,
     consume_current_run,
 )
-from workflows.runtime.types.step_function import as_step_worker_functions, create_workflow_run_function
+from workflows.runtime.types.results import StepWorkerFailed
+from workflows.runtime.types.step_function import (
+    StepWorkerFunction,
+    as_step_worker_functions,
+    create_workflow_run_function,
+)
 from workflows.runtime.types.ticks import WorkflowTick
 
-_BOOT = time.time() - time.monotonic()
-
-
-def steady_now() -> float:
-    """Seconds since the epoch, by a clock that does not jump while the process lives."""
-    return _BOOT + time.monotonic()
+_LEAVING = 0.2  # seconds for steps that are cancelled
 
 
 class Sink(Protocol):
-    """What a run is told of by its adapter. None of it waits, but `turned`."""
+    """What a run is told of by its adapter, and asked for. None of it waits, but `turned`."""
+
+    def now(self) -> float:
+        """`Store.now`."""
 
     def ticked(self, tick: WorkflowTick) -> None:
         """The tick has been reduced; what follows from it comes next."""
@@ -77,7 +85,7 @@ class Adapter(InternalRunAdapter):
         self._sink.published(event)
 
     async def get_now(self) -> float:
-        return steady_now()
+        return self._sink.now()
 
     async def send_event(self, tick: WorkflowTick) -> None:
         self.inbox.put_nowait(tick)
@@ -101,10 +109,21 @@ class Adapter(InternalRunAdapter):
         waiting = self.inbox.empty() and not _works(running) and not _works(pending)
         if waiting:
             self._sink.idle(timeout)
-        result = await super().wait_for_next_task(running, pending, timeout)
+        started = [one.start(asyncio.create_task(one.coro)) for one in pending]
+        tasks = [*running, *started]
+        try:
+            done, _ = await asyncio.wait(
+                [one.task for one in tasks], timeout=timeout, return_when=asyncio.FIRST_COMPLETED
+            )
+        except asyncio.CancelledError:  # the library ends what began before; of these it has not heard yet
+            for one in started:
+                one.task.cancel()
+            if started:
+                await asyncio.wait([one.task for one in started], timeout=_LEAVING)
+            raise
         if waiting:
             self._sink.busy()
-        return result
+        return WaitForNextTaskResult(pick_highest_priority(tasks, done) if done else None, started)
 
     def get_state_store(self, namespace: tuple[str, ...] = ()) -> StateStore[Any] | None:
         return None if namespace else self.state
@@ -137,7 +156,9 @@ class Runtime(BasicRuntime):
         workflow._switch_runtime(self)
         self._compose_serializer(workflow, workflow.serializer or self._default_serializer, *additional_events)
         self._made[id(workflow)] = RegisteredWorkflow(
-            workflow, create_workflow_run_function(workflow, _control_loop), as_step_worker_functions(workflow)
+            workflow,
+            create_workflow_run_function(workflow, _control_loop),
+            {name: _timed(step) for name, step in as_step_worker_functions(workflow).items()},
         )
 
     def get_serializer(self, workflow: Workflow) -> Any:
@@ -166,6 +187,22 @@ class Runtime(BasicRuntime):
             return super().run_workflow(*args, **kwargs)
         finally:
             _running.reset(token)
+
+
+def _timed(step: StepWorkerFunction) -> StepWorkerFunction:
+    """The library stamps a failure with the wall clock, and adds the delay of the next attempt to that: ours is the run's."""
+
+    async def run(*args: Any, **given: Any) -> Any:
+        output = await step(*args, **given)
+        if (adapter := _running.get()) is None:
+            return output
+        failed_at = await adapter.get_now()
+        return [
+            one.model_copy(update={"failed_at": failed_at}) if isinstance(one, StepWorkerFailed) else one
+            for one in output
+        ]
+
+    return run
 
 
 async def _control_loop(start_event: Event | None, init_state: BrokerState | None, run_id: str) -> StopEvent:

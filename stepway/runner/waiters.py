@@ -1,11 +1,13 @@
-"""When `ctx.wait_for_event(timeout=…)` is to give up, also after a restart.
+"""What of a `ctx.wait_for_event` has to outlast a restart, beside what the library keeps: its deadline and its requirements.
 
-The library arms that timer once, as the wait begins, and not again in a run that goes on from a journal.
+The library arms the timer once, as the wait begins, and not again in a run that goes on from a journal. A snapshot of its has
+no requirements: it runs the step again to learn them, and takes any event that comes before for the one waited for.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+from workflows.context.serializers import BaseSerializer
 from workflows.runtime.types.internal_state import BrokerState
 from workflows.runtime.types.results import AddWaiter, DeleteWaiter
 from workflows.runtime.types.step_id import StepId
@@ -40,3 +42,22 @@ class Waiters:
 
     def stored(self) -> str:
         return json.dumps([[step, waiter, deadline] for (step, waiter), deadline in self._deadlines.items()])
+
+
+def requirements(state: BrokerState, serializer: BaseSerializer) -> list[tuple[str, str, str]]:
+    """Of each wait that has some: step, waiter, and what it requires as the serializer writes it."""
+    return [
+        (str(step_id), waiter.waiter_id, serializer.serialize(waiter.requirements))
+        for step_id, worker in state.workers.items()
+        for waiter in worker.collected_waiters
+        if waiter.requirements
+    ]
+
+
+def require(state: BrokerState, kept: Sequence[Sequence[str]], serializer: BaseSerializer) -> None:
+    """Give the waits of a state that was read back their requirements again."""
+    found = {(step, waiter): text for step, waiter, text in kept}
+    for step_id, worker in state.workers.items():
+        for waiter in worker.collected_waiters:
+            if (text := found.get((str(step_id), waiter.waiter_id))) is not None:
+                waiter.requirements = serializer.deserialize(text)

@@ -158,6 +158,11 @@ class Store(Protocol):
     async def stop(self) -> None:
         """Write what is pending, give up ownership of all runs (others claim them at once), close."""
 
+    def now(self) -> float:
+        """Seconds since the epoch, by a clock that all servers of this store have in common, and that does not jump while this
+        one lives. Only after `start`.
+        """
+
     async def healthy(self) -> str | None:
         """None, or in words why the store cannot be written to."""
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,6 +24,7 @@ from stepway.runner.store import (
 )
 
 DUE_EVERY = 3600.0
+_BOOT = time.time() - time.monotonic()
 
 
 @dataclass(slots=True)
@@ -64,6 +66,12 @@ class MemoryStore:
         for row in self._rows.values():
             row.tell()
 
+    def now(self) -> float:
+        return _BOOT + time.monotonic()
+
+    def _time(self) -> datetime:
+        return datetime.fromtimestamp(self.now(), UTC)
+
     async def healthy(self) -> str | None:
         return None
 
@@ -73,7 +81,7 @@ class MemoryStore:
             raise AlreadyRunning(run.handler_id)
         if known is not None:
             self._forget(known)
-        now = datetime.now(UTC)
+        now = self._time()
         handler = Handler(run.handler_id, run.workflow_name, run.run_id, "running", now, now)
         row = _Row(handler, next(self._numbers), run.start, run.context, run.owned)
         self._rows[run.handler_id] = self._by_run[run.run_id] = row
@@ -111,7 +119,7 @@ class MemoryStore:
         if row is None or row.handler.over:
             done.set_exception(Fenced(run_id))
             return done
-        now = datetime.now(UTC)
+        now = self._time()
         row.handler = replace(row.handler, updated_at=now)
         for event in entry.events:
             row.events.append(event)
@@ -175,7 +183,7 @@ class MemoryStore:
         self._queue.remove(run_id)
         row.last += 1
         row.events.append(Event(row.last, False, event))
-        self._end(row, end, datetime.now(UTC))
+        self._end(row, end, self._time())
         row.tell()
         return True
 
@@ -224,7 +232,7 @@ class MemoryStore:
         ended = sorted((row for row in self._rows.values() if row.handler.over), key=lambda row: -row.number)
         kept = ended[: retention.number]
         if retention.age is not None:
-            oldest = datetime.now(UTC) - timedelta(seconds=retention.age)
+            oldest = self._time() - timedelta(seconds=retention.age)
             kept = [row for row in kept if (row.handler.completed_at or oldest) >= oldest]
         keep = {row.number for row in kept}
         gone = [row for row in ended if row.number not in keep]

@@ -63,6 +63,7 @@ class Keeper:
     ) -> None:  # fmt: skip
         self.company = False  # whether other servers live
         self.trouble: str | None = None
+        self.epoch = 0.0  # what the database's clock said when `time.monotonic` was 0, as this server began
         self._database = database
         self._lease = lease
         self._began, self._heard, self._taken_over = began, heard, taken_over
@@ -78,6 +79,7 @@ class Keeper:
         connection = self._database.connect_blocking(title(0, "keeper"))
         try:
             bring_up_to_date(connection)
+            self.epoch = _epoch(connection)
             self._register(connection)
         except BaseException:
             connection.close()
@@ -181,3 +183,9 @@ class Keeper:
             return  # its last transaction is just being ended: again at the next beat
         self._others.pop(server_id, None)
         self._taken_over()
+
+
+def _epoch(connection: Connection) -> float:
+    row = connection.execute("SELECT extract(epoch FROM clock_timestamp())::float8").fetchone()
+    assert row is not None
+    return float(row[0]) - time.monotonic()

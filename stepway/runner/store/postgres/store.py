@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -110,6 +111,9 @@ class PostgresStore:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._writer.end()
         await self._readers.close()
+
+    def now(self) -> float:
+        return self._keeper.epoch + time.monotonic()
 
     async def healthy(self) -> str | None:
         return self._writer.trouble or (str(unavailable(Exception(told))) if (told := self._keeper.trouble) else None)
