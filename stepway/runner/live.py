@@ -66,6 +66,7 @@ class LiveRun:
         self.served = served
         self.handler = handler
         self.adapter = Adapter(handler.run_id, state, self)
+        self.made: asyncio.Future[None] | None = None  # whether the store has the run, where it began before
         self.over: asyncio.Future[Handler] = asyncio.get_running_loop().create_future()
         self.on_idle: Callable[[LiveRun, float | None], None] = lambda _run, _seconds: None
         self.on_busy: Callable[[LiveRun], None] = lambda _run: None
@@ -91,6 +92,11 @@ class LiveRun:
     def launch(self, runtime: Runtime, init: BrokerState, start: StartEvent | None) -> None:
         self._task = runtime.launch_run(self.served.workflow, self.adapter, init, start)
         self._task.add_done_callback(self._stopped)
+
+    def wait_to_be_made(self, made: asyncio.Future[None]) -> None:
+        """The run goes on while the store writes that there is one, and stops if it cannot."""
+        self.made = made
+        made.add_done_callback(self._written)
 
     def take(self, item: Sent) -> None:
         """Hand the run what was sent to it."""

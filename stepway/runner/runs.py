@@ -101,8 +101,11 @@ class Runs:
         start_event: StartEvent | None,
         context: dict[str, Any] | None = None,
         handler_id: str | None = None,
+        told: bool = True,
     ) -> Handler:
-        """Begin a run, or keep it for a free place. Raises UnknownWorkflow, InvalidContext, AlreadyRunning, StoreUnavailable."""
+        """Begin a run, or keep it for a free place. Without `told` the run may not be durable yet: nobody is to learn of it
+        but from `finished`. Raises UnknownWorkflow, InvalidContext, AlreadyRunning, StoreUnavailable.
+        """
         served = self.served.get(name)
         if served is None:
             raise UnknownWorkflow(name)
@@ -121,8 +124,12 @@ class Runs:
             served.serializer.serialize(start_event) if start_event is not None else None, given, owned,
         )  # fmt: skip
         self._count[name] += owned
+        made = None
         try:
-            handler = await self.store.create(new)
+            if owned and not told and handler_id is None and await self.store.healthy() is None:
+                handler, made = self.store.begin(new)
+            else:
+                handler = await self.store.create(new)
         except BaseException:
             self._count[name] -= owned
             raise
@@ -131,11 +138,15 @@ class Runs:
             return handler
         run = LiveRun(served, handler, self.store, state, context=_state_of(given), max_event=self._config.max_event)
         self._enter(run)
+        if made is not None:
+            run.wait_to_be_made(made)
         run.launch(self._runtime, init, start_event)
         return handler
 
     async def finished(self, handler: Handler, timeout: float | None = None) -> Handler:
-        """Wait for the end of this run, wherever it runs. Raises TimeoutError, UnknownHandler when it was purged."""
+        """Wait for the end of this run, wherever it runs. Raises TimeoutError, UnknownHandler when it was purged, and
+        StoreUnavailable for one that began and could not be kept.
+        """
         async with asyncio.timeout(timeout):
             while not handler.over:
                 run = self._live.get(handler.run_id)
@@ -143,6 +154,8 @@ class Runs:
                     await asyncio.wait([run.over])
                     if not run.over.cancelled():
                         return run.over.result()
+                    if run.made is not None:
+                        await asyncio.shield(run.made)
                 else:
                     await self.store.changed(handler.run_id, await self.store.last_event(handler.run_id), POLL)
                 known = await self.store.get(handler.handler_id)

@@ -28,6 +28,7 @@ BENCHES = {  # the longest last: a run has an end
     "proxy": "The gateway, against the worker itself",
     "lists": "Pages of lists, short and long",
     "engine_peer": "The engine's steps, against DBOS",
+    "runner": "The workflow server, against the public one",
     "flows": "Executions of flows, against Prefect 3 with its server",
     "dapr_engine": "The engine for services, against the same by hand with Dapr Workflow",
     "clusters_deploy": "A deploy to pods, against the same manifests applied by hand",

@@ -149,13 +149,13 @@ class Api:
     # running
 
     async def _run(self, request: Request) -> Answer | None:
-        handler = await self.waiting.finished(await self._start(request))
+        handler = await self.waiting.finished(await self._start(request, told=False))
         return Answer(handler_json(handler), 200 if handler.status == "completed" else 500)
 
     async def _run_nowait(self, request: Request) -> Answer:
         return Answer(handler_json(await self._start(request)))
 
-    async def _start(self, request: Request) -> Handler:
+    async def _start(self, request: Request, *, told: bool = True) -> Handler:
         served = self._served(request)
         body = await request.json_object(self._config.max_body, "Invalid JSON body")
         context = body.get("context") or None
@@ -167,7 +167,7 @@ class Api:
         start_event = self._start_event(served, body, context)
         try:
             handler = await self._runs.start(
-                served.name, start_event=start_event, context=context, handler_id=handler_id
+                served.name, start_event=start_event, context=context, handler_id=handler_id, told=told
             )
         except InvalidContext:
             raise

@@ -6,6 +6,7 @@ not been taken into the journal). One server owns a run that is in its memory; a
 has no owner, and any server may claim it.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -170,6 +171,12 @@ class Store(Protocol):
         """Keep a new run, or restart an ended handler under the new run (its old journal, events and inbox go).
 
         Raises AlreadyRunning, StoreUnavailable.
+        """
+
+    def begin(self, run: NewRun) -> tuple[Handler, asyncio.Future[None]]:
+        """As `create`, for a run under a new id that nobody is told of before its first entry is durable: it may begin at
+        once, and is written with that entry, or some milliseconds later. The future raises StoreUnavailable, after which the
+        run's entries are refused.
         """
 
     async def get(self, handler_id: str) -> Handler | None: ...

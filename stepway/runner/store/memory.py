@@ -75,7 +75,15 @@ class MemoryStore:
     async def healthy(self) -> str | None:
         return None
 
+    def begin(self, run: NewRun) -> tuple[Handler, asyncio.Future[None]]:
+        made: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        made.set_result(None)
+        return self._create(run), made
+
     async def create(self, run: NewRun) -> Handler:
+        return self._create(run)
+
+    def _create(self, run: NewRun) -> Handler:
         known = self._rows.get(run.handler_id)
         if known is not None and not known.handler.over:
             raise AlreadyRunning(run.handler_id)

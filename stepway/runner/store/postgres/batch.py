@@ -135,6 +135,8 @@ class Batch:
         self.results: dict[Work, Any] = {}
         self.restarted: list[str] = []  # run_ids that their handler has no more
         self._creates = [work for work in works if isinstance(work, Create)]
+        begun = [work.run for work in self._creates if work.begun]  # of these there is no row that others could see
+        self._new, self._new_runs = {run.handler_id for run in begun}, {run.run_id for run in begun}
         self._sends = [work for work in works if isinstance(work, Send)]
         self._releases = [work for work in works if isinstance(work, Release)]
         self._undone = [work for work in works if isinstance(work, Undo)]
@@ -153,7 +155,8 @@ class Batch:
         async with connection.pipeline():
             await connection.execute("BEGIN")
             await connection.execute(FENCE, [number, server_id])
-            await ask("rows", LOCK_ROWS, Texts(sorted(self._handler_ids())))
+            if known := self._handler_ids() - self._new:
+                await ask("rows", LOCK_ROWS, Texts(sorted(known)))
             if self._creates:
                 await self._create(ask, server_id)
             if self._turns:
@@ -184,7 +187,8 @@ class Batch:
     async def _create(self, ask: Any, server_id: int) -> None:
         runs = [one.run for one in self._creates]
         ids = Texts([one.handler_id for one in runs])
-        await ask("forgotten", FORGET_EVENTS, ids)
+        if not all(one.begun for one in self._creates):
+            await ask("forgotten", FORGET_EVENTS, ids)
         await ask(
             "created", CREATE, server_id, ids, Texts([one.run_id for one in runs]),
             Texts([one.workflow_name for one in runs]), Blobs([blob(one.start) for one in runs]),
@@ -209,7 +213,8 @@ class Batch:
             used = Texts([run_id for run_id, turn in ended.items() if turn.cut])
             if used.items:
                 await ask("gone", FORGET_TICKS, used)
-            await ask("gone", FORGET_ITEMS, Texts(list(ended)))
+            if known := [run_id for run_id in ended if run_id not in self._new_runs]:
+                await ask("gone", FORGET_ITEMS, Texts(known))
         await self._add_rows(ask)
 
     async def _add_rows(self, ask: Any) -> None:

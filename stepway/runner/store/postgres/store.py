@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 import psycopg
@@ -34,6 +35,7 @@ from stepway.runner.store.postgres.writer import Writer
 
 log = logging.getLogger(__name__)
 
+SOON = 0.005  # seconds that the start of a run waits for its first entry
 ANSWER = 8.0  # seconds within which people learn whether what they asked was done
 STOP = 5.0
 GIVE_UP = """
@@ -48,6 +50,7 @@ class _Mine:
 
     handler_id: str
     given: set[int] = field(default_factory=set)
+    unwritten: Create | None = None  # what makes the run, not yet given to the writer
     journaled: bool = False
     closed: bool = False
     loading: bool = False
@@ -126,11 +129,38 @@ class PostgresStore:
         try:
             made: Handler = await self._answer(work)
         except (asyncio.CancelledError, StoreUnavailable):
-            if work.done.done() and not work.done.cancelled() and work.done.exception() is None:
-                self._mine.pop(run.run_id, None)
-                self._writer.put(Undo(run.run_id))
+            self._undo_unheard(work)
             raise
         return made
+
+    def _undo_unheard(self, work: Create) -> None:
+        """Forget a run that was made all the same, though who asked for it does not know."""
+        if work.done.done() and not work.done.cancelled() and work.done.exception() is None:
+            self._mine.pop(work.run.run_id, None)
+            self._writer.put(Undo(work.run.run_id))
+
+    def begin(self, run: NewRun) -> tuple[Handler, asyncio.Future[None]]:
+        work = Create(run, begun=True)
+        work.failed = lambda: self._drop(run.run_id)
+        mine = self._mine[run.run_id] = _Mine(run.handler_id, unwritten=work)
+        self._feeds.own(run.run_id, -1)
+        asyncio.get_running_loop().call_later(SOON, self._write_begun, mine)
+        now = datetime.now(UTC)
+        handler = Handler(run.handler_id, run.workflow_name, run.run_id, "running", now, now)
+        return handler, asyncio.ensure_future(self._begun(work))
+
+    async def _begun(self, work: Create) -> None:
+        try:
+            await self._answered(work)
+        except BaseException:
+            self._drop(work.run.run_id)
+            self._undo_unheard(work)
+            raise
+
+    def _write_begun(self, mine: _Mine) -> None:
+        if mine.unwritten is not None:
+            self._writer.put(mine.unwritten)
+            mine.unwritten = None
 
     async def get(self, handler_id: str) -> Handler | None:
         async with self._readers.connection() as connection:
@@ -157,6 +187,7 @@ class PostgresStore:
         mine = self._mine.get(run_id)
         if mine is None or mine.closed:
             return _failed(Fenced(run_id))
+        self._write_begun(mine)
         if _empty(entry):
             return _after(mine.newest)
         try:
@@ -176,6 +207,7 @@ class PostgresStore:
         if mine is None or mine.closed:
             raise Fenced(run_id)
         mine.closed = True
+        self._write_begun(mine)
         await self._release(mine.handler_id, run_id, wake_after)
 
     # readers
@@ -361,6 +393,9 @@ class PostgresStore:
 
     async def _answer(self, work: Work) -> Any:
         self._writer.put(work)
+        return await self._answered(work)
+
+    async def _answered(self, work: Work) -> Any:
         try:
             async with asyncio.timeout(ANSWER):
                 return await work.done

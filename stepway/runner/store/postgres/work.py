@@ -45,9 +45,10 @@ class Work:
 
 @dataclass(slots=True, eq=False)
 class Create(Work):
-    """Its result: a Handler, or an exception's instance."""
+    """Its result: a Handler, or an exception's instance. `begun`: it runs already, under a new id; a fence voids it."""
 
     run: NewRun
+    begun: bool = False
 
     def __post_init__(self) -> None:
         self.size = len(self.run.start or "") + len(self.run.context or "")

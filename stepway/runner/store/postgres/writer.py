@@ -241,6 +241,8 @@ class Writer:
         for work in everything:
             if isinstance(work, Append | Release):
                 work.fail(Fenced(work.run_id))
+            elif isinstance(work, Create) and work.begun:
+                work.fail(StoreUnavailable("This server was taken for dead"))
             elif not isinstance(work, Transaction):
                 self._pending.append(work)
             elif work.run not in (_probe, _nothing):
