@@ -145,7 +145,7 @@ class PostgresStore:
         mine = self._mine[run.run_id] = _Mine(run.handler_id, unwritten=work)
         self._feeds.own(run.run_id, -1)
         asyncio.get_running_loop().call_later(SOON, self._write_begun, mine)
-        now = datetime.now(UTC)
+        now = datetime.fromtimestamp(self.now(), UTC)
         handler = Handler(run.handler_id, run.workflow_name, run.run_id, "running", now, now)
         return handler, asyncio.ensure_future(self._begun(work))
 
