@@ -104,7 +104,8 @@ async def test_what_cannot_be_kept_has_not_been(runs: Runs, url: str, broken: st
 async def test_what_was_not_written_when_a_server_was_taken_for_dead_never_is(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("stepway.runner.store.postgres.store.SOON", LONG)
+    monkeypatch.setattr("stepway.runner.store.postgres.store.SOON", LONG / 3)  # after all of this
+    monkeypatch.setattr("stepway.runner.store.postgres.store.ANSWER", LONG)
     store, lost = PostgresStore(url), asyncio.Event()
     await store.start(lost.set)
     try:
