@@ -34,7 +34,7 @@ PEER = "public server"
 
 
 def run(quick: bool) -> list[Figure]:
-    rounds, seconds, events, count = (1, 1.5, 1000, 200) if quick else (3, 3.0, 3000, 1000)
+    rounds, seconds, events, count = (1, 1.5, 1000, 200) if quick else (4, 1.5, 2000, 1000)
     with _postgres() as databases, databases.pair("PostgreSQL") as crashed:
         crash = _Crash(*crashed, count)
         figures = []
@@ -93,9 +93,9 @@ def _runs(ours: Server, peer: Server, kind: str, rounds: int, seconds: float) ->
     taken: dict[tuple[int, bool], list[float]] = {}
     for server in (ours, peer):
         in_process(runner_http.runs, server.host, CLIENTS[-1], 1.0)  # warm: connections, plans, imports
-    for _ in range(rounds):
+    for turn in range(rounds):
         for clients in CLIENTS:
-            for server in (ours, peer):
+            for server in (ours, peer) if turn % 2 == 0 else (peer, ours):
                 rate, times = in_process(runner_http.runs, server.host, clients, seconds)
                 rates.setdefault((clients, server is ours), []).append(rate)
                 taken.setdefault((clients, server is ours), []).extend(times)

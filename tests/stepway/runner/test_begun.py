@@ -9,7 +9,7 @@ from workflows.events import StartEvent
 
 from stepway.runner.config import Config
 from stepway.runner.runs import Runs
-from stepway.runner.store import Handler, StoreUnavailable
+from stepway.runner.store import Handler, NewRun, StoreUnavailable
 from stepway.runner.store.postgres import PostgresStore
 from tests import postgres
 from tests.stepway.runner import flows
@@ -99,6 +99,25 @@ async def test_what_cannot_be_kept_has_not_been(runs: Runs, url: str, broken: st
             await asyncio.sleep(0.05)
     after = await runs.finished(await begin(runs), LONG)
     assert {one.handler_id for one in await handlers(runs)} == {before.handler_id, after.handler_id}
+
+
+async def test_what_was_not_written_when_a_server_was_taken_for_dead_never_is(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stepway.runner.store.postgres.store.SOON", LONG / 3)  # after all of this
+    monkeypatch.setattr("stepway.runner.store.postgres.store.ANSWER", LONG)
+    store, lost = PostgresStore(url), asyncio.Event()
+    await store.start(lost.set)
+    try:
+        _, made = store.begin(NewRun("a", "hello", "run-a", None))
+        await change(url, "DELETE FROM stepway_runner.beat; DELETE FROM stepway_runner.server")
+        other = await store.create(NewRun("b", "hello", "run-b", None))  # which runs into the fence, and goes on
+        assert lost.is_set()
+        with pytest.raises(StoreUnavailable):
+            await made
+        assert (await store.page(None, None, None, None))[0] == [other]
+    finally:
+        await store.stop()
 
 
 async def test_a_server_that_was_taken_for_dead_keeps_nothing_or_all(runs: Runs, url: str) -> None:

@@ -372,11 +372,14 @@ class PostgresStore:
             self._give_back(claimed)
 
     def _when_fenced(self) -> None:
-        runs = list(self._mine)
+        runs = list(self._mine.items())
         self._mine.clear()
         self._items.clear()
-        for run_id in runs:
+        for run_id, mine in runs:
             self._feeds.disown(run_id)
+            if mine.unwritten is not None:
+                mine.unwritten.fail(StoreUnavailable("This server was taken for dead"))
+                mine.unwritten = None
         self._lost()
         self._due.set()
 
