@@ -65,9 +65,14 @@ def title(server_id: int, role: str) -> str:
     return f"stepway-runner {server_id} {role}"
 
 
+def reason(error: Exception) -> str:
+    """What PostgreSQL says, without the details, which hold what users gave."""
+    told = error.diag.message_primary if isinstance(error, psycopg.Error) and error.sqlstate else str(error)
+    return " ".join((told or "").split())[:300] or type(error).__name__
+
+
 def unavailable(error: Exception) -> StoreUnavailable:
-    told = " ".join(str(error).split()) or type(error).__name__
-    return StoreUnavailable(f"The database is not available: {told[:300]}")
+    return StoreUnavailable(f"The database is not available: {reason(error)}")
 
 
 class Readers:

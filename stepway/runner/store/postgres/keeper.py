@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import psycopg
 from psycopg import Connection
 
-from stepway.runner.store.postgres.connections import Database, title
+from stepway.runner.store.postgres.connections import Database, reason, title
 from stepway.runner.store.postgres.schema import LOCK, bring_up_to_date
 
 BEAT = 0.5  # seconds
@@ -110,7 +110,7 @@ class Keeper:
                 with connection:
                     self._serve(connection)
             except (psycopg.Error, OSError) as error:
-                self.trouble = str(error)
+                self.trouble = reason(error)
                 self._stopping.wait(BACKOFF)
             connection = None
 

@@ -200,7 +200,7 @@ class Writer:
                     work.alone = True
                 self._pending.extendleft(reversed(works))
                 return
-            log.error("The store cannot keep what it was given: %s", error)
+            log.error("The store cannot keep what it was given: %s (%s)", type(error).__name__, _state(error))
             self._drop(works, error)
             return
         self._note(error)
@@ -302,8 +302,12 @@ def _must(work: Work) -> bool:
     return isinstance(work, Append | Release | Undo)
 
 
+def _state(error: Exception) -> str | None:
+    return getattr(error, "sqlstate", None)
+
+
 def _over_values(error: Exception) -> bool:
-    state = getattr(error, "sqlstate", None)
+    state = _state(error)
     return state[:2] in OVER_VALUES if state else isinstance(error, psycopg.DataError | psycopg.ProgrammingError)
 
 
