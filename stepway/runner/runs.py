@@ -141,6 +141,8 @@ class Runs:
         if made is not None:
             run.wait_to_be_made(made)
         run.launch(self._runtime, init, start_event)
+        for item in self._early.pop(handler.run_id, ()):
+            self._take(run, item)
         return handler
 
     async def finished(self, handler: Handler, timeout: float | None = None) -> Handler:
@@ -232,8 +234,6 @@ class Runs:
         handler = run.handler
         self._live[handler.run_id] = self._by_handler[handler.handler_id] = run
         run.over.add_done_callback(lambda _: self._left(run))
-        for item in self._early.pop(handler.run_id, ()):
-            run.take(item)
         if self.store.durable:
             run.on_idle, run.on_busy = self._when_idle, self._when_busy
         if (bound := self._config.max_run_time) is not None:
@@ -323,10 +323,10 @@ class Runs:
             told = f"The run cannot go on from what was stored: {type(error).__name__}: {str(error)[:500]}"
             run.end(End("failed", error=told), WorkflowFailedEvent(step_name="", exception=RuntimeError(told)))
             return
-        for item in saved.inbox:
-            run.take(item)
         self._enter(run)
         run.launch(self._runtime, init, start)
+        for item in (*saved.inbox, *self._early.pop(handler.run_id, ())):
+            self._take(run, item)
 
     def _rebuild(self, served: Served, saved: Saved) -> tuple[LiveRun, BrokerState, StartEvent | None]:
         init, state, _ = _begin(served, saved.context)
@@ -369,7 +369,16 @@ class Runs:
                 if len(self._early) > MOST_EARLY:  # of runs that never came
                     del self._early[next(iter(self._early))]
             elif not run.ended:
-                run.take(item)
+                self._take(run, item)
+
+    def _take(self, run: LiveRun, item: Sent) -> None:
+        """What cannot be read back (its class has gone, say) would never leave the inbox, nor the run its wait."""
+        try:
+            run.take(item)
+        except Exception as error:
+            log.exception("What was sent to run %s cannot be read", item.run_id)
+            told = f"What was sent to the run cannot be read: {type(error).__name__}: {str(error)[:500]}"
+            run.end(End("failed", error=told), WorkflowFailedEvent(step_name="", exception=RuntimeError(told)))
 
     async def _trimming(self) -> None:
         await self.store.trim(self._config.retention)

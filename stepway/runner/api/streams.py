@@ -28,7 +28,6 @@ _SSE = ((b"content-type", b"text/event-stream; charset=utf-8"), *_HEADERS)
 _LINES = ((b"content-type", b"application/x-ndjson"), *_HEADERS)
 _HEARTBEAT = b": heartbeat\n\n"
 _BATCH = 256
-_FIRST_BATCH = 16
 _PIECE = 64 * 1024
 _NUMBER = re.compile(r"[+-]?\d{1,18}")
 _LINE_BREAKS = {code: f"\\u{code:04x}" for code in (0x85, 0x2028, 0x2029)}
@@ -108,7 +107,6 @@ class _Reader:
         self._asked = asked
         self._after = after
         self._config = config
-        self._limit = _FIRST_BATCH
         self._sent_at = asyncio.get_running_loop().time()
         self._task: asyncio.Task[None] | None = None
         self._broken = False
@@ -175,19 +173,17 @@ class _Reader:
         """Send events until the run is over and all of them are sent."""
         over = False
         while True:
-            limit = self._limit
-            events = await self._store.events(self._handler.run_id, self._after, limit, internal=True)
+            events = await self._store.events(
+                self._handler.run_id, self._after, _BATCH, internal=True, size=self._config.stream_buffer
+            )
             if events:
                 await self._send_events(events)
-            if len(events) == limit:
-                continue
-            if over:  # was known before this reading, and nothing comes after the end
+            elif over:  # was known before this reading, and nothing comes after the end
                 return
-            if not events or is_terminal(events[-1].data):
+            if not over and (not events or is_terminal(events[-1].data)):
                 over = await self._is_over()
-                if over:
-                    continue
-            await self._wait()
+            if not over:
+                await self._wait()
 
     async def _is_over(self) -> bool:
         """Also when the handler has been purged, or runs anew."""
@@ -205,8 +201,6 @@ class _Reader:
         self._after = events[-1].seq
         shown = [event for event in events if self._asked.internal or not event.internal]
         data = b"".join(self._written(event) for event in shown)
-        average = len(data) // max(len(shown), 1) + 1
-        self._limit = min(max(self._config.stream_buffer // average, 1), _BATCH)
         for start in range(0, len(data), _PIECE):
             await self._send(data[start : start + _PIECE])
 

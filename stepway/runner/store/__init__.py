@@ -7,7 +7,7 @@ has no owner, and any server may claim it.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, Protocol
@@ -126,6 +126,17 @@ class Retention:
     events: int | None = None
 
 
+def up_to(events: Iterable[Event], limit: int, size: int | None) -> list[Event]:
+    """The first ones: at most `limit`, and no more after `size` characters."""
+    found: list[Event] = []
+    for event in events:
+        if len(found) >= limit or (size is not None and size <= 0):
+            break
+        found.append(event)
+        size = size - len(event.data) if size is not None else None
+    return found
+
+
 class AlreadyRunning(Exception):
     """The handler has a run that has not ended."""
 
@@ -197,8 +208,12 @@ class Store(Protocol):
         readers are being told. Retries by itself while the store is unavailable; raises Fenced.
         """
 
-    async def events(self, run_id: str, after: int, limit: int, *, internal: bool) -> list[Event]:
-        """Durable events numbered above `after`, in order. `internal`: with the library's own."""
+    async def events(
+        self, run_id: str, after: int, limit: int, *, internal: bool, size: int | None = None
+    ) -> list[Event]:
+        """Durable events numbered above `after`, in order. `internal`: with the library's own. `size`: no more of them after so
+        many bytes.
+        """
 
     async def last_event(self, run_id: str) -> int:
         """The number of the newest durable event; -1 when there is none."""

@@ -21,6 +21,7 @@ from stepway.runner.store import (
     Saved,
     Sent,
     UnknownHandler,
+    up_to,
 )
 
 DUE_EVERY = 3600.0
@@ -150,13 +151,15 @@ class MemoryStore:
         row.start = row.context = None
         row.inbox.clear()
 
-    async def events(self, run_id: str, after: int, limit: int, *, internal: bool) -> list[Event]:
+    async def events(
+        self, run_id: str, after: int, limit: int, *, internal: bool, size: int | None = None
+    ) -> list[Event]:
         row = self._by_run.get(run_id)
         if row is None or row.last <= after:
             return []
         first = row.events[0].seq if row.events else 0
         found = row.events[max(0, after + 1 - first) :]
-        return list(itertools.islice((one for one in found if internal or not one.internal), limit))
+        return up_to((one for one in found if internal or not one.internal), limit, size)
 
     async def last_event(self, run_id: str) -> int:
         row = self._by_run.get(run_id)

@@ -8,15 +8,26 @@ from psycopg import AsyncConnection
 from stepway.runner.store import Event, Handler, Sent
 from stepway.runner.store.postgres.values import HANDLER, Bigs, Texts, handler, name, payload, read, text
 
+UNBOUNDED = 1 << 62  # bytes
 EVENTS = """
-SELECT seq, internal, data FROM stepway_runner.event
-WHERE run_id = %s AND seq > %s AND (%s OR NOT internal) ORDER BY seq LIMIT %s
+SELECT seq, internal, data FROM (
+    SELECT e.*, sum(octet_length(e.data)) OVER (ORDER BY e.seq ROWS UNBOUNDED PRECEDING) - octet_length(e.data) AS before
+    FROM (
+        SELECT seq, internal, data FROM stepway_runner.event
+        WHERE run_id = %s AND seq > %s AND (%s OR NOT internal) ORDER BY seq LIMIT %s
+    ) e
+) sized WHERE before < %s ORDER BY seq
 """
 # By run: its newest number, and up to so many of those above what is known; as many as fit, from the oldest on.
 NEWER = """
 SELECT w.run_id, n.seq, n.internal, n.data FROM unnest(%s, %s) AS w (run_id, last), LATERAL (
-    SELECT e.seq, e.internal, e.data FROM stepway_runner.event e WHERE e.run_id = w.run_id AND e.seq > w.last
-    ORDER BY e.seq DESC LIMIT %s
+    SELECT * FROM (
+        SELECT e.*, sum(octet_length(e.data)) OVER (ORDER BY e.seq DESC ROWS UNBOUNDED PRECEDING) - octet_length(e.data) AS newer
+        FROM (
+            SELECT seq, internal, data FROM stepway_runner.event WHERE run_id = w.run_id AND seq > w.last
+            ORDER BY seq DESC LIMIT %s
+        ) e
+    ) sized WHERE newer < %s
 ) n ORDER BY n.seq
 """
 RUNNING = "SELECT run_id, status = 'running' FROM stepway_runner.handler WHERE run_id = ANY(%s)"
@@ -72,8 +83,12 @@ async def handlers(
     return [handler(row) for row in page], int(page[-1][9]) if page and len(page) < len(rows) else None
 
 
-async def events(connection: AsyncConnection, run_id: str, after: int, limit: int, *, internal: bool) -> list[Event]:
-    found = await connection.execute(EVENTS, [text(run_id), after, internal, limit], binary=True)
+async def events(
+    connection: AsyncConnection, run_id: str, after: int, limit: int, *, internal: bool, size: int | None
+) -> list[Event]:
+    found = await connection.execute(
+        EVENTS, [text(run_id), after, internal, limit, UNBOUNDED if size is None else size], binary=True
+    )
     return [Event(seq, inner, read(data)) for seq, inner, data in await found.fetchall()]
 
 
@@ -86,17 +101,17 @@ async def last_event(connection: AsyncConnection, run_id: str) -> int:
 
 
 async def newer(
-    connection: AsyncConnection, known: Sequence[tuple[str, int]], each: int
+    connection: AsyncConnection, known: Sequence[tuple[str, int]], each: int, size: int
 ) -> tuple[dict[str, list[Event]], dict[str, bool]]:
-    """Of runs with the newest event known of each: up to so many of their newest events, and, of those that there are,
-    whether they still run.
+    """Of runs with the newest event known of each: up to so many of their newest events (none that has so many bytes
+    of newer ones after it), and, of those that there are, whether they still run.
 
     Asked in this order: a run that has ended has no event that this does not see.
     """
     runs = Texts([one[0] for one in known])
     found = await connection.execute(RUNNING, [runs], binary=True)
     running = {name(row[0]): bool(row[1]) for row in await found.fetchall()}
-    found = await connection.execute(NEWER, [runs, Bigs([one[1] for one in known]), each], binary=True)
+    found = await connection.execute(NEWER, [runs, Bigs([one[1] for one in known]), each, size], binary=True)
     news: dict[str, list[Event]] = {}
     for run_id, seq, internal, data in await found.fetchall():
         news.setdefault(name(run_id), []).append(Event(seq, internal, read(data)))

@@ -22,6 +22,7 @@ from stepway.runner.store import (
     Saved,
     Sent,
     StoreUnavailable,
+    up_to,
 )
 from stepway.runner.store.postgres import claims, reading, tidying
 from stepway.runner.store.postgres.claims import Claimed
@@ -212,17 +213,19 @@ class PostgresStore:
 
     # readers
 
-    async def events(self, run_id: str, after: int, limit: int, *, internal: bool) -> list[Event]:
+    async def events(
+        self, run_id: str, after: int, limit: int, *, internal: bool, size: int | None = None
+    ) -> list[Event]:
         feed = self._feeds.get(run_id)
         if feed is not None and not feed.fresh and (feed.stale or not feed.has(after)):
             await self._lookout.look([feed])
             feed = self._feeds.get(run_id)  # unless the run has gone
         if feed is not None and feed.has(after):
-            return feed.read(after, limit, internal=internal)
+            return up_to(feed.read(after, limit, internal=internal), limit, size)
         if feed is not None and feed.last <= after:
             return []
         async with self._readers.connection() as connection:
-            return await reading.events(connection, run_id, after, limit, internal=internal)
+            return await reading.events(connection, run_id, after, limit, internal=internal, size=size)
 
     async def last_event(self, run_id: str) -> int:
         feed = self._feeds.get(run_id)

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from stepway.runner.store import StoreUnavailable
 from stepway.runner.store.postgres import reading
 from stepway.runner.store.postgres.connections import Readers
-from stepway.runner.store.postgres.feeds import RING_EVENTS, Feed, Feeds
+from stepway.runner.store.postgres.feeds import RING_BYTES, RING_EVENTS, Feed, Feeds
 from stepway.runner.store.postgres.keeper import CHANNEL
 
 POLL = 2.0  # seconds
@@ -75,7 +75,8 @@ class Lookout:
         for feed in feeds:
             feed.stale = False
         async with self._readers.connection() as connection:
-            news, running = await reading.newer(connection, [(one.run_id, one.last) for one in feeds], RING_EVENTS)
+            known = [(one.run_id, one.last) for one in feeds]
+            news, running = await reading.newer(connection, known, RING_EVENTS, RING_BYTES)
         for feed in feeds:
             if feed.local:  # it has become ours meanwhile
                 continue

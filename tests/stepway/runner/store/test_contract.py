@@ -122,6 +122,23 @@ async def test_an_ended_handler_begins_anew(store: Store) -> None:
     assert await numbers(store, "r2") == [0]
 
 
+async def test_a_reading_is_bounded_in_bytes(store: Store) -> None:
+    await new(store, "h", "r")
+    await store.append(
+        "r", Entry(0, [], [Event(n, False, "x" * size) for n, size in enumerate((1, 100, 300_000, 300_000, 5))])
+    )
+    for after, size, wanted in (
+        (-1, 1000, [0, 1, 2]),
+        (1, 1000, [2]),
+        (1, 1, [2]),
+        (-1, 400_000, [0, 1, 2, 3]),
+        (2, 1 << 30, [3, 4]),
+    ):
+        found = await store.events("r", after, 10, internal=True, size=size)
+        assert [one.seq for one in found] == wanted
+    assert len(await store.events("r", -1, 2, internal=True, size=1 << 30)) == 2
+
+
 async def test_what_is_odd_survives(store: Store) -> None:
     await new(store, f"h{ODD}", "r", workflow_name=f"flow{ODD}", start=ODD, context=ODD, owned=False)
     await store.send(f"h{ODD}", ODD, ODD)
