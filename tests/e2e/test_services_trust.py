@@ -199,7 +199,7 @@ def test_a_service_may_not_touch_anothers_jobs(world: World, imported: Any, conn
         "begin": {**BEGIN, **mine}, "succeed": {**mine, "key": "download", **token, "result": None},
         "fail": {**mine, "key": "download", **token, "error": {}, "again": False, "after": 0},
         "progress": {**mine, "key": "download", **token, "percent": 1, "message": None},
-        "wait": {**mine, "key": "download", "seconds": None, "event": "go"}, "plan": {**mine, "steps": []},
+        "wait": {**mine, "key": "download", "seconds": None, "event": "go"},
         "begin_undo": {**mine, "key": "download"}, "undone": {**mine, "key": "download"},
         "undo_failed": {**mine, "key": "download", "error": {}}, "end_succeeded": {**mine, "result": None},
         "end_failed": {**mine, "error": {}, "undo": False}, "end_undone": {**mine, "left": [], "failure": None},
